@@ -1,0 +1,67 @@
+"""Backends: each writes a model's codes and floats into one engine's file, and reads them back."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from edgecompile.model import Model
+from edgecompile.numerics.schemes import Float32, QuantizedTensor
+from edgecompile.passes import Progress
+
+
+@dataclass(frozen=True)
+class Port:
+    """One input or output of the engine's file; a shape entry is a size or a name such as `batch`."""
+
+    name: str
+    dtype: str  # numpy spelling: int64, float32
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class Export:
+    """What a backend wrote: the manifest's `engine` section, and what it could not place."""
+
+    engine: str  # onnxruntime, llama_cpp, null
+    requires: str  # pip requirement with the versions that open the file
+    tested: str  # version of the engine in this environment
+    file: str  # path below the export folder that the runtime opens
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)  # what the runtime needs to know
+    unused: Mapping[str, str] = field(default_factory=dict)  # source tensor -> why it is not written
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What a sealed file holds, by source tensor name and in the source's layout.
+
+    `floats` keep the file's values as float32; `facts` are hyperparameters found in the file under
+    the config's names (rms_norm_eps, rope_theta, num_attention_heads, ...).
+    """
+
+    quantized: Mapping[str, QuantizedTensor]
+    floats: Mapping[str, Float32]
+    facts: Mapping[str, float]
+
+
+class Backend(Protocol):
+    """A frozen dataclass whose fields are its options."""
+
+    name: ClassVar[str]
+    tasks: ClassVar[tuple[str, ...]]
+
+    def refusal(self, model: Model) -> str:
+        """Why this backend cannot write that model (from config and headers alone); empty if it can."""
+        ...
+
+    def export(self, model: Model, folder: Path, progress: Progress) -> Export:
+        """Write the engine's file(s) into the empty `folder`, the same bytes from the same model."""
+        ...
+
+    def decode(self, folder: Path, manifest: Mapping[str, Any]) -> Decoded:
+        """Read codes, scales, floats and facts back from the files in `folder`."""
+        ...

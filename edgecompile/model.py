@@ -1,0 +1,116 @@
+"""A model on its way through the stages: a folder of safetensors, and what the passes made of it."""
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgecompile.numerics.schemes import Float32, QuantizedTensor
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """What a safetensors header says of one tensor; `dtype` in its spelling (F32, BF16, ...)."""
+
+    file: Path
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class Weights(Mapping[str, "torch.Tensor"]):
+    """Tensors by source name, read from memory-mapped safetensors when asked for."""
+
+    def __init__(self, infos: Mapping[str, TensorInfo]) -> None:
+        self.infos = dict(infos)
+        self._open: dict[Path, Any] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.infos)
+
+    def __len__(self) -> int:
+        return len(self.infos)
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        """The tensor in its own dtype, a view of the file."""
+        from safetensors import safe_open
+
+        info = self.infos[name]
+        if info.file not in self._open:
+            self._open[info.file] = safe_open(str(info.file), framework="pt")
+        tensor: torch.Tensor = self._open[info.file].get_tensor(name)
+        return tensor
+
+    def float32(self, name: str) -> Float32:
+        """The tensor as float32 numpy; exact from float16 and bfloat16."""
+        array: Float32 = self[name].float().numpy().astype(np.float32, copy=False)
+        return array
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """How a sentence-transformers model makes one vector of its token vectors."""
+
+    mode: str  # mean, cls, max, mean_sqrt_len, lasttoken
+    normalize: bool
+    max_length: int  # tokens, special ones included
+
+
+@dataclass(frozen=True)
+class Licence:
+    """What the model card says; `files` are copied into every bundle."""
+
+    id: str  # SPDX-like, "unknown" when the card is silent
+    files: tuple[Path, ...] = ()
+    use_policy: str = ""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model came from; `digest` is SHA-256 over its weights, config and tokenizer files."""
+
+    kind: str  # huggingface, gguf, torch
+    reference: str  # as the user named it
+    digest: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model between two stages.
+
+    `weights` are the tensors as `load` left them; `quantized` holds the codes that replace some of
+    them, by source tensor name (two names that share one tensor appear once, under the first).
+    """
+
+    name: str
+    task: str  # embedding, classification, text-generation, module
+    folder: Path  # config.json and tokenizer files, Hugging Face layout
+    config: Mapping[str, Any]
+    weights: Weights
+    source: Source
+    licence: Licence
+    pooling: Pooling | None = None
+    quantized: Mapping[str, QuantizedTensor] = field(default_factory=dict)
+    entry_point: str = ""  # package.module:function of a torch module, else empty
+
+    @property
+    def architecture(self) -> str:
+        """The config's model_type (bert, llama, ...); `torch` for a module."""
+        return str(self.config.get("model_type", "torch"))
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters, a tied tensor counted once."""
+        return sum(int(np.prod(info.shape)) for info in self.weights.infos.values())
+
+    def dense(self, name: str) -> Float32:
+        """The tensor as engines will see it: dequantized codes where there are any, else float32."""
+        if name in self.quantized:
+            return self.quantized[name].dequantize()
+        return self.weights.float32(name)

@@ -1,0 +1,1 @@
+"""The arithmetic of compression: numpy and torch only, no model and no engine."""
