@@ -1,0 +1,152 @@
+"""Recipes: what to do to a model, as a TOML file; variants are named changes of it."""
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from edgecompile import shelf
+from edgecompile.config import Table, apply_setting, make, nearest, read_toml
+from edgecompile.errors import UsageError
+
+# Pass stages in the order in which they run; a table `[quantize] method = "rtn"` names the
+# pass quantize_rtn, and a table without a method names the pass after the stage itself.
+STAGES = ("prune", "distill", "allocate_bits", "quantize")
+
+# What a plain build does where neither target nor recipe speaks: the widest format that is
+# usual for the task on small devices.
+DEFAULT_QUANTIZE: Mapping[str, Table] = {
+    "text-generation": {"method": "rtn", "bits": 4},
+    "embedding": {"method": "rtn", "bits": 8},
+    "classification": {"method": "rtn", "bits": 8},
+    "module": {"method": "rtn", "bits": 8},
+}
+
+Task = Literal["", "embedding", "classification", "text-generation", "module"]
+
+
+@dataclass(frozen=True)
+class SourceSpec:
+    """Where a recipe's model is: `path` alone, or `path` inside an installed Python `package`."""
+
+    path: str = ""
+    package: str = ""
+    pip: str = ""  # what to `pip install` when the package is missing
+    model: str = ""  # package.module:function
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """Text for calibration and checks; without a file, the default prose."""
+
+    file: str = ""
+    text: str = "text"  # column or key of the text
+    label: str = "label"
+
+
+@dataclass(frozen=True)
+class CheckSpec:
+    """How much to measure, and limits stricter than the rule's (docs/decisions/0003-limits.md)."""
+
+    texts: int = 256
+    tokens: int = 4096
+    limits: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LicenceSpec:
+    """The licence where the model card does not say it."""
+
+    id: str = ""
+    use_policy: str = ""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """models/<name>/recipe.toml; the pass tables hold the options of one pass each."""
+
+    name: str
+    folder: Path
+    description: str = ""
+    task: Task = ""
+    source: SourceSpec = field(default_factory=SourceSpec)
+    licence: LicenceSpec = field(default_factory=LicenceSpec)
+    data: DataSpec = field(default_factory=DataSpec)
+    check: CheckSpec = field(default_factory=CheckSpec)
+    load: Mapping[str, Any] = field(default_factory=dict)
+    prune: Mapping[str, Any] = field(default_factory=dict)
+    distill: Mapping[str, Any] = field(default_factory=dict)
+    allocate_bits: Mapping[str, Any] = field(default_factory=dict)
+    quantize: Mapping[str, Any] = field(default_factory=dict)
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PassChoice:
+    """One pass to run: its stage, its name in passes/, its options."""
+
+    stage: str
+    name: str
+    options: Mapping[str, Any]
+
+
+def names() -> dict[str, Path]:
+    """Recipes on the shelf by model name: ./models before the shipped shelf."""
+    found: dict[str, Path] = {}
+    for folder in (shelf.models_folder(), Path("models")):
+        found.update({f.parent.name: f for f in sorted(folder.glob("*/recipe.toml"))})
+    return found
+
+
+def read(path: Path, variant: str = "", settings: Iterable[str] = ()) -> Recipe:
+    """Read a recipe file, apply a variant, then `--set` changes."""
+    name = path.parent.name if path.name == "recipe.toml" else path.stem
+    return parse(name, path.parent, read_toml(path), variant, settings)
+
+
+def parse(
+    name: str, folder: Path, table: Table, variant: str = "", settings: Iterable[str] = ()
+) -> Recipe:
+    """A recipe from its table; every unknown key is reported with the nearest known name."""
+    where = f"recipe {name}"
+    merged: dict[str, Any] = copy.deepcopy(dict(table))
+    variants = merged.get("variants", {})
+    if variant:
+        if variant not in variants:
+            raise UsageError("--variant", f"{variant!r} is not in {where}", nearest(variant, variants))
+        merged = merge(merged, variants[variant])
+    for setting in settings:
+        apply_setting(merged, setting)
+    for key, kind in (
+        ("source", SourceSpec), ("licence", LicenceSpec), ("data", DataSpec), ("check", CheckSpec)
+    ):
+        section = merged.get(key, {})
+        if isinstance(section, Mapping):
+            merged[key] = make(kind, section, f"{where} [{key}]")
+    return make(Recipe, merged | {"name": name, "folder": folder}, where)
+
+
+def merge(base: Table, change: Table) -> dict[str, Any]:
+    """`change` laid over `base`, tables merged key by key."""
+    merged = dict(base)
+    for key, value in change.items():
+        below = merged.get(key)
+        both = isinstance(value, Mapping) and isinstance(below, Mapping)
+        merged[key] = merge(below, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def pass_choices(recipe: Recipe, task: str, target_quantize: Table) -> tuple[PassChoice, ...]:
+    """Passes in order; quantize takes the task's default, then the target's, then the recipe's."""
+    choices: list[PassChoice] = []
+    for stage in STAGES:
+        table = dict(getattr(recipe, stage))
+        if stage == "quantize":
+            table = {**DEFAULT_QUANTIZE[task], **target_quantize, **table}
+        method = table.pop("method", "")
+        if method == "none" or not (method or table):
+            continue
+        choices.append(PassChoice(stage, f"{stage}_{method}" if method else stage, table))
+    return tuple(choices)
