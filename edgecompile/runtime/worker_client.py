@@ -1,0 +1,156 @@
+"""A bundle opened in a fresh process through the runtime copied inside it, as an app would see it."""
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import EdgecompileError
+from .wire import Arrays, raise_error, receive, send
+
+Float32 = NDArray[np.float32]
+
+
+class Worker:
+    """A child process that runs `python -I BUNDLE/runtime --worker`; see wire.py for the protocol.
+
+    The constructor returns once the bundle is open. A child that dies becomes an EdgecompileError
+    that names the signal or exit status and ends with the child's last words.
+    """
+
+    def __init__(
+        self,
+        bundle: Path | str,
+        python: str = sys.executable,
+        *,
+        verify: str = "once",
+        threads: int | None = None,
+    ) -> None:
+        command = [python, "-I", str(Path(bundle) / "runtime"), "--worker", "--verify", verify]
+        if threads is not None:
+            command += ["--threads", str(threads)]
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115: lives as long as the child
+        self._child = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr
+        )
+        try:
+            self._hello = self._reply()[0]
+        except BaseException:
+            self._stop()
+            raise
+
+    def hello(self) -> dict[str, Any]:
+        """What the worker said when it had opened the bundle: versions, threads, load_seconds, ..."""
+        return self._hello
+
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, special tokens included."""
+        ids: list[list[int]] = self._ask({"op": "tokenize", "texts": list(texts)})[0]["ids"]
+        return ids
+
+    def logits(self, ids: Sequence[int]) -> Iterator[Float32]:
+        """Logits after each token of `ids`, as float32 chunks [<=128, vocab] in order."""
+        self._send({"op": "logits"}, {"ids": np.asarray(ids, np.int64)})
+        more = True
+        try:
+            while more:
+                header, arrays = self._reply()
+                more = header["more"]
+                if "logits" in arrays:
+                    yield arrays["logits"]
+        finally:
+            while more:  # a consumer that stopped early must not leave replies in the pipe
+                more = self._reply()[0]["more"]
+
+    def embed(self, texts: Sequence[str], normalize: bool | None = None) -> Float32:
+        """float32 [n, dim]; `normalize` None is the bundle's own way."""
+        header = {"op": "embed", "texts": list(texts), "normalize": normalize}
+        return self._ask(header)[1]["embeddings"]
+
+    def embed_ids(self, ids: Sequence[Sequence[int]], normalize: bool | None = None) -> Float32:
+        """As `embed`, of token ids (special tokens included) instead of texts."""
+        header = {"op": "embed", "ids": [list(row) for row in ids], "normalize": normalize}
+        return self._ask(header)[1]["embeddings"]
+
+    def classify(self, texts: Sequence[str]) -> list[dict[str, float]]:
+        """Label -> probability for each text."""
+        answer = self._ask({"op": "classify", "texts": list(texts)})[0]["probabilities"]
+        return cast("list[dict[str, float]]", answer)
+
+    def run(self, **arrays: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """The engine's raw outputs by name for the inputs by name."""
+        return self._ask({"op": "run"}, arrays)[1]
+
+    def generate_timed(self, ids: Sequence[int], new_tokens: int) -> dict[str, Any]:
+        """Greedy `tokens` (stop tokens do not stop it), `first_token_ms`, `tokens_per_second`."""
+        header = {"op": "generate", "new_tokens": new_tokens}
+        return self._ask(header, {"ids": np.asarray(ids, np.int64)})[0]
+
+    def peak_memory(self, *, reset: bool = False) -> float | None:
+        """Peak resident memory in MiB since the start or the last reset; None where unknown."""
+        mib: float | None = self._ask({"op": "peak_memory", "reset": reset})[0]["mib"]
+        return mib
+
+    def close(self) -> None:
+        """End the child; safe to call twice and after a crash."""
+        if self._child.poll() is None:
+            with contextlib.suppress(EdgecompileError, OSError):
+                self._ask({"op": "close"})
+        self._stop()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _ask(
+        self, header: dict[str, Any], arrays: Arrays | None = None
+    ) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        self._send(header, arrays)
+        return self._reply()
+
+    def _send(self, header: dict[str, Any], arrays: Arrays | None = None) -> None:
+        try:
+            send(cast("IO[bytes]", self._child.stdin), header, arrays)
+        except (OSError, ValueError) as error:  # a broken pipe, or closed by close()
+            raise self._death() from error
+
+    def _reply(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        message = receive(cast("IO[bytes]", self._child.stdout))
+        if message is None:
+            raise self._death()
+        if not message[0]["ok"]:
+            raise_error(message[0]["error"])
+        return message
+
+    def _death(self) -> EdgecompileError:
+        """What ended the child: call when its pipe broke."""
+        try:
+            code = self._child.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            return EdgecompileError("worker", "it closed its output but still runs", "replies")
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+        words = ""
+        if not self._stderr.closed:
+            self._stderr.seek(max(0, self._stderr.seek(0, 2) - 2000))
+            words = self._stderr.read().decode(errors="replace").strip()
+        return EdgecompileError("worker", f"the process ended with {how}", "a reply", words)
+
+    def _stop(self) -> None:
+        for stream in (self._child.stdin, self._child.stdout, self._stderr):
+            with contextlib.suppress(OSError):
+                cast("IO[bytes]", stream).close()
+        try:
+            self._child.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait()
