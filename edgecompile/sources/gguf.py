@@ -1,0 +1,185 @@
+"""A GGUF file as a Hugging Face folder: dequantized weights, config and the file's own tokenizer."""
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecompile.errors import ResourceError, UnsupportedError
+from edgecompile.passes import Progress
+from edgecompile.sources import gguf_config, gguf_tokenizer
+from edgecompile.sources.gguf_file import GgufFile, GgufTensor, read_gguf
+
+CHUNK_BYTES = 64 << 20  # of float32 at a time
+_KEPT = {"F32": ("F32", 4), "F16": ("F16", 2), "BF16": ("BF16", 2)}
+
+
+@dataclass(frozen=True)
+class Description:
+    """What `convert` would write, from the header alone."""
+
+    config: dict[str, Any]
+    tensors: dict[str, tuple[tuple[int, ...], str]]  # source name -> shape, safetensors dtype
+    licence: str  # as in the file's general.license, "unknown" when it is silent
+    notes: tuple[str, ...]
+
+
+def describe(path: Path) -> Description:
+    """Config, tensors, licence and notes of a GGUF file; reads no weight."""
+    file = read_gguf(path)
+    config = gguf_config.config(file)
+    tensors = {
+        name: (file.tensors[stored].shape, _dtype(path, file.tensors[stored])[0])
+        for name, stored in gguf_config.tensor_names(file, config).items()
+    }
+    gguf_tokenizer.pre_tokenizer(file)
+    licence = file.get("general.license", str, "") or "unknown"
+    return Description(config, tensors, licence, _notes(file))
+
+
+def convert(path: Path, folder: Path, progress: Progress) -> tuple[str, ...]:
+    """Write the model as safetensors, config, tokenizer and card into the empty `folder`.
+
+    Memory stays at one chunk of one tensor; the same file gives the same bytes. Returns notes.
+    """
+    file = read_gguf(path)
+    config = gguf_config.config(file)
+    names = gguf_config.tensor_names(file, config)
+    documents = {
+        "config.json": config,
+        "generation_config.json": gguf_tokenizer.generation_config(file),
+        "tokenizer.json": gguf_tokenizer.tokenizer_json(file),
+        "tokenizer_config.json": gguf_tokenizer.tokenizer_config(
+            file, config["max_position_embeddings"]
+        ),
+    }
+    for name, document in documents.items():
+        text = json.dumps(document, ensure_ascii=False, indent=2) + "\n"
+        (folder / name).write_text(text, encoding="utf-8")
+    (folder / "README.md").write_text(_card(file), encoding="utf-8")
+    _write_weights(file, names, config, folder / "model.safetensors", progress)
+    return _notes(file)
+
+
+def _write_weights(
+    file: GgufFile,
+    names: Mapping[str, str],
+    config: Mapping[str, Any],
+    target: Path,
+    progress: Progress,
+) -> None:
+    header, total = _header(file, names)
+    free = shutil.disk_usage(target.parent).free
+    if total > free:
+        found = f"{free >> 20} MiB free where the weights take {total >> 20} MiB"
+        raise ResourceError(str(target.parent), found, "", "free some space, or set another folder")
+    with target.open("wb") as out:
+        out.write(header)
+        for step, (name, stored) in enumerate(names.items()):
+            progress(f"dequantize {stored}", step, len(names))
+            heads = _permuted_heads(file, name, config)
+            for chunk in _chunks(file, file.tensors[stored], heads):
+                out.write(chunk.tobytes())
+    progress("dequantize", len(names), len(names))
+
+
+def _header(file: GgufFile, names: Mapping[str, str]) -> tuple[bytes, int]:
+    """The safetensors header (8 bytes of length, then JSON) and the size of the whole file."""
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, stored in names.items():
+        tensor = file.tensors[stored]
+        dtype, size = _dtype(file.path, tensor)
+        start, end = end, end + tensor.rows * tensor.shape[-1] * size
+        entries[name] = {"dtype": dtype, "shape": tensor.shape, "data_offsets": [start, end]}
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text, 8 + len(text) + end
+
+
+def _dtype(path: Path, tensor: GgufTensor) -> tuple[str, int]:
+    """safetensors dtype and bytes a value: floats keep theirs, quantized types become F32."""
+    kind = tensor.type
+    if kind.name in _KEPT:
+        return _KEPT[kind.name]
+    if kind not in gguf.quants._type_traits:
+        found = f"tensor {tensor.name!r} has type {kind.name}, which gguf cannot dequantize"
+        way_out = "convert the model to F16, BF16 or Q8_0"
+        raise UnsupportedError(str(path), found, "a float or quantized type", way_out)
+    return "F32", 4
+
+
+def _chunks(file: GgufFile, tensor: GgufTensor, heads: int) -> Iterator[NDArray[Any]]:
+    """The values in the source's row order; whole rows, so that blocks stay whole."""
+    raw = file.raw(tensor)
+    order = unpermuted(tensor.rows if len(tensor.shape) > 1 else tensor.shape[0], heads)
+    if len(tensor.shape) == 1:
+        values = _floats(raw, tensor.type).reshape(-1)
+        yield values if order is None else values[order]
+        return
+    step = max(1, CHUNK_BYTES // (4 * tensor.shape[-1]))
+    for start in range(0, tensor.rows, step):
+        stop = start + step
+        yield _floats(raw[start:stop] if order is None else raw[order[start:stop]], tensor.type)
+
+
+def _floats(raw: NDArray[np.uint8], kind: gguf.GGMLQuantizationType) -> NDArray[Any]:
+    """Bytes uint8 [rows, row_bytes] as values; BF16 stays in its 16 bits."""
+    if kind.name in _KEPT:
+        return np.ascontiguousarray(raw).view("<f4" if kind.name == "F32" else "<u2")
+    values: NDArray[Any] = gguf.quants.dequantize(np.ascontiguousarray(raw), kind)
+    return values.astype("<f4", copy=False)
+
+
+def unpermuted(rows: int, heads: int) -> NDArray[np.int64] | None:
+    """Row numbers that undo llama.cpp's rope order of q and k: GGUF keeps pairs side by side."""
+    if not heads:
+        return None
+    order = np.arange(rows).reshape(heads, rows // heads // 2, 2)
+    return order.swapaxes(1, 2).reshape(-1)
+
+
+def _permuted_heads(file: GgufFile, name: str, config: Mapping[str, Any]) -> int:
+    if not gguf_config.family(file).permuted:
+        return 0
+    if ".q_proj." in name:
+        return int(config["num_attention_heads"])
+    return int(config["num_key_value_heads"]) if ".k_proj." in name else 0
+
+
+def _notes(file: GgufFile) -> tuple[str, ...]:
+    kinds = Counter(tensor.type.name for tensor in file.tensors.values())
+    quantized = {kind: n for kind, n in sorted(kinds.items()) if kind not in _KEPT}
+    notes = []
+    if quantized:
+        counts = ", ".join(f"{n} of type {kind}" for kind, n in quantized.items())
+        notes.append(f"the weights were quantized before ({counts}): their errors are in the source")
+    if file.get("tokenizer.ggml.pre", str, "default") == "default":
+        notes.append("the file names no pre-tokenizer: llama.cpp's default rule is used")
+    return tuple(notes)
+
+
+def _card(file: GgufFile) -> str:
+    """A model card with the licence and what the metadata says of the model's origin."""
+    licence = file.get("general.license", str, "") or "unknown"
+    front = {"license": licence}
+    link = file.get("general.license.link", str, "")
+    if link:
+        front["license_link"] = link
+    lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in front.items()]
+    rows = [
+        f"- {key.removeprefix('general.')}: {value}"
+        for key, value in sorted(file.metadata.items())
+        if key.startswith("general.") and isinstance(value, str)
+    ]
+    title = file.get("general.name", str, "") or file.path.stem
+    about = "Converted from a GGUF file; what its metadata says:"
+    return "\n".join(["---", *lines, "---", f"# {title}", "", about, "", *rows, ""])

@@ -1,0 +1,247 @@
+"""config.json and the table of tensors that a GGUF's metadata stands for, by Hugging Face names."""
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gguf
+import numpy as np
+
+from edgecompile.errors import BadInputError, UnsupportedError
+from edgecompile.sources.gguf_file import AGAIN, GgufFile
+from edgecompile.sources.gguf_tokenizer import SPECIAL_IDS, special_id
+
+FROM_FOLDER = "build from the Hugging Face folder that the file was made of"
+ROPE_FREQS = "rope_freqs.weight"
+
+
+@dataclass(frozen=True)
+class Family:
+    """What differs between decoder architectures that share Llama's layout."""
+
+    arch: gguf.MODEL_ARCH
+    class_name: str
+    permuted: bool = False  # q and k rows are interleaved for llama.cpp's rope
+    qkv_bias: bool = False
+    qk_norm: bool = False
+
+
+FAMILIES: Mapping[str, Family] = {
+    "llama": Family(gguf.MODEL_ARCH.LLAMA, "LlamaForCausalLM", permuted=True),
+    "qwen2": Family(gguf.MODEL_ARCH.QWEN2, "Qwen2ForCausalLM", qkv_bias=True),
+    "qwen3": Family(gguf.MODEL_ARCH.QWEN3, "Qwen3ForCausalLM", qk_norm=True),
+}
+
+
+def family(file: GgufFile) -> Family:
+    """The architecture's entry; one that is not supported is an UnsupportedError."""
+    name = file.need("general.architecture", str)
+    if name not in FAMILIES:
+        found = f"architecture {name!r}"
+        raise UnsupportedError(str(file.path), found, " or ".join(FAMILIES), FROM_FOLDER)
+    return FAMILIES[name]
+
+
+def exact(value: float) -> float:
+    """The shortest decimal that rounds to the same float32: 9.99999974e-06 was 1e-05."""
+    return float(str(np.float32(value)))
+
+
+def config(file: GgufFile) -> dict[str, Any]:
+    """config.json of the model: hyperparameters from metadata, flags from the tensors present."""
+    kind = family(file)
+    name = file.metadata["general.architecture"]
+    sizes = _sizes(file, name)
+    result: dict[str, Any] = {
+        "architectures": [kind.class_name],
+        "model_type": name,
+        "dtype": "float32",
+        "hidden_act": "silu",
+        "attention_dropout": 0.0,
+        "initializer_range": 0.02,
+        "use_cache": True,
+        **sizes,
+        "rms_norm_eps": exact(file.need(f"{name}.attention.layer_norm_rms_epsilon", float)),
+        "rope_theta": exact(file.get(f"{name}.rope.freq_base", float, 10000.0)),
+        "tie_word_embeddings": "output.weight" not in file.tensors,
+        **_flags(file, name),
+    }
+    scaling = _rope_scaling(file, name, result)
+    if scaling:
+        result["rope_scaling"] = scaling
+    for token, key in SPECIAL_IDS.items():
+        if token != "unk_token" and special_id(file, key) is not None:
+            result[f"{token}_id"] = special_id(file, key)
+    return result
+
+
+def tensor_names(file: GgufFile, config: Mapping[str, Any]) -> dict[str, str]:
+    """Hugging Face tensor name -> GGUF name; each present with its shape, and none left over."""
+    kind = family(file)
+    wanted = _shapes(kind, config)
+    names = gguf.get_tensor_name_map(kind.arch, config["num_hidden_layers"])
+    result = {name: names.get_name(name, (".weight", ".bias")) or name for name in wanted}
+    for name, shape in wanted.items():
+        _check_tensor(file, result[name], shape)
+    left = sorted(set(file.tensors) - set(result.values()) - {ROPE_FREQS})
+    if left:
+        found = f"{len(left)} tensors that a {config['model_type']} model has no place for: "
+        raise UnsupportedError(str(file.path), found + ", ".join(left[:4]), "", FROM_FOLDER)
+    return result
+
+
+def _sizes(file: GgufFile, name: str) -> dict[str, int]:
+    """Extents, each bounded by the tensors that must have them."""
+    hidden = _positive(file, f"{name}.embedding_length")
+    heads = _positive(file, f"{name}.attention.head_count")
+    layers = _positive(file, f"{name}.block_count")
+    if layers > len(file.tensors):
+        found = f"{name}.block_count is {layers}"
+        expected = f"at most the number of tensors ({len(file.tensors)})"
+        raise BadInputError(str(file.path), found, expected, AGAIN)
+    embedding = file.tensors.get("token_embd.weight")
+    if embedding is None or len(embedding.shape) != 2:
+        raise BadInputError(str(file.path), "no token_embd.weight", "a whole model", AGAIN)
+    tokens = file.need("tokenizer.ggml.tokens", list)
+    if len(tokens) > embedding.shape[0]:
+        found = f"{len(tokens)} tokens, but {embedding.shape[0]} rows of embedding"
+        raise BadInputError(str(file.path), found, "a row a token", AGAIN)
+    return {
+        "vocab_size": embedding.shape[0],
+        "hidden_size": hidden,
+        "intermediate_size": _positive(file, f"{name}.feed_forward_length"),
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": _positive(file, f"{name}.attention.head_count_kv", heads),
+        "head_dim": _head_size(file, name, hidden, heads),
+        "max_position_embeddings": _positive(file, f"{name}.context_length"),
+    }
+
+
+def _positive(file: GgufFile, key: str, default: int | None = None) -> int:
+    if isinstance(file.metadata.get(key), list):
+        found = f"{key} differs from layer to layer"
+        raise UnsupportedError(str(file.path), found, "one number", FROM_FOLDER)
+    value = file.need(key, int) if default is None else file.get(key, int, default)
+    if value < 1:
+        raise BadInputError(str(file.path), f"{key} is {value}", "a positive number", AGAIN)
+    return int(value)
+
+
+def _head_size(file: GgufFile, name: str, hidden: int, heads: int) -> int:
+    size = _positive(file, f"{name}.attention.key_length", max(hidden // heads, 1))
+    same = {
+        key: file.get(f"{name}.{key}", int, size)
+        for key in ("attention.value_length", "rope.dimension_count")
+    }
+    for key, value in same.items():
+        if value != size:
+            found = f"{name}.{key} is {value} where a head has {size} columns"
+            raise UnsupportedError(str(file.path), found, "equal numbers", FROM_FOLDER)
+    return size
+
+
+def _flags(file: GgufFile, name: str) -> dict[str, Any]:
+    if file.get(f"{name}.expert_count", int, 0):
+        found = f"a mixture of {file.metadata[f'{name}.expert_count']} experts"
+        raise UnsupportedError(str(file.path), found, "a dense model", FROM_FOLDER)
+    if name == "llama":
+        attention = "blk.0.attn_q.bias" in file.tensors
+        return {"attention_bias": attention, "mlp_bias": "blk.0.ffn_gate.bias" in file.tensors}
+    return {"use_sliding_window": False} | ({"attention_bias": False} if name == "qwen3" else {})
+
+
+def _rope_scaling(file: GgufFile, name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    if ROPE_FREQS in file.tensors:
+        return _llama3_scaling(file, config)
+    kind = file.get(f"{name}.rope.scaling.type", str, "none")
+    factor = file.get(f"{name}.rope.scaling.factor", float, 1.0)
+    factor = file.get(f"{name}.rope.scale_linear", float, factor)
+    if kind == "none" or (kind == "linear" and factor == 1.0):
+        return {}
+    if kind == "linear":
+        return {"rope_type": "linear", "factor": exact(factor)}
+    found = f"{name}.rope.scaling.type is {kind!r}"
+    raise UnsupportedError(str(file.path), found, "none, linear or Llama 3's factors", FROM_FOLDER)
+
+
+def _llama3_scaling(file: GgufFile, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Llama 3's rule if the file's frequency factors are its result, within float32 rounding."""
+    tensor = file.tensors[ROPE_FREQS]
+    half = config["head_dim"] // 2
+    if tensor.type is not gguf.GGMLQuantizationType.F32 or tensor.shape != (half,):
+        found = f"{ROPE_FREQS} is {tensor.type.name} {tensor.shape}"
+        raise BadInputError(str(file.path), found, f"F32 ({half},)", AGAIN)
+    factors = file.raw(tensor).view("<f4").reshape(-1)
+    factor = exact(float(factors.max()))
+    rule = {
+        "rope_type": "llama3",
+        "factor": factor,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+    if not np.allclose(factors, llama3_factors(config["rope_theta"], half, rule), rtol=1e-5):
+        found = f"{ROPE_FREQS} {factors[:4].tolist()}... is not Llama 3's rule for factor {factor}"
+        raise UnsupportedError(str(file.path), found, "its usual constants", FROM_FOLDER)
+    return rule
+
+
+def llama3_factors(theta: float, half: int, rule: Mapping[str, Any]) -> np.ndarray[Any, Any]:
+    """Divisors of the rope frequencies, float64 [half] (Llama 3.1's long-context rule)."""
+    low, high = rule["low_freq_factor"], rule["high_freq_factor"]
+    turns = theta ** (-np.arange(half) / half) / (2 * math.pi)  # per token
+    turns = turns * rule["original_max_position_embeddings"]  # over the trained context
+    smooth = np.clip((turns - low) / (high - low), 0.0, 1.0)
+    factors: np.ndarray[Any, Any] = 1.0 / ((1.0 - smooth) / rule["factor"] + smooth)
+    return factors
+
+
+def _shapes(kind: Family, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    hidden, vocabulary = config["hidden_size"], config["vocab_size"]
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocabulary, hidden)}
+    for layer in range(config["num_hidden_layers"]):
+        for name, shape in _layer_shapes(kind, config).items():
+            shapes[f"model.layers.{layer}.{name}"] = shape
+    shapes["model.norm.weight"] = (hidden,)
+    if not config["tie_word_embeddings"]:
+        shapes["lm_head.weight"] = (vocabulary, hidden)
+    return shapes
+
+
+def _layer_shapes(kind: Family, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    hidden, inner, size = (config[k] for k in ("hidden_size", "intermediate_size", "head_dim"))
+    queries = config["num_attention_heads"] * size
+    keys = config["num_key_value_heads"] * size
+    linear = {
+        "self_attn.q_proj": (queries, hidden),
+        "self_attn.k_proj": (keys, hidden),
+        "self_attn.v_proj": (keys, hidden),
+        "self_attn.o_proj": (hidden, queries),
+        "mlp.gate_proj": (inner, hidden),
+        "mlp.up_proj": (inner, hidden),
+        "mlp.down_proj": (hidden, inner),
+    }
+    shapes: dict[str, tuple[int, ...]] = {f"{k}.weight": shape for k, shape in linear.items()}
+    for name, shape in linear.items():
+        in_attention = name.startswith("self_attn")
+        if config.get("attention_bias" if in_attention else "mlp_bias") or (
+            kind.qkv_bias and in_attention and not name.endswith("o_proj")
+        ):
+            shapes[f"{name}.bias"] = shape[:1]
+    for name in ("input_layernorm", "post_attention_layernorm"):
+        shapes[f"{name}.weight"] = (hidden,)
+    if kind.qk_norm:
+        shapes |= {f"self_attn.{which}_norm.weight": (size,) for which in "qk"}
+    return shapes
+
+
+def _check_tensor(file: GgufFile, name: str, shape: tuple[int, ...]) -> None:
+    tensor = file.tensors.get(name)
+    if tensor is None:
+        raise BadInputError(str(file.path), f"tensor {name!r} is missing", str(shape), AGAIN)
+    if tensor.shape != shape:
+        found = f"tensor {name!r} has shape {tensor.shape}"
+        raise BadInputError(str(file.path), found, str(shape), AGAIN)
