@@ -1,0 +1,222 @@
+"""The source model in torch, float32: what every bundle is compared with, and exported from."""
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecompile.errors import BadInputError, UnsupportedError, UsageError
+from edgecompile.model import Model
+from edgecompile.numerics.schemes import Float32, QuantizedTensor
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+AUTO_CLASSES = {
+    "embedding": "AutoModel",
+    "classification": "AutoModelForSequenceClassification",
+    "text-generation": "AutoModelForCausalLM",
+}
+
+
+class Reference:
+    """A model's torch module with its weights, in evaluation mode; safe for one thread.
+
+    `unused` are source tensors that the module has no place for (a pooler, position ids).
+    """
+
+    def __init__(self, model: Model, attention: str = "eager") -> None:
+        self.model = model
+        self.example_inputs: dict[str, NDArray[Any]] = {}
+        if model.task == "module":
+            self.body, self.example_inputs = build_entry_point(model.entry_point)
+        else:
+            self.body = build_transformer(model, attention)
+        from edgecompile.numerics.swap import load_weights
+
+        self.unused = load_weights(self.body, model.weights, model.source.reference)
+        self.body.eval().requires_grad_(False)
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of `torch_module()`'s inputs, in the order of its forward."""
+        if self.model.task == "module":
+            return tuple(self.example_inputs)
+        accepted = inspect.signature(self.body.forward).parameters
+        typed = int(self.model.config.get("type_vocab_size") or 0) > 1
+        extra = ("token_type_ids",) if typed and "token_type_ids" in accepted else ()
+        return ("input_ids", "attention_mask", *extra)
+
+    def torch_module(self) -> nn.Module:
+        """The module to export: pooled and normalized embeddings, or logits, or the user's own."""
+        from edgecompile.numerics.pooled import Logits, PooledEncoder
+
+        if self.model.task == "module":
+            return self.body
+        if self.model.task != "embedding":
+            return Logits(self.body).eval()
+        if self.model.pooling is None:
+            raise BadInputError(self.model.name, "an embedding model without pooling")
+        return PooledEncoder(self.body, self.model.pooling).eval()
+
+    @contextmanager
+    def quantized(self, codes: Mapping[str, QuantizedTensor]) -> Iterator[Reference]:
+        """Inside, this reference computes with `codes`, dequantized, in place of those tensors."""
+        from edgecompile.numerics.swap import swapped
+
+        with swapped(self.body, codes):
+            yield self
+
+    def embed(self, ids: Sequence[Sequence[int]]) -> Float32:
+        """Embeddings float32 [texts, dim] of token ids, special ones included; no padding."""
+        module = self.torch_module()
+        rows = [self._run(module, self._text_inputs(row))[0] for row in ids]
+        return np.concatenate(rows) if rows else np.zeros((0, 0), np.float32)
+
+    def classify(self, ids: Sequence[Sequence[int]]) -> Float32:
+        """Logits float32 [texts, labels] of token ids, special ones included; no padding."""
+        return self.embed(ids)
+
+    def logits(self, ids: Sequence[int]) -> Float32:
+        """Next-token logits float32 [tokens, vocabulary] of one window of a decoder."""
+        return np.concatenate(list(self.logit_chunks(ids, len(ids))))
+
+    def logit_chunks(self, ids: Sequence[int], rows: int = 128) -> Iterator[Float32]:
+        """The same in pieces float32 [<= rows, vocabulary]: the body runs once, the head by pieces.
+
+        Works through `logits_to_keep`, so a model's own scaling or capping of logits is kept.
+        """
+        import torch
+
+        inputs = {"input_ids": torch.tensor([list(ids)]), "use_cache": False}
+        with _body_runs_once(self.body) as in_pieces:
+            for start in range(0, len(ids), rows):
+                keep = torch.arange(start, min(start + rows, len(ids)))
+                extra = {"logits_to_keep": keep} if in_pieces else {}
+                with torch.inference_mode():
+                    found = self.body(**inputs, **extra).logits[0]
+                yield (found if in_pieces else found[start : start + rows]).numpy()
+
+    def run(self, **arrays: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """Outputs by name of one call with arrays by input name; unnamed ones are output_0, ..."""
+        import torch
+
+        module = self.torch_module()
+        values = self._run(module, {name: torch.from_numpy(a) for name, a in arrays.items()})
+        return dict(zip(self._output_names(len(values)), values, strict=True))
+
+    def _output_names(self, count: int) -> list[str]:
+        fixed = {"embedding": "sentence_embedding", "classification": "logits"}
+        if self.model.task in fixed:
+            return [fixed[self.model.task]]
+        return [f"output_{index}" for index in range(count)]
+
+    def _text_inputs(self, ids: Sequence[int]) -> dict[str, Tensor]:
+        import torch
+
+        tokens = torch.tensor([list(ids)], dtype=torch.int64)
+        given = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+        given["token_type_ids"] = torch.zeros_like(tokens)
+        return {name: given[name] for name in self.input_names}
+
+    @staticmethod
+    def _run(module: nn.Module, inputs: Mapping[str, Tensor]) -> list[NDArray[Any]]:
+        import torch
+
+        with torch.inference_mode():
+            return [value.numpy() for value in flat_outputs(module(**inputs))]
+
+
+def flat_outputs(result: Any) -> list[Tensor]:
+    """The tensors of a module's result (a tensor, a sequence or a mapping), in its order."""
+    import torch
+
+    if isinstance(result, torch.Tensor):
+        return [result]
+    values = result.values() if isinstance(result, Mapping) else result
+    return [tensor for value in values for tensor in flat_outputs(value)]
+
+
+def build_transformer(model: Model, attention: str) -> nn.Module:
+    """The transformers class of the model's task on its config, float32, weights not yet set."""
+    import torch
+    import transformers
+    from transformers.initialization import no_init_weights
+
+    if model.task not in AUTO_CLASSES:
+        raise UnsupportedError(model.name, f"task {model.task!r}", f"{', '.join(AUTO_CLASSES)}")
+    mapping = transformers.CONFIG_MAPPING
+    if model.architecture not in mapping:
+        raise UnsupportedError(
+            model.name,
+            f"model_type {model.architecture!r} is unknown to transformers "
+            f"{transformers.__version__}",
+            way_out="give it as package.module:function; code from a model folder never runs",
+        )
+    settings = {k: v for k, v in model.config.items() if k != "auto_map"}
+    config = mapping[model.architecture].from_dict(settings)
+    auto = getattr(transformers, AUTO_CLASSES[model.task])
+    with no_init_weights():
+        try:
+            module = auto.from_config(
+                config, dtype=torch.float32, attn_implementation=attention, trust_remote_code=False
+            )
+        except ValueError as error:
+            raise UnsupportedError(
+                model.name, f"{model.architecture} has no {auto.__name__}: {error}"
+            ) from error
+    if model.task == "embedding" and getattr(module, "pooler", None) is not None:
+        module.pooler = None  # sentence embeddings are pooled from token vectors
+    built: nn.Module = module
+    return built
+
+
+def build_entry_point(entry_point: str) -> tuple[nn.Module, dict[str, NDArray[Any]]]:
+    """Call `package.module:function`; it returns (module, example inputs as a tuple or mapping)."""
+    module_name, _, function = entry_point.partition(":")
+    try:
+        build = getattr(importlib.import_module(module_name), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(
+            entry_point, str(error), "package.module:function that can be imported from here"
+        ) from error
+    try:
+        module, examples = build()
+        names = list(inspect.signature(module.forward).parameters)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UsageError(
+            entry_point, str(error), "a function that returns (torch module, example inputs)"
+        ) from error
+    if not isinstance(examples, Mapping):
+        examples = dict(zip(names, examples, strict=False))
+    return module, {name: np.asarray(value) for name, value in examples.items()}
+
+
+@contextmanager
+def _body_runs_once(causal: nn.Module) -> Iterator[bool]:
+    """Inside, the decoder's body runs at the first call and later calls reuse its result.
+
+    Yields False, and caches nothing, where the model cannot cut logits into pieces.
+    """
+    body: Any = getattr(causal, "base_model", causal)
+    if body is causal or "logits_to_keep" not in inspect.signature(causal.forward).parameters:
+        yield False
+        return
+    original = body.forward
+    kept: list[Any] = []
+
+    def forward(*args: Any, **named: Any) -> Any:
+        if not kept:
+            kept.append(original(*args, **named))
+        return kept[0]
+
+    body.forward = forward
+    try:
+        yield True
+    finally:
+        del body.forward
