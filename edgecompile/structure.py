@@ -1,0 +1,58 @@
+"""What a model's tensors are for, from its torch module built without memory (meta device)."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from edgecompile.errors import BadInputError
+from edgecompile.model import Model
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def roles(model: Model) -> Mapping[str, str]:
+    """Source tensor -> `linear`, `embedding` (the input vocabulary), or `other`.
+
+    Tensors that the task's module has no place for (a pooler) are `unused`. Shapes that differ from
+    the config raise BadInputError that names the tensor.
+    """
+    from edgecompile.numerics.swap import parameter_names
+
+    module = skeleton(model)
+    names = parameter_names(module, model.weights)
+    for source, name in names.items():
+        found, expected = model.weights.infos[source].shape, tuple(module.state_dict()[name].shape)
+        if found != expected:
+            raise BadInputError(model.source.reference, f"{source} has shape {found}", str(expected))
+    found_roles = _parameter_roles(module)
+    return {
+        source: found_roles.get(names[source], "other") if source in names else "unused"
+        for source in model.weights
+    }
+
+
+def skeleton(model: Model) -> nn.Module:
+    """The model's module on the meta device (a user's own module as it builds itself)."""
+    import torch
+
+    from edgecompile.reference import build_entry_point, build_transformer
+
+    if model.task == "module":
+        return build_entry_point(model.entry_point)[0]
+    with torch.device("meta"):
+        return build_transformer(model, "eager")
+
+
+def _parameter_roles(module: nn.Module) -> dict[str, str]:
+    from torch import nn
+
+    embedding = getattr(module, "get_input_embeddings", lambda: None)()
+    found: dict[str, str] = {}
+    for path, child in module.named_modules():
+        if isinstance(child, nn.Linear):
+            found[f"{path}.weight" if path else "weight"] = "linear"
+        elif isinstance(child, nn.Embedding) and child is embedding:
+            found[f"{path}.weight"] = "embedding"
+    return found
+
