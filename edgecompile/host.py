@@ -50,10 +50,8 @@ class Host:
 
 def host() -> Host:
     """Look at this machine."""
-    total, available = memory_mib()
-    return Host(
-        platform.system(), platform.machine(), cpu_name(), cpu_level(), usable_cores(), total, available
-    )
+    system, machine = platform.system(), platform.machine()
+    return Host(system, machine, cpu_name(), cpu_level(), usable_cores(), *memory_mib())
 
 
 def cpu_name() -> str:
@@ -90,7 +88,7 @@ def _with_extras(level: str, extras: dict[str, str], flags: set[str]) -> str:
 
 
 def usable_cores() -> int:
-    """Physical cores this process may keep busy: by affinity, then by the cgroup's quota; at least 1."""
+    """Physical cores this process may keep busy: affinity, then the cgroup's quota; at least 1."""
     cores = _physical_cores()
     quotas = [quota for folder in _cgroup_folders() if (quota := _cpu_quota(folder)) > 0]
     return max(1, min([cores, *(int(quota) for quota in quotas)]))
