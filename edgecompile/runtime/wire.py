@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,7 +105,7 @@ def error_fields(error: EdgecompileError) -> dict[str, str]:
     }
 
 
-def raise_error(fields: Mapping[str, str]) -> None:
+def raise_error(fields: Mapping[str, str]) -> NoReturn:
     """Raise what `error_fields` described, as the same class."""
     from . import errors
 

@@ -60,15 +60,15 @@ class Worker:
         """Logits after each token of `ids`, as float32 chunks [<=128, vocab] in order."""
         self._send({"op": "logits"}, {"ids": np.asarray(ids, np.int64)})
         more = True
-        try:
-            while more:
-                header, arrays = self._reply()
-                more = header["more"]
-                if "logits" in arrays:
-                    yield arrays["logits"]
-        finally:
-            while more:  # a consumer that stopped early must not leave replies in the pipe
-                more = self._reply()[0]["more"]
+        while more:
+            header, arrays = self._reply()  # an error is a request's last reply: it may raise here
+            more = header["more"]
+            try:
+                yield arrays["logits"]
+            except GeneratorExit:  # a consumer that stops early must not leave replies in the pipe
+                while more:
+                    more = self._reply()[0]["more"]
+                raise
 
     def embed(self, texts: Sequence[str], normalize: bool | None = None) -> Float32:
         """float32 [n, dim]; `normalize` None is the bundle's own way."""

@@ -1,0 +1,101 @@
+"""The command line of a bundle: prints what the model makes of a text."""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .errors import EdgecompileError, UnsupportedError, UsageError
+from .session import Session, load
+from .verify import MODES
+
+
+def main(bundle: Path, argv: Sequence[str]) -> int:
+    """Run one command; errors become one line on stderr and their exit code."""
+    options = _parser().parse_args(argv)
+    try:
+        if options.worker:
+            from .worker import serve
+
+            return serve(bundle, options.verify, options.threads)
+        return _run(bundle, options)
+    except EdgecompileError as error:
+        return _fail(str(error), error.exit_code)
+    except MemoryError as error:
+        return _fail(f"out of memory. {error}", 7)
+    except KeyboardInterrupt:
+        return _fail("interrupted.", 130)
+    except BrokenPipeError:  # as in `... | head -1`: nobody reads on, and that is no error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -I BUNDLE/runtime", description=__doc__)
+    add = parser.add_argument
+    add("text", nargs="?", help="the input; - reads it from standard input")
+    add("--max-new-tokens", type=int, default=256, help="where generation ends at the latest")
+    add("--temperature", type=float, default=0.0, help="0 takes the likeliest token")
+    add("--top-k", type=int, default=0)
+    add("--top-p", type=float, default=1.0)
+    add("--seed", type=int, default=0)
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--chat", action="store_true", help="the text is a user's turn (default)")
+    form.add_argument("--raw", action="store_true", help="the text is the beginning of a document")
+    add("--verify", choices=MODES, default="once", help="when to check the files' SHA-256")
+    add("--threads", type=int, help="default: the physical cores this process may use")
+    add("--worker", action="store_true", help=argparse.SUPPRESS)
+    return parser
+
+
+def _run(bundle: Path, options: argparse.Namespace) -> int:
+    text = sys.stdin.read() if options.text == "-" else options.text
+    if text is None:
+        raise UsageError("command line", "no text", "a text, or - to read it", "see --help")
+    with load(bundle, options.verify, options.threads) as session:
+        task = session.info.task
+        if task == "text-generation":
+            _print_stream(session, text, options)
+        elif task == "embedding":
+            _print_json({"embedding": session.embed([text])[0].tolist()})
+        elif task == "classification":
+            _print_json(session.classify([text])[0])
+        else:
+            way_out = "load the bundle in Python and call session.run(name=array)"
+            raise UnsupportedError("command line", f"task {task}", "a task on text", way_out)
+    return 0
+
+
+def _print_stream(session: Session, text: str, options: argparse.Namespace) -> None:
+    raw = options.raw or not (options.chat or session.has_template)
+    prompt: Any = text if raw else [{"role": "user", "content": text}]
+    pieces = session.generate(
+        prompt,
+        max_new_tokens=options.max_new_tokens,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        seed=options.seed,
+    )
+    for piece in pieces:
+        _print(piece)
+    _print("\n")
+
+
+def _print_json(value: Any) -> None:
+    _print(json.dumps(value, ensure_ascii=False) + "\n")
+
+
+def _print(text: str) -> None:
+    """UTF-8 whatever the locale says: `python -I` ignores PYTHONIOENCODING."""
+    sys.stdout.buffer.write(text.encode("utf-8", "replace"))
+    sys.stdout.buffer.flush()
+
+
+def _fail(message: str, code: int) -> int:
+    sys.stderr.write(f"error: {message}\n")
+    return code

@@ -1,0 +1,48 @@
+"""Many token lists through an encoder in batches of like length, back in the caller's order."""
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from .engine import Engine, Float32
+from .errors import UnsupportedError, UsageError
+
+BATCH_TOKENS = 2048  # padded tokens that one call of an encoder gets at most
+BATCH_TEXTS = 64
+
+
+def encode_all(engine: Engine, ids: Sequence[Sequence[int]], width: int) -> Float32:
+    """float32 [len(ids), width]: the engine's row for each token list."""
+    if any(not len(row) for row in ids):
+        raise UsageError("token ids", "an empty list", "at least one token a text")
+    result = np.empty((len(ids), width), np.float32)
+    for rows in _batches(ids):
+        values = engine.encode([ids[row] for row in rows])
+        if values.shape != (len(rows), width):
+            raise UsageError("engine file", f"output {values.shape}", f"({len(rows)}, {width})")
+        result[rows] = values
+    return result
+
+
+def _batches(ids: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """Row numbers, shortest first: a padded batch then computes little padding."""
+    batch: list[int] = []
+    for row in sorted(range(len(ids)), key=lambda at: len(ids[at])):
+        full = len(batch) == BATCH_TEXTS or (len(batch) + 1) * len(ids[row]) > BATCH_TOKENS
+        if batch and full:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def activate(scores: Float32, activation: str) -> Float32:
+    """Probabilities [n, labels] of class scores: `softmax` over labels, or `sigmoid` of each."""
+    if activation == "sigmoid":
+        return np.asarray(1 / (1 + np.exp(-scores)), np.float32)
+    if activation != "softmax":
+        raise UnsupportedError("activation", repr(activation), "softmax or sigmoid")
+    weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True), np.float32)

@@ -1,0 +1,64 @@
+"""What the session asks of an engine, and which engine a manifest asks for."""
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import UnsupportedError
+from .manifest import Manifest
+
+Float32 = NDArray[np.float32]
+LOGIT_ROWS = 128  # logits are handed out in chunks of at most so many rows
+
+
+class Decoder(Protocol):
+    """One text being generated: its past is kept by the engine."""
+
+    def feed(self, ids: Sequence[int]) -> Float32:
+        """Append at least one token; logits float32 [vocab] after the last, valid until the next."""
+        ...
+
+    def feed_all(self, ids: Sequence[int]) -> Iterator[Float32]:
+        """Append tokens; logits after each as chunks [<=128, vocab], each valid until the next."""
+        ...
+
+
+class Engine(Protocol):
+    """A model opened by an engine. Every method may be called from several threads at once."""
+
+    version: str
+
+    def run(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """The file's outputs by name for its inputs by name."""
+        ...
+
+    def encode(self, ids: Sequence[Sequence[int]]) -> Float32:
+        """One row a token list: pooled vectors [n, dim] or class scores [n, labels]."""
+        ...
+
+    def decoder(self, length: int) -> AbstractContextManager[Decoder]:
+        """A decoder with an empty past and room for `length` tokens."""
+        ...
+
+    def close(self) -> None:
+        """Free what is idle now, the rest when the last caller is done with it."""
+        ...
+
+
+def open_engine(bundle: Path, manifest: Manifest, threads: int, pad_id: int) -> Engine:
+    """Open the manifest's engine file; MissingLibraryError says which `pip install` is lacking."""
+    name = manifest.engine.name
+    if name == "onnxruntime":
+        from .onnxruntime_engine import OnnxEngine
+
+        return OnnxEngine(bundle, manifest, threads, pad_id)
+    if name == "llama_cpp":
+        from .llama_engine import LlamaEngine
+
+        return LlamaEngine(bundle, manifest, threads)
+    raise UnsupportedError("engine", repr(name), "onnxruntime or llama_cpp")

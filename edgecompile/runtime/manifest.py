@@ -1,0 +1,279 @@
+"""manifest.json: read as untrusted input, checked before anything else in a bundle is opened."""
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from .errors import BadInputError
+
+FORMAT = 1
+NAME = "manifest.json"
+CHUNK = 4 << 20  # bytes that one entry of a file's `chunks` covers
+MANIFEST_LIMIT = 64 << 20  # bytes
+FILE_LIMIT = 1 << 40  # bytes of one file
+TASKS = ("embedding", "classification", "text-generation", "module")
+
+# From format n to n + 1, in order; a test opens a kept bundle of each older format.
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+# Names that mean something else on one of the systems a bundle may be copied to.
+_UNSAFE = re.compile(r"[\x00-\x1f\\:*?\"<>|]")
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One file of a bundle; `chunks` are the SHA-256 of each 4 MiB."""
+
+    path: str
+    bytes: int
+    sha256: str
+    chunks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What opens the model: `file` is its path in the bundle, `requires` a pip requirement."""
+
+    name: str
+    requires: str
+    tested: str
+    file: str
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class TokenizerInfo:
+    """Where the tokenizer is; `max_length` in tokens, special ones included, 0 for no limit."""
+
+    file: str
+    template: str | None
+    max_length: int
+    bos_token: str | None
+    eos_token: str | None
+
+
+@dataclass(frozen=True)
+class PoolingInfo:
+    """How token vectors became one: `dimension` is the length of the result."""
+
+    mode: str
+    normalize: bool
+    dimension: int
+
+
+@dataclass(frozen=True)
+class GenerationInfo:
+    """Where generation ends; `defaults` are the source's own sampling options."""
+
+    context_length: int
+    stop_token_ids: tuple[int, ...]
+    defaults: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A checked manifest; `data` is all of it, `digest` the SHA-256 of its bytes."""
+
+    data: Mapping[str, Any]
+    digest: str
+    name: str
+    task: str
+    labels: tuple[str, ...]
+    engine: Engine
+    tokenizer: TokenizerInfo | None
+    pooling: PoolingInfo | None
+    generation: GenerationInfo | None
+    files: tuple[FileEntry, ...]
+
+
+def read_manifest(bundle: Path) -> Manifest:
+    """The manifest of the bundle in that folder; BadInputError (exit 5) says what is wrong with it."""
+    path = bundle / NAME
+    if path.is_symlink() or not path.is_file():
+        raise BadInputError(str(path), "no such file", "a bundle's manifest", "name a bundle folder")
+    size = path.stat().st_size
+    if size > MANIFEST_LIMIT:
+        raise BadInputError(str(path), f"{size} bytes", f"at most {MANIFEST_LIMIT}")
+    return parse_manifest(path.read_bytes(), str(path))
+
+
+def parse_manifest(raw: bytes, where: str = NAME) -> Manifest:
+    """Check the bytes of a manifest and type what the runtime needs of it."""
+    data = _upgrade(_parse_json(raw, where), where)
+    fields = _Fields(data, where)
+    model, engine = fields.table("model"), fields.table("engine")
+    task = model.text("task")
+    if task not in TASKS:
+        model.bad("task", task, " or ".join(TASKS))
+    files = _files(fields)
+    listed = {entry.path for entry in files}
+    return Manifest(
+        data=data,
+        digest=hashlib.sha256(raw).hexdigest(),
+        name=model.text("name"),
+        task=task,
+        labels=tuple(model.texts("labels")) if model.has("labels") else (),
+        engine=Engine(
+            engine.text("name"), engine.text("requires"), engine.text("tested"),
+            engine.listed("file", listed),
+            engine.table("options").data if engine.has("options") else {},
+        ),
+        tokenizer=_tokenizer(fields, listed),
+        pooling=_pooling(fields),
+        generation=_generation(fields),
+        files=files,
+    )
+
+
+def _parse_json(raw: bytes, where: str) -> dict[str, Any]:
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        table = dict(items)
+        if len(table) != len(items):
+            keys = [key for key, _ in items]
+            twice = sorted({key for key in keys if keys.count(key) > 1})
+            raise BadInputError(where, f"keys given twice: {', '.join(twice)}", "each key once")
+        return table
+
+    def constant(name: str) -> NoReturn:
+        raise BadInputError(where, name, "a finite number")
+
+    try:
+        data = json.loads(raw.decode("utf-8"), object_pairs_hook=pairs, parse_constant=constant)
+    except (ValueError, RecursionError) as error:
+        raise BadInputError(where, str(error) or "nested too deep", "UTF-8 JSON") from error
+    if not isinstance(data, dict):
+        raise BadInputError(where, f"a {type(data).__name__}", "a JSON object")
+    return data
+
+
+def _upgrade(data: dict[str, Any], where: str) -> dict[str, Any]:
+    version = data.get("format")
+    if type(version) is not int or version < 1:
+        raise BadInputError(where, f"format {version!r}", f"a number from 1 to {FORMAT}")
+    if version > FORMAT:
+        raise BadInputError(
+            where, f"format {version}", f"at most {FORMAT}", "open it with a newer edgecompile"
+        )
+    for step in range(version, FORMAT):
+        data = UPGRADES[step](data)
+    return data
+
+
+def check_path(path: str, where: str) -> None:
+    """Refuse a path that is not plainly inside the bundle on every system."""
+    parts = path.split("/")
+    if _UNSAFE.search(path) or len(path) > 1024 or any(part in ("", ".", "..") for part in parts):
+        raise BadInputError(where, f"path {path[:200]!r}", "a relative path inside the bundle")
+
+
+def _files(fields: _Fields) -> tuple[FileEntry, ...]:
+    entries = []
+    seen: set[str] = set()
+    for table in fields.tables("files"):
+        path = table.text("path")
+        check_path(path, table.where)
+        # Two names that differ in case are one file on some systems.
+        if path.casefold() in seen or path == NAME:
+            table.bad("path", path, "listed once, the manifest never")
+        seen.add(path.casefold())
+        entries.append(_file(table, path))
+    return tuple(entries)
+
+
+def _file(table: _Fields, path: str) -> FileEntry:
+    size = table.integer("bytes", FILE_LIMIT)
+    chunks = tuple(table.texts("chunks"))
+    entry = FileEntry(path, size, table.text("sha256"), chunks)
+    expected = -(-size // CHUNK)
+    if len(chunks) != expected and not (size == 0 and len(chunks) == 1):
+        table.bad("chunks", f"{len(chunks)} for {size} bytes", f"{expected}")
+    if any(not _SHA256.fullmatch(digest) for digest in (entry.sha256, *chunks)):
+        table.bad("sha256", entry.sha256, "64 hexadecimal digits, in chunks too")
+    if len(chunks) == 1 and chunks[0] != entry.sha256:
+        table.bad("chunks", chunks[0], f"the file's own digest {entry.sha256}")
+    return entry
+
+
+def _tokenizer(fields: _Fields, listed: set[str]) -> TokenizerInfo | None:
+    if not fields.has("tokenizer"):
+        return None
+    table = fields.table("tokenizer")
+    return TokenizerInfo(
+        table.listed("file", listed),
+        table.listed("template", listed) if table.has("template") else None,
+        table.integer("max_length", 1 << 31) if table.has("max_length") else 0,
+        table.text("bos_token") if table.has("bos_token") else None,
+        table.text("eos_token") if table.has("eos_token") else None,
+    )
+
+
+def _pooling(fields: _Fields) -> PoolingInfo | None:
+    if not fields.has("pooling"):
+        return None
+    table = fields.table("pooling")
+    normalize = table.data.get("normalize")
+    if type(normalize) is not bool:
+        table.bad("normalize", normalize, "true or false")
+    return PoolingInfo(table.text("mode"), bool(normalize), table.integer("dimension", 1 << 20))
+
+
+def _generation(fields: _Fields) -> GenerationInfo | None:
+    if not fields.has("generation"):
+        return None
+    table = fields.table("generation")
+    stops = table.data.get("stop_token_ids")
+    if not isinstance(stops, list) or any(type(stop) is not int for stop in stops):
+        table.bad("stop_token_ids", stops, "a list of numbers")
+    defaults = table.table("defaults").data if table.has("defaults") else {}
+    return GenerationInfo(table.integer("context_length", 1 << 31), tuple(stops or ()), defaults)
+
+
+class _Fields:
+    """A JSON object whose fields are read by type; an error says where and what was found."""
+
+    def __init__(self, data: dict[str, Any], where: str) -> None:
+        self.data, self.where = data, where
+
+    def bad(self, key: str, found: object, expected: str) -> NoReturn:
+        raise BadInputError(f"{self.where}: {key}", f"{found!r:.200}", expected)
+
+    def has(self, key: str) -> bool:
+        return self.data.get(key) is not None
+
+    def text(self, key: str) -> str:
+        value = self.data.get(key)
+        return value if isinstance(value, str) else self.bad(key, value, "a text")
+
+    def integer(self, key: str, limit: int) -> int:
+        value = self.data.get(key)
+        if type(value) is not int or not 0 <= value <= limit:
+            self.bad(key, value, f"a number from 0 to {limit}")
+        return int(value)
+
+    def texts(self, key: str) -> list[str]:
+        value = self.data.get(key)
+        if not isinstance(value, list) or any(not isinstance(item, str) for item in value):
+            self.bad(key, value, "a list of texts")
+        return list(value)
+
+    def table(self, key: str) -> _Fields:
+        value = self.data.get(key)
+        if not isinstance(value, dict):
+            self.bad(key, value, "an object")
+        return _Fields(value, f"{self.where}: {key}")
+
+    def tables(self, key: str) -> list[_Fields]:
+        value = self.data.get(key)
+        if not isinstance(value, list) or any(not isinstance(item, dict) for item in value):
+            self.bad(key, value, "a list of objects")
+        return [_Fields(item, f"{self.where}: {key}[{i}]") for i, item in enumerate(value)]
+
+    def listed(self, key: str, paths: set[str]) -> str:
+        value = self.text(key)
+        return value if value in paths else self.bad(key, value, "a path that `files` lists")

@@ -1,0 +1,118 @@
+"""ONNX Runtime: encoders and plain modules in one call, decoders with a cache bound in place."""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .engine import Float32
+from .errors import BadInputError, MissingLibraryError, UsageError
+from .manifest import Manifest
+from .onnxruntime_decoder import DecoderLayout, OnnxDecoder
+from .pool import Pool
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+DTYPES = {
+    "tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64",
+    "tensor(int64)": "int64", "tensor(int32)": "int32", "tensor(int8)": "int8",
+    "tensor(uint8)": "uint8", "tensor(bool)": "bool",
+}
+
+
+class OnnxEngine:
+    """One InferenceSession; ONNX Runtime allows calls to it from any number of threads."""
+
+    def __init__(self, bundle: Path, manifest: Manifest, threads: int, pad_id: int) -> None:
+        library = _library(manifest)
+        self.version: str = library.__version__
+        self._session = _open(library, bundle / manifest.engine.file, threads)
+        self._inputs = {port.name: port.type for port in self._session.get_inputs()}
+        self._pad_id = pad_id
+        self._decoders: Pool[OnnxDecoder] | None = None
+        if manifest.task == "text-generation":
+            self._decoders = _decoder_pool(self._session, manifest)
+
+    def run(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """The graph's outputs by name; inputs are checked by name and dtype first."""
+        if set(arrays) != set(self._inputs):
+            raise UsageError("run", f"inputs {sorted(arrays)}", f"{sorted(self._inputs)}")
+        for name, array in arrays.items():
+            expected = DTYPES.get(self._inputs[name], self._inputs[name])
+            if array.dtype.name != expected:
+                raise UsageError(f"run: input {name}", f"dtype {array.dtype}", expected)
+        return self._call(arrays)
+
+    def encode(self, ids: Sequence[Sequence[int]]) -> Float32:
+        """The graph's first output, float32 [n, width], of the ids padded to their longest."""
+        length = max(map(len, ids))
+        tokens = np.full((len(ids), length), self._pad_id, np.int64)
+        mask = np.zeros((len(ids), length), np.int64)
+        for row, row_ids in enumerate(ids):
+            tokens[row, : len(row_ids)] = row_ids
+            mask[row, : len(row_ids)] = 1
+        known = {"input_ids": tokens, "attention_mask": mask, "token_type_ids": np.zeros_like(mask)}
+        if unknown := self._inputs.keys() - known.keys():
+            raise BadInputError("engine file", f"inputs {sorted(unknown)}", f"{sorted(known)}")
+        arrays = {
+            name: known[name].astype(DTYPES[kind], copy=False)
+            for name, kind in self._inputs.items()
+        }
+        first = next(iter(self._call(arrays).values()))
+        return np.asarray(first, np.float32)
+
+    def decoder(self, length: int) -> AbstractContextManager[OnnxDecoder]:
+        """A decoder whose cache grows as it is fed."""
+        if self._decoders is None:
+            raise UsageError("generate", "a bundle without a decoder", "task text-generation")
+        return self._decoders.lease(length)
+
+    def close(self) -> None:
+        """Let go of idle caches; ONNX Runtime's own counting frees the session after the last call."""
+        if self._decoders is not None:
+            self._decoders.close()
+
+    def _call(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        names = [port.name for port in self._session.get_outputs()]
+        try:
+            values = self._session.run(names, dict(arrays))
+        except Exception as error:  # its classes share no base but Exception
+            shapes = {name: array.shape for name, array in arrays.items()}
+            raise UsageError("run", f"{error} for shapes {shapes}") from error
+        return dict(zip(names, values, strict=True))
+
+
+def _library(manifest: Manifest) -> ModuleType:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        way_out = f"pip install '{manifest.engine.requires}'"
+        raise MissingLibraryError("onnxruntime", "not installed", way_out=way_out) from error
+    onnxruntime.disable_telemetry_events()
+    return onnxruntime
+
+
+def _open(library: ModuleType, file: Path, threads: int) -> InferenceSession:
+    options = library.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # errors are raised as well; nothing goes to stderr
+    try:
+        return library.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its classes share no base but Exception
+        raise BadInputError(str(file), str(error), "a graph ONNX Runtime can open") from error
+
+
+def _decoder_pool(session: InferenceSession, manifest: Manifest) -> Pool[OnnxDecoder]:
+    layout = DecoderLayout.from_manifest(session, manifest)
+
+    def create(_: int) -> OnnxDecoder:
+        return OnnxDecoder(session, layout)
+
+    return Pool(create, end=lambda: None)

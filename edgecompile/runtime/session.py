@@ -1,0 +1,227 @@
+"""A bundle opened for use: text in, vectors, text, labels or arrays out."""
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .batching import activate, encode_all
+from .chat import ChatTemplate, Messages
+from .engine import Engine, Float32, open_engine
+from .errors import BadInputError, UsageError
+from .manifest import Manifest, read_manifest
+from .sampling import Sampler, SamplingOptions
+from .streaming import StopStrings, TextStream
+from .threads import physical_cores
+from .tokens import Tokens
+from .verify import verify as verify_files
+
+def load(path: Path | str, verify: str = "once", threads: int | None = None) -> Session:
+    """Open the bundle folder `path`; `verify` is once, always or never, `threads` None is automatic.
+
+    Nothing is opened by the engine before the manifest and every file's SHA-256 have been checked.
+    """
+    if threads is not None and threads < 1:
+        raise UsageError("threads", repr(threads), "1 or more")
+    return Session(Path(path), verify, threads or physical_cores())
+
+
+class Session:
+    """Safe to share between threads; close it, or use it in a `with` block."""
+
+    def __init__(self, bundle: Path, verify: str, threads: int) -> None:
+        start = time.perf_counter()
+        self.info: Manifest = read_manifest(bundle)
+        self.threads = threads
+        verify_files(bundle, self.info, verify, threads)
+        self._tokens = _open_tokens(bundle, self.info)
+        self._template = _open_template(bundle, self.info)
+        pad_id = self._tokens.pad_id if self._tokens else 0
+        self._opened: Engine | None = open_engine(bundle, self.info, threads, pad_id)
+        self.engine_version = self._opened.version
+        self.load_seconds = time.perf_counter() - start
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the engine; a call that is under way ends first, later ones raise UsageError."""
+        engine, self._opened = self._opened, None
+        if engine is not None:
+            engine.close()
+
+    @property
+    def has_template(self) -> bool:
+        """Whether `generate` takes messages."""
+        return self._template is not None
+
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text as the model sees it, special tokens included."""
+        return self._need_tokens().encode(_texts(texts))
+
+    def embed(self, texts: Sequence[str], *, normalize: bool | None = None) -> Float32:
+        """float32 [n, dim], one row a text; `normalize` None is as the source model does."""
+        return self.embed_ids(self.tokenize(texts), normalize=normalize)
+
+    def embed_ids(
+        self, ids: Sequence[Sequence[int]], *, normalize: bool | None = None
+    ) -> Float32:
+        """As `embed`, of token ids with the special tokens in place."""
+        engine = self._need("embedding")
+        pooling = self.info.pooling
+        if pooling is None:
+            raise BadInputError("manifest", "no pooling section", "one for an embedding model")
+        if normalize is False and pooling.normalize and self.info.engine.name == "onnxruntime":
+            raise UsageError("normalize", "False", "True: this bundle's graph normalizes itself")
+        vectors = encode_all(engine, ids, pooling.dimension)
+        if pooling.normalize if normalize is None else normalize:
+            vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        return vectors
+
+    def classify(self, texts: Sequence[str]) -> list[dict[str, float]]:
+        """Label -> probability for each text."""
+        engine = self._need("classification")
+        labels = self.info.labels
+        scores = encode_all(engine, self.tokenize(texts), len(labels))
+        probabilities = activate(scores, str(self.info.engine.options.get("activation", "softmax")))
+        return [dict(zip(labels, map(float, row), strict=True)) for row in probabilities]
+
+    def run(self, **arrays: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """The engine's raw outputs by name for its raw inputs by name."""
+        return self._need().run({name: np.asarray(array) for name, array in arrays.items()})
+
+    def prompt_ids(self, prompt: str | Messages) -> list[int]:
+        """Token ids of a raw prompt, or of messages through the chat template."""
+        if isinstance(prompt, str):
+            return self.tokenize([prompt])[0]
+        if self._template is None:
+            raise UsageError("messages", "this bundle has no chat template", "a str prompt")
+        text = self._template.render(prompt)
+        return self._need_tokens().encode([text], special=False)[0]
+
+    def generate(
+        self,
+        prompt: str | Messages,
+        *,
+        max_new_tokens: int = 256,
+        stop: Sequence[str] = (),
+        **sampling: Any,
+    ) -> Iterator[str]:
+        """Text in pieces as it is generated; a str prompt is used raw, messages through the template.
+
+        `sampling`: temperature (0, greedy), top_k, top_p, min_p, repetition_penalty, seed. It ends at
+        a stop token, before a `stop` string, after `max_new_tokens` or when the context is full.
+        """
+        options = _sampling_options(sampling)
+        if isinstance(stop, str) or max_new_tokens < 0:
+            found = f"stop {stop!r}, max_new_tokens {max_new_tokens!r}"
+            raise UsageError("generate", found, "a list of strings and 0 or more")
+        ids = self.prompt_ids(prompt)
+        self._check_length(ids)
+        return self._pieces(ids, max_new_tokens, stop, options)
+
+    def generate_ids(
+        self, ids: Sequence[int], max_new_tokens: int, options: SamplingOptions | None = None
+    ) -> Iterator[int]:
+        """Token ids one at a time; stop tokens are given out like any other."""
+        engine = self._need("text-generation")
+        self._check_length(ids)
+        room = self._context() - len(ids)
+        sampler = Sampler(options or SamplingOptions(), ids)
+        with engine.decoder(len(ids) + min(max_new_tokens, room)) as decoder:
+            fed: Sequence[int] = ids
+            for _ in range(min(max_new_tokens, room)):
+                self._need()
+                token = sampler.choose(decoder.feed(fed))
+                yield token
+                fed = (token,)
+
+    def logits(self, ids: Sequence[int]) -> Iterator[Float32]:
+        """Logits after each token, float32 chunks [<=128, vocab]; a chunk is valid until the next.
+
+        Longer than the context: it goes on with an empty past every `context_length` tokens.
+        """
+        engine = self._need("text-generation")
+        self._check_ids(ids)
+        window = self._context()
+        for start in range(0, len(ids), window):
+            part = ids[start : start + window]
+            with engine.decoder(len(part)) as decoder:
+                yield from decoder.feed_all(part)
+
+    def _pieces(
+        self, ids: Sequence[int], limit: int, stop: Sequence[str], options: SamplingOptions
+    ) -> Iterator[str]:
+        text, stops = TextStream(self._need_tokens().decode), StopStrings(stop)
+        ends = set(self.info.generation.stop_token_ids if self.info.generation else ())
+        for token in self.generate_ids(ids, limit, options):
+            if token in ends:
+                break
+            if piece := stops.push(text.push(token)):
+                yield piece
+            if stops.found:
+                return
+        if rest := stops.push(text.flush()) + stops.flush():
+            yield rest
+
+    def _need(self, task: str = "") -> Engine:
+        if self._opened is None:
+            raise UsageError(f"session of {self.info.name}", "it is closed", "an open session")
+        if task and self.info.task != task:
+            raise UsageError(f"session of {self.info.name}", f"task {self.info.task}", task)
+        return self._opened
+
+    def _need_tokens(self) -> Tokens:
+        self._need()
+        if self._tokens is None:
+            raise UsageError(f"session of {self.info.name}", "no tokenizer", "use run(**arrays)")
+        return self._tokens
+
+    def _context(self) -> int:
+        if self.info.generation is None:
+            raise BadInputError("manifest", "no generation section", "one for text-generation")
+        return self.info.generation.context_length
+
+    def _check_ids(self, ids: Sequence[int]) -> None:
+        if not len(ids):
+            raise UsageError("prompt", "no tokens", "at least one")
+
+    def _check_length(self, ids: Sequence[int]) -> None:
+        self._check_ids(ids)
+        if len(ids) >= self._context():
+            raise UsageError("prompt", f"{len(ids)} tokens", f"fewer than {self._context()}")
+
+
+def _open_tokens(bundle: Path, info: Manifest) -> Tokens | None:
+    if info.tokenizer is None:
+        return None
+    return Tokens(bundle / info.tokenizer.file, info.tokenizer.max_length)
+
+
+def _open_template(bundle: Path, info: Manifest) -> ChatTemplate | None:
+    if info.tokenizer is None or info.tokenizer.template is None:
+        return None
+    named = {"bos_token": info.tokenizer.bos_token, "eos_token": info.tokenizer.eos_token}
+    source = (bundle / info.tokenizer.template).read_text(encoding="utf-8")
+    return ChatTemplate(source, {name: token for name, token in named.items() if token})
+
+
+def _texts(texts: Sequence[str]) -> Sequence[str]:
+    if isinstance(texts, str) or any(not isinstance(text, str) for text in texts):
+        raise UsageError("texts", f"{texts!r:.100}", "a list of strings")
+    return texts
+
+
+def _sampling_options(given: dict[str, Any]) -> SamplingOptions:
+    known = [field.name for field in dataclasses.fields(SamplingOptions)]
+    if unknown := sorted(given.keys() - set(known)):
+        raise UsageError("generate", f"unknown option {', '.join(unknown)}", ", ".join(known))
+    return SamplingOptions(**given)

@@ -1,0 +1,155 @@
+"""The worker's side of wire.py: one request after the other, until the stream ends."""
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .engine import LOGIT_ROWS
+from .errors import BadInputError, EdgecompileError, UsageError
+from .session import Session, load
+from .wire import error_fields, receive, send
+
+Reply = tuple[dict[str, Any], Mapping[str, NDArray[Any]]]
+Arrays = Mapping[str, NDArray[Any]]
+
+
+def serve(bundle: Path, verify: str, threads: int | None) -> int:
+    """Open the bundle, answer requests until `close` or the end of stdin; the exit code."""
+    requests, replies = _take_streams()
+    try:
+        session = load(bundle, verify, threads)
+    except EdgecompileError as error:
+        send(replies, {"ok": False, "more": False, "error": error_fields(error)})
+        return error.exit_code
+    with session:
+        send(replies, {"ok": True, "more": False, **_hello(session)})
+        while (message := receive(requests)) is not None:
+            for header, arrays in _answer(session, *message):
+                send(replies, header, arrays)
+            if message[0].get("op") == "close":
+                break
+    return 0
+
+
+def _take_streams() -> tuple[IO[bytes], IO[bytes]]:
+    """Standard input and output for the protocol alone: what an engine prints goes to stderr."""
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    return sys.stdin.buffer, replies
+
+
+def _answer(session: Session, header: dict[str, Any], arrays: Arrays) -> Iterator[Reply]:
+    try:
+        operation = _OPERATIONS.get(header.get("op", ""))
+        if operation is None:
+            raise UsageError("op", repr(header.get("op")), ", ".join(_OPERATIONS))
+        for fields, values in operation(session, header, arrays):
+            yield {"ok": True, "more": False, **fields}, values
+    except EdgecompileError as error:
+        yield {"ok": False, "more": False, "error": error_fields(error)}, {}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        wrong = BadInputError(f"request {header.get('op')}", repr(error), "the fields of wire.py")
+        yield {"ok": False, "more": False, "error": error_fields(wrong)}, {}
+
+
+def _hello(session: Session) -> dict[str, Any]:
+    engine = session.info.engine
+    return {
+        "manifest_sha256": session.info.digest,
+        "task": session.info.task,
+        "engine": engine.name,
+        "versions": {
+            "python": sys.version.split()[0],
+            "numpy": np.__version__,
+            engine.name: session.engine_version,
+        },
+        "threads": session.threads,
+        "load_seconds": session.load_seconds,
+        "pid": os.getpid(),
+    }
+
+
+def _say_hello(session: Session, _: dict[str, Any], __: Arrays) -> Iterator[Reply]:
+    yield _hello(session), {}
+
+
+def _tokenize(session: Session, header: dict[str, Any], _: Arrays) -> Iterator[Reply]:
+    yield {"ids": session.tokenize(header["texts"])}, {}
+
+
+def _logits(session: Session, _: dict[str, Any], arrays: Arrays) -> Iterator[Reply]:
+    chunks = session.logits(arrays["ids"].tolist())
+    rows_left = len(arrays["ids"])
+    for chunk in chunks:
+        for start in range(0, len(chunk), LOGIT_ROWS):
+            rows = chunk[start : start + LOGIT_ROWS]
+            rows_left -= len(rows)
+            yield {"more": rows_left > 0}, {"logits": rows}
+
+
+def _embed(session: Session, header: dict[str, Any], _: Arrays) -> Iterator[Reply]:
+    ids = header["ids"] if "ids" in header else session.tokenize(header["texts"])
+    yield {}, {"embeddings": session.embed_ids(ids, normalize=header.get("normalize"))}
+
+
+def _classify(session: Session, header: dict[str, Any], _: Arrays) -> Iterator[Reply]:
+    yield {"probabilities": session.classify(header["texts"])}, {}
+
+
+def _run(session: Session, _: dict[str, Any], arrays: Arrays) -> Iterator[Reply]:
+    yield {}, session.run(**arrays)
+
+
+def _generate(session: Session, header: dict[str, Any], arrays: Arrays) -> Iterator[Reply]:
+    tokens: list[int] = []
+    start = first = time.perf_counter()
+    for token in session.generate_ids(arrays["ids"].tolist(), header["new_tokens"]):
+        if not tokens:
+            first = time.perf_counter()
+        tokens.append(token)
+    seconds = time.perf_counter() - first
+    rate = (len(tokens) - 1) / seconds if len(tokens) > 1 else None
+    fields = {"first_token_ms": (first - start) * 1000, "tokens_per_second": rate}
+    yield {"tokens": tokens, **fields}, {}
+
+
+def _peak_memory(_: Session, header: dict[str, Any], __: Arrays) -> Iterator[Reply]:
+    mib = peak_memory_mib()
+    if header.get("reset"):
+        Path("/proc/self/clear_refs").write_text("5")
+    yield {"mib": mib}, {}
+
+
+def _close(_: Session, __: dict[str, Any], ___: Arrays) -> Iterator[Reply]:
+    yield {}, {}
+
+
+def peak_memory_mib() -> float | None:
+    """Peak resident set of this process in MiB (VmHWM); None where the kernel does not tell."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    kib = next((line.split()[1] for line in lines if line.startswith("VmHWM:")), None)
+    return int(kib) / 1024 if kib else None
+
+
+_OPERATIONS: dict[str, Callable[[Session, dict[str, Any], Arrays], Iterator[Reply]]] = {
+    "hello": _say_hello,
+    "tokenize": _tokenize,
+    "logits": _logits,
+    "embed": _embed,
+    "classify": _classify,
+    "run": _run,
+    "generate": _generate,
+    "peak_memory": _peak_memory,
+    "close": _close,
+}
