@@ -1,4 +1,4 @@
-"""The shelf: targets/ and models/ as shipped, found from a checkout and from an installed wheel."""
+"""The shelf: targets/, models/ and the tested versions as shipped, from a checkout or a wheel."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -6,15 +6,22 @@ from pathlib import Path
 
 def targets_folder() -> Path:
     """Folder of the shipped targets: one `<name>.toml` each."""
-    return _folder("targets")
+    return _place("targets")
 
 
 def models_folder() -> Path:
     """Folder of the shipped models: one folder with a `recipe.toml` each."""
-    return _folder("models")
+    return _place("models")
 
 
-def _folder(name: str) -> Path:
+def tested_versions() -> dict[str, str]:
+    """Exact version by distribution name (lower case, hyphens), from constraints.txt."""
+    lines = _place("constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = (line.partition("==") for line in lines if not line.startswith("#"))
+    return {name: version for name, equals, version in pins if equals}
+
+
+def _place(name: str) -> Path:
     package = Path(__file__).resolve().parent
     installed = package / "_shelf" / name  # a wheel: see tool.hatch.build in pyproject.toml
-    return installed if installed.is_dir() else package.parent / name
+    return installed if installed.exists() else package.parent / name
