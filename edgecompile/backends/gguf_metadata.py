@@ -1,0 +1,132 @@
+"""Hyperparameters: from config.json to GGUF's keys, and from a GGUF back to the config's names."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gguf
+import numpy as np
+
+from edgecompile.backends.gguf_layout import LAYOUTS, Layout
+from edgecompile.model import Model
+from edgecompile.sources.gguf_config import exact, llama3_factors
+from edgecompile.sources.gguf_file import GgufFile
+
+POOLING = {
+    "mean": gguf.PoolingType.MEAN,
+    "cls": gguf.PoolingType.CLS,
+    "lasttoken": gguf.PoolingType.LAST,
+}
+_ROPES = ("default", "linear", "llama3")
+# the config's name -> GGUF's key below the architecture
+_INTEGERS = {
+    "max_position_embeddings": "context_length",
+    "hidden_size": "embedding_length",
+    "num_hidden_layers": "block_count",
+    "intermediate_size": "feed_forward_length",
+    "num_attention_heads": "attention.head_count",
+    "num_key_value_heads": "attention.head_count_kv",
+}
+_FLOATS = {
+    "rms_norm_eps": "attention.layer_norm_rms_epsilon",
+    "layer_norm_eps": "attention.layer_norm_epsilon",
+    "rope_theta": "rope.freq_base",
+}
+
+
+def hyperparameters(model: Model) -> dict[str, int | float | bool | str]:
+    """GGUF keys and values of the model's architecture, in the order they are written."""
+    config, layout = model.config, LAYOUTS[model.architecture]
+    name = layout.name
+    values: dict[str, int | float | bool | str] = {
+        f"{name}.{key}": int(config[source])
+        for source, key in _INTEGERS.items()
+        if config.get(source) is not None
+    }
+    if layout.encoder:
+        values[f"{name}.attention.layer_norm_epsilon"] = float(config["layer_norm_eps"])
+        values[f"{name}.attention.causal"] = False
+    else:
+        values |= _decoder(config, name)
+    if model.pooling:
+        values[f"{name}.pooling_type"] = int(POOLING[model.pooling.mode])
+    return values
+
+
+def _decoder(config: Mapping[str, Any], name: str) -> dict[str, int | float | bool | str]:
+    size = head_size(config)
+    rope = rope_parameters(config)
+    values: dict[str, int | float | bool | str] = {
+        f"{name}.attention.layer_norm_rms_epsilon": float(config["rms_norm_eps"]),
+        f"{name}.attention.key_length": size,
+        f"{name}.attention.value_length": size,
+        f"{name}.rope.dimension_count": size,
+        f"{name}.rope.freq_base": float(rope["rope_theta"]),
+        f"{name}.vocab_size": int(config["vocab_size"]),
+    }
+    if rope["rope_type"] == "linear":
+        values[f"{name}.rope.scaling.type"] = "linear"
+        values[f"{name}.rope.scaling.factor"] = float(rope["factor"])
+    return values
+
+
+def rope_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Rotation rule with `rope_type` and `rope_theta`, from the config's old or new spelling."""
+    rope = dict(config.get("rope_scaling") or config.get("rope_parameters") or {})
+    rope["rope_type"] = rope.get("rope_type") or rope.get("type") or "default"
+    rope.setdefault("rope_theta", config.get("rope_theta") or 10000.0)
+    return rope
+
+
+def rope_factors(config: Mapping[str, Any]) -> np.ndarray[Any, Any] | None:
+    """Llama 3's frequency divisors float32 [head_dim / 2] for `rope_freqs.weight`, else None."""
+    rope = rope_parameters(config)
+    if rope["rope_type"] != "llama3":
+        return None
+    factors = llama3_factors(float(rope["rope_theta"]), head_size(config) // 2, rope)
+    return factors.astype(np.float32)
+
+
+def head_size(config: Mapping[str, Any]) -> int:
+    """Columns of one attention head."""
+    size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    return int(size)
+
+
+def config_refusal(model: Model, layout: Layout) -> str:
+    """What in the config llama.cpp would compute differently; empty if nothing."""
+    config = model.config
+    activation = config.get("hidden_act", layout.activations[0])
+    if activation not in layout.activations:
+        return f"hidden_act is {activation!r}; llama.cpp computes {layout.activations[0]!r}"
+    if model.pooling and model.pooling.mode not in POOLING:
+        return f"pooling is {model.pooling.mode!r}; llama.cpp knows {', '.join(POOLING)}"
+    if layout.encoder:
+        kind = config.get("position_embedding_type", "absolute")
+        return "" if kind == "absolute" else f"position_embedding_type is {kind!r}, not 'absolute'"
+    rope = rope_parameters(config)
+    if rope["rope_type"] not in _ROPES:
+        return f"rope_type is {rope['rope_type']!r}; supported: {', '.join(_ROPES)}"
+    partial = rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
+    return "" if partial == 1.0 else f"only {partial} of each head is rotated"
+
+
+def context_length(config: Mapping[str, Any]) -> int:
+    """Tokens for which the engine's attention is the source's: a sliding window ends it."""
+    longest = int(config["max_position_embeddings"])
+    window = config.get("sliding_window")
+    sliding = window and config.get("use_sliding_window", True)
+    return min(longest, int(window)) if sliding else longest
+
+
+def facts(file: GgufFile) -> dict[str, float]:
+    """Hyperparameters in the file under the config's names; float32 as its shortest decimal."""
+    name = file.need("general.architecture", str)
+    found: dict[str, float] = {}
+    for key, stored in _INTEGERS.items():
+        if f"{name}.{stored}" in file.metadata:
+            found[key] = file.need(f"{name}.{stored}", int)
+    for key, stored in _FLOATS.items():
+        if f"{name}.{stored}" in file.metadata:
+            found[key] = exact(file.need(f"{name}.{stored}", float))
+    return found
