@@ -1,0 +1,116 @@
+"""Read the user's text: JSON lines, CSV or paragraphs, refusing what is broken by file and line."""
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from edgecompile.errors import BadInputError, UsageError
+from edgecompile.text.parts import Document
+
+MAX_LINE_BYTES = 4 << 20
+MAX_FILE_BYTES = 2 << 30
+
+
+def read_documents(path: Path, column: str = "text") -> list[Document]:
+    """Every document of the file, in its order; the ending says the format."""
+    readers: dict[str, Callable[[Path, str], Iterator[Document]]] = {
+        ".jsonl": _json_lines, ".ndjson": _json_lines, ".csv": _csv,
+        ".txt": _paragraphs, ".text": _paragraphs, ".md": _paragraphs,
+    }  # fmt: skip
+    if path.suffix.lower() not in readers:
+        raise UsageError(str(path), f"the ending {path.suffix!r}", ", ".join(readers))
+    if not path.is_file():
+        raise UsageError(str(path), "no such file", "a JSONL, CSV or text file")
+    if (size := path.stat().st_size) > MAX_FILE_BYTES:
+        raise BadInputError(str(path), f"{size} bytes", f"at most {MAX_FILE_BYTES}")
+    documents = list(readers[path.suffix.lower()](path, column))
+    if not documents:
+        raise BadInputError(str(path), "no text in it", "at least one document")
+    return documents
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (line number from 1, line with its ending), decoded strictly as UTF-8."""
+    with path.open("rb") as file:
+        number = 0
+        while data := file.readline(MAX_LINE_BYTES + 1):
+            number += 1
+            where = f"{path}:{number}"
+            if len(data) > MAX_LINE_BYTES:
+                raise BadInputError(where, f"a line of more than {MAX_LINE_BYTES} bytes")
+            if number == 1 and data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+                raise BadInputError(where, "a UTF-16 mark", "UTF-8", "save the file as UTF-8")
+            try:
+                line = data.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise BadInputError(
+                    where,
+                    f"byte 0x{data[error.start]:02x} at position {error.start} is not UTF-8",
+                    "UTF-8",
+                    f"convert it: iconv -f latin1 -t utf-8 {path.name}",
+                ) from error
+            if "\0" in line:
+                raise BadInputError(where, "a NUL character", "text in UTF-8")
+            yield number, line
+
+
+def _document(where: str, column: str, record: dict[Any, Any]) -> Document:
+    text, label = record.get(column), record.get("label")
+    if not isinstance(text, str) or not text.strip():
+        shown = "nothing" if text is None else type(text).__name__ if text else "an empty text"
+        raise BadInputError(where, f"{shown} under {column!r}", "a text")
+    if not isinstance(label, str | int | None):
+        raise BadInputError(where, f"a label of type {type(label).__name__}", "a name or a number")
+    return Document(text, None if label is None or label == "" else str(label))
+
+
+def _json_lines(path: Path, column: str) -> Iterator[Document]:
+    for number, line in _lines(path):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise BadInputError(where, f"not JSON: {error}", "one JSON object a line") from error
+        if not isinstance(record, dict):
+            raise BadInputError(where, f"a {type(record).__name__}", "one JSON object a line")
+        if column not in record:
+            found = ", ".join(map(repr, list(record)[:8])) or "none"
+            raise BadInputError(where, f"no key {column!r} among {found}", "the text's key")
+        yield _document(where, column, record)
+
+
+def _csv(path: Path, column: str) -> Iterator[Document]:
+    csv.field_size_limit(MAX_LINE_BYTES)
+    rows = csv.reader((line for _, line in _lines(path)), strict=True)
+    try:
+        header = next(rows, [])
+        if column not in header:
+            raise BadInputError(
+                f"{path}:1", f"columns {', '.join(header)[:200] or 'none'}", f"one named {column!r}"
+            )
+        for row in rows:
+            where = f"{path}:{rows.line_num}"
+            if row and len(row) != len(header):
+                raise BadInputError(where, f"{len(row)} fields", f"{len(header)} as in the header")
+            if row:
+                yield _document(where, column, dict(zip(header, row, strict=True)))
+    except csv.Error as error:
+        raise BadInputError(f"{path}:{rows.line_num}", f"not CSV: {error}") from error
+
+
+def _paragraphs(path: Path, _column: str) -> Iterator[Document]:
+    block: list[str] = []
+    for _, line in _lines(path):
+        if line.strip():
+            block.append(line)
+        elif block:
+            yield Document(re.sub(r"\s*\n", "\n", "".join(block)).strip())
+            block = []
+    if block:
+        yield Document("".join(block).strip())
