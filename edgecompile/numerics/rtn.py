@@ -1,12 +1,15 @@
 """Round to nearest on the grid, with the scale of each group searched for the least square error."""
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 
-from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme, representable_scale
+from edgecompile.host import usable_cores
+from edgecompile.numerics.schemes import Float32, Int8, QuantizedTensor, Scheme, representable_scale
 
 SHRINK = np.linspace(1.0, 0.7, 13, dtype=np.float32)  # candidates, as shares of the absmax scale
-ROWS = 4096  # rows quantized at a time: bounds memory at about 30 MB per 576 columns
+BLOCK = 1 << 18  # elements quantized at a time by one thread: stays in the second-level cache
 
 
 def quantize(weight: Float32, scheme: Scheme, search: bool = True) -> QuantizedTensor:
@@ -19,12 +22,16 @@ def quantize(weight: Float32, scheme: Scheme, search: bool = True) -> QuantizedT
     groups = scheme.groups(columns)
     codes = np.empty((out, columns), np.int8)
     scales = np.empty((out, groups), np.float32)
-    for start in range(0, out, ROWS):
-        rows = weight[start : start + ROWS]
-        part = rows.reshape(len(rows) * groups, columns // groups)
+    rows = max(1, BLOCK // columns)
+
+    def block(start: int) -> None:
+        part = weight[start : start + rows].reshape(-1, columns // groups)
         chosen = best_scales(part, scheme, search)
-        codes[start : start + ROWS] = encode(part, chosen, scheme).reshape(len(rows), columns)
-        scales[start : start + ROWS] = chosen.reshape(len(rows), groups)
+        codes[start : start + rows] = encode(part, chosen, scheme).reshape(-1, columns)
+        scales[start : start + rows] = chosen.reshape(-1, groups)
+
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        list(pool.map(block, range(0, out, rows)))
     return QuantizedTensor(scheme, codes, scales)
 
 
@@ -47,7 +54,7 @@ def best_scales(groups: Float32, scheme: Scheme, search: bool) -> Float32:
     return best
 
 
-def encode(groups: Float32, scales: Float32, scheme: Scheme) -> np.ndarray[tuple[int, int], np.dtype[np.int8]]:
+def encode(groups: Float32, scales: Float32, scheme: Scheme) -> Int8:
     """Nearest codes int8 [n, size] for groups [n, size] and scales [n]; halves go to even."""
     codes = np.rint(groups / scales[:, None])
     return np.clip(codes, scheme.low, scheme.high).astype(np.int8)

@@ -11,7 +11,7 @@ from pathlib import Path
 from edgecompile import cache, recipe
 from edgecompile.config import nearest
 from edgecompile.errors import BadInputError, MissingLibraryError, UsageError
-from edgecompile.model import Licence, Model
+from edgecompile.model import Licence, Model, Source, TensorInfo, Weights
 from edgecompile.passes import Progress
 from edgecompile.recipe import Recipe
 from edgecompile.sources import huggingface
@@ -99,10 +99,7 @@ def _place_of(chosen: Recipe, where: str) -> tuple[str, str]:
 def describe(ref: SourceRef) -> Model:
     """The model from headers and config alone, for `plan`; its digest is empty."""
     if ref.kind == "gguf":
-        from edgecompile.sources import gguf
-
-        found = gguf.describe(Path(ref.place))
-        return gguf.described_model(ref.name, Path(ref.place), found)
+        return with_recipe(_described_gguf(ref), ref)
     if ref.kind == "torch":
         from edgecompile.sources import torch_module
 
@@ -134,8 +131,9 @@ def load(ref: SourceRef, progress: Progress) -> Model:
     else:
         model, notes = huggingface.describe(Path(ref.place), ref.name, ref.task), ()
     source = dataclasses.replace(
-        model.source, kind=ref.kind, digest=huggingface.digest(model), notes=notes
-    )
+        model.source, kind=ref.kind, reference=ref.place, digest=huggingface.digest(model),
+        notes=notes,
+    )  # fmt: skip
     model = with_recipe(dataclasses.replace(model, source=source), ref)
     refuse_not_finite(model, progress)
     return model
@@ -164,6 +162,19 @@ def refuse_not_finite(model: Model, progress: Progress) -> None:
                         "train or export it again; float16 overflow is a usual cause",
                     )  # fmt: skip
     progress("load", len(model.weights), len(model.weights))
+
+
+def _described_gguf(ref: SourceRef) -> Model:
+    from edgecompile.sources import gguf
+
+    path = Path(ref.place)
+    found = gguf.describe(path)
+    infos = {name: TensorInfo(path, *info) for name, info in found.tensors.items()}
+    source = Source("gguf", str(path), "", found.notes)
+    return Model(
+        ref.name, "text-generation", path.parent, found.config, Weights(infos), source,
+        Licence(found.licence),
+    )  # fmt: skip
 
 
 def _converted_gguf(file: Path, progress: Progress) -> Path:

@@ -1,0 +1,117 @@
+"""ONNX Runtime: encoders, classifiers and modules by torch.onnx, decoders by genai's builder."""
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import onnx
+
+from edgecompile.backends import Decoded, Export, Port
+from edgecompile.backends.onnx_graph import storage, tune
+from edgecompile.backends.onnx_graph.decode import decode
+from edgecompile.backends.onnx_graph.rewrite import Rewritten, rewrite
+from edgecompile.errors import UnsupportedError
+from edgecompile.model import Model
+from edgecompile.passes import Progress
+
+PAST = "past_key_values.{layer}.{part}"
+PRESENT = "present.{layer}.{part}"
+
+
+@dataclass(frozen=True)
+class Onnxruntime:
+    """accuracy_level 4 multiplies with int8 activations, 1 with float32 ones (ContribOperators.md)."""
+
+    name: ClassVar[str] = "onnxruntime"
+    tasks: ClassVar[tuple[str, ...]] = ("embedding", "classification", "text-generation", "module")
+    accuracy_level: Literal[1, 4] = 4
+
+    def refusal(self, model: Model) -> str:
+        """Unknown tasks; the exporters refuse the rest by themselves."""
+        if model.task not in self.tasks:
+            return f"task {model.task!r} is not one of {', '.join(self.tasks)}"
+        return ""
+
+    def export(self, model: Model, folder: Path, progress: Progress) -> Export:
+        """Write model.onnx and model.onnx.data."""
+        if reason := self.refusal(model):
+            raise UnsupportedError("onnxruntime backend", reason)
+        decoder = model.task == "text-generation"
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".graph-") as scratch:
+            progress("export graph", 0, 3)
+            graph = _float_graph(model, Path(scratch))
+            progress("encode codes", 1, 3)
+            done = rewrite(graph, Path(scratch), model, self.accuracy_level)
+            if decoder:
+                tune.keep_last_logits(done.model)
+            progress("write file", 2, 3)
+            storage.write(done.model, folder)
+        progress("write file", 3, 3)
+        version = metadata.version("onnxruntime")
+        options: dict[str, Any] = {"accuracy_level": self.accuracy_level}
+        if done.shared:
+            options["shared"] = dict(sorted(done.shared.items()))
+        if decoder:
+            options |= decoder_options(done.model.graph)
+        return Export(
+            engine="onnxruntime", requires=f"onnxruntime>={_minor(version)}", tested=version,
+            file=storage.GRAPH, inputs=ports(done.model.graph.input),
+            outputs=ports(done.model.graph.output), options=options, unused=_unused(done),
+        )  # fmt: skip
+
+    def decode(self, folder: Path, manifest: Mapping[str, Any]) -> Decoded:
+        """Codes, floats and facts from the sealed graph."""
+        return decode(folder, manifest)
+
+
+def _float_graph(model: Model, scratch: Path) -> onnx.ModelProto:
+    if model.task == "text-generation":
+        from edgecompile.backends.onnx_graph import float_decoder
+
+        return float_decoder.export(model, scratch)
+    from edgecompile.backends.onnx_graph import float_encoder
+
+    return float_encoder.export(model)
+
+
+def _minor(version: str) -> str:
+    return ".".join(version.split(".")[:2])
+
+
+def _unused(done: Rewritten) -> dict[str, str]:
+    return dict.fromkeys(done.absent, "not part of the exported graph")
+
+
+def ports(values: Iterable[onnx.ValueInfoProto]) -> tuple[Port, ...]:
+    """Inputs or outputs as the manifest lists them."""
+    found = []
+    for value in values:
+        tensor = value.type.tensor_type
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+        shape = tuple(d.dim_param or d.dim_value for d in tensor.shape.dim)
+        found.append(Port(value.name, dtype, shape))
+    return tuple(found)
+
+
+def decoder_options(graph: onnx.GraphProto) -> dict[str, Any]:
+    """What the runtime needs to bind the KV cache: layers, heads and the names of the inputs."""
+    keys = [v for v in graph.input if re.fullmatch(r"past_key_values\.\d+\.key", v.name)]
+    attention = [n for n in graph.node if n.op_type == "GroupQueryAttention"]
+    if not keys or not attention:
+        raise UnsupportedError("onnxruntime backend", "the exported decoder has no KV cache inputs")
+    names = {value.name for value in graph.input}
+    cos = next(t for t in graph.initializer if t.name == "cos_cache")
+    dims = [d.dim_value for d in keys[0].type.tensor_type.shape.dim]
+    options: dict[str, Any] = {
+        "layers": len(keys), "kv_heads": dims[1], "head_size": dims[3] or cos.dims[1] * 2,
+        "kv_dtype": ports(keys[:1])[0].dtype, "past": PAST, "present": PRESENT,
+        "input_ids": "input_ids", "attention_mask": "attention_mask", "last_tokens": tune.LAST_TOKENS,
+    }  # fmt: skip
+    if "position_ids" in names:
+        options["position_ids"] = "position_ids"
+    return options
