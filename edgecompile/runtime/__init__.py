@@ -1,4 +1,4 @@
-"""The part of edgecompile that apps embed: `load` a bundle, then embed, generate, classify or run."""
+"""What apps embed: `load` a bundle, then embed, generate, classify or run."""
 from __future__ import annotations
 
 from .errors import (

@@ -6,6 +6,6 @@ from pathlib import Path
 sys.dont_write_bytecode = True
 sys.pycache_prefix = str(Path(__file__).parent / "no-bytecode")
 
-from edgecompile_runtime._main import main  # noqa: E402
+from edgecompile_runtime._main import main  # type: ignore[import-not-found]  # noqa: E402
 
 raise SystemExit(main(Path(__file__).resolve().parent.parent, sys.argv[1:]))

@@ -50,7 +50,8 @@ def _compile(source: str) -> Template:
         from jinja2.ext import loopcontrols
         from jinja2.sandbox import ImmutableSandboxedEnvironment
     except ImportError as error:
-        raise MissingLibraryError("jinja2", "not installed", way_out="pip install jinja2") from error
+        way_out = "pip install jinja2"
+        raise MissingLibraryError("jinja2", "not installed", way_out=way_out) from error
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _generation_tag()]
     )
@@ -70,7 +71,7 @@ def _generation_tag() -> type[Any]:
     from jinja2.parser import Parser
 
     class Generation(Extension):
-        tags = {"generation"}  # noqa: RUF012: jinja2 declares it so
+        tags = {"generation"}  # noqa: RUF012  (as jinja2 declares it)
 
         def parse(self, parser: Parser) -> Node:
             line = next(parser.stream).lineno

@@ -20,7 +20,7 @@ class Decoder(Protocol):
     """One text being generated: its past is kept by the engine."""
 
     def feed(self, ids: Sequence[int]) -> Float32:
-        """Append at least one token; logits float32 [vocab] after the last, valid until the next."""
+        """Append tokens; logits float32 [vocab] after the last, valid until the next call."""
         ...
 
     def feed_all(self, ids: Sequence[int]) -> Iterator[Float32]:

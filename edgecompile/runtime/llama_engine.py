@@ -46,7 +46,7 @@ class LlamaEngine:
 
     def run(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """llama.cpp has no raw inputs by name."""
-        raise UnsupportedError("run", f"inputs {sorted(arrays)}", "embed or generate with llama.cpp")
+        raise UnsupportedError("run", f"inputs {sorted(arrays)}", "embed or generate")
 
     def encode(self, ids: Sequence[Sequence[int]]) -> Float32:
         """Pooled vectors float32 [n, dim], not normalized."""
@@ -101,7 +101,8 @@ class LlamaContext:
         self.batch_limit = int(parameters.n_batch)
         self._context = library.llama_init_from_model(model, parameters)
         if not self._context:
-            raise ResourceError("llama.cpp", f"no context of {self.capacity} tokens", "memory for it")
+            found = f"no context of {self.capacity} tokens"
+            raise ResourceError("llama.cpp", found, "memory for it")
         vocabulary = library.llama_model_get_vocab(model)
         self._vocabulary = int(library.llama_vocab_n_tokens(vocabulary))
         self._dimension = int(library.llama_model_n_embd(model))
@@ -124,7 +125,8 @@ class LlamaContext:
         for start in range(0, len(ids), self.batch_limit):
             part = ids[start : start + self.batch_limit]
             self._append(part, last_only=True)
-        return self._rows(len(part) - 1, 1)[0]
+        logits: Float32 = self._rows(len(part) - 1, 1)[0]
+        return logits
 
     def feed_all(self, ids: Sequence[int]) -> Iterator[Float32]:
         """Append tokens; logits after each as chunks [<=128, vocab]."""

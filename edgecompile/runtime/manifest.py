@@ -93,10 +93,10 @@ class Manifest:
 
 
 def read_manifest(bundle: Path) -> Manifest:
-    """The manifest of the bundle in that folder; BadInputError (exit 5) says what is wrong with it."""
+    """The manifest of the bundle in that folder, or a BadInputError (exit 5)."""
     path = bundle / NAME
     if path.is_symlink() or not path.is_file():
-        raise BadInputError(str(path), "no such file", "a bundle's manifest", "name a bundle folder")
+        raise BadInputError(str(path), "no such file", "a manifest", "name a bundle folder")
     size = path.stat().st_size
     if size > MANIFEST_LIMIT:
         raise BadInputError(str(path), f"{size} bytes", f"at most {MANIFEST_LIMIT}")

@@ -136,7 +136,8 @@ class OnnxDecoder:
         for start in range(0, len(ids), chunk):
             part = ids[start : start + chunk]
             logits = self._prompt(part, min(rows, len(part)))
-        return logits[-1]
+        last: Float32 = logits[-1]
+        return last
 
     def feed_all(self, ids: Sequence[int]) -> Iterator[Float32]:
         """Append tokens; logits after each as chunks [<=128, vocab]."""

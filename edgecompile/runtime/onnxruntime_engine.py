@@ -74,7 +74,7 @@ class OnnxEngine:
         return self._decoders.lease(length)
 
     def close(self) -> None:
-        """Let go of idle caches; ONNX Runtime's own counting frees the session after the last call."""
+        """Let go of idle caches; the session itself goes with the last call that uses it."""
         if self._decoders is not None:
             self._decoders.close()
 
@@ -95,7 +95,8 @@ def _library(manifest: Manifest) -> ModuleType:
         way_out = f"pip install '{manifest.engine.requires}'"
         raise MissingLibraryError("onnxruntime", "not installed", way_out=way_out) from error
     onnxruntime.disable_telemetry_events()
-    return onnxruntime
+    library: ModuleType = onnxruntime
+    return library
 
 
 def _open(library: ModuleType, file: Path, threads: int) -> InferenceSession:
@@ -104,9 +105,12 @@ def _open(library: ModuleType, file: Path, threads: int) -> InferenceSession:
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # errors are raised as well; nothing goes to stderr
     try:
-        return library.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        session: InferenceSession = library.InferenceSession(
+            str(file), options, providers=["CPUExecutionProvider"]
+        )
     except Exception as error:  # its classes share no base but Exception
         raise BadInputError(str(file), str(error), "a graph ONNX Runtime can open") from error
+    return session
 
 
 def _decoder_pool(session: InferenceSession, manifest: Manifest) -> Pool[OnnxDecoder]:

@@ -74,10 +74,7 @@ def candidates(logits: Float32, options: SamplingOptions) -> tuple[NDArray[np.in
     weights = np.exp(scaled)
     tokens = _most_likely(weights, options)
     kept = weights[tokens]
-    if options.top_k:
-        total = kept.sum(dtype=np.float64)
-    else:
-        total = weights.sum(dtype=np.float64)
+    total = (kept if options.top_k else weights).sum(dtype=np.float64)
     probabilities = (kept / total).astype(np.float32)
     last = len(tokens)
     if options.top_p < 1:
@@ -116,7 +113,7 @@ def _nucleus_bound(weights: Float32, top_p: float) -> int:
 
 
 def _penalize(logits: Float32, seen: set[int], penalty: float) -> Float32:
-    """Keskar et al. 2019 (CTRL), section 4.1: divide a seen token's positive logit, multiply others."""
+    """CTRL (Keskar et al. 2019), section 4.1, with negative logits multiplied instead."""
     ids = np.fromiter(seen, np.int64, len(seen))
     changed = logits.copy()
     values = changed[ids]

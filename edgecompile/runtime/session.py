@@ -21,8 +21,9 @@ from .threads import physical_cores
 from .tokens import Tokens
 from .verify import verify as verify_files
 
+
 def load(path: Path | str, verify: str = "once", threads: int | None = None) -> Session:
-    """Open the bundle folder `path`; `verify` is once, always or never, `threads` None is automatic.
+    """Open the bundle folder; `verify` is once, always or never, `threads` None is automatic.
 
     Nothing is opened by the engine before the manifest and every file's SHA-256 have been checked.
     """
@@ -115,10 +116,10 @@ class Session:
         stop: Sequence[str] = (),
         **sampling: Any,
     ) -> Iterator[str]:
-        """Text in pieces as it is generated; a str prompt is used raw, messages through the template.
+        """Text in pieces as it is generated; a str prompt is used raw, messages are templated.
 
-        `sampling`: temperature (0, greedy), top_k, top_p, min_p, repetition_penalty, seed. It ends at
-        a stop token, before a `stop` string, after `max_new_tokens` or when the context is full.
+        `sampling`: temperature (0 is greedy), top_k, top_p, min_p, repetition_penalty, seed. Ends
+        at a stop token, before a `stop` string, at `max_new_tokens` or when the context is full.
         """
         options = _sampling_options(sampling)
         if isinstance(stop, str) or max_new_tokens < 0:

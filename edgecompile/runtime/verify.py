@@ -30,7 +30,7 @@ def verify(bundle: Path, manifest: Manifest, mode: str, threads: int) -> None:
 
 
 def check_layout(bundle: Path, manifest: Manifest) -> dict[str, os.stat_result]:
-    """Status by path of the files that the manifest lists; links, missing and extra files refused."""
+    """Status by path of the listed files; links, missing and extra files are refused."""
     found = dict(_walk(bundle, ""))
     found.pop(NAME, None)
     listed = {entry.path: entry for entry in manifest.files}
@@ -54,7 +54,8 @@ def _walk(folder: Path, prefix: str) -> Iterable[tuple[str, os.stat_result]]:
             status = entry.stat(follow_symlinks=False)
             path = prefix + entry.name
             if stat.S_ISREG(status.st_mode):
-                yield path, entry.stat() if os.name != "nt" else os.stat(entry.path)
+                # Windows' scandir leaves the inode out.
+                yield path, status if status.st_ino else Path(entry.path).stat()
             elif not stat.S_ISDIR(status.st_mode):
                 raise BadInputError(entry.path, "a link or device", "plain files and folders")
             elif not (entry.name == "__pycache__" and path.startswith("runtime/")):
@@ -63,7 +64,7 @@ def _walk(folder: Path, prefix: str) -> Iterable[tuple[str, os.stat_result]]:
 
 
 def check_digests(bundle: Path, files: Iterable[FileEntry], threads: int) -> None:
-    """Hash all chunks in `threads` threads (hashlib releases the GIL); name the chunk that differs."""
+    """Hash all chunks in threads (hashlib releases the GIL); name the one that differs."""
     from concurrent.futures import ThreadPoolExecutor
 
     chunks = [

@@ -1,4 +1,4 @@
-r"""How `python -I BUNDLE/runtime --worker` talks: framed requests on stdin, framed replies on stdout.
+r"""How `python -I BUNDLE/runtime --worker` talks: framed requests on stdin, replies on stdout.
 
 A message is one line of UTF-8 JSON (the header) ending in `\n`, followed by the bytes of each array
 that the header lists under `arrays`, in that order: little-endian, row-major, no padding.
@@ -12,13 +12,13 @@ the reply to an unasked `hello`, or the error that kept the bundle from opening 
 
 | op | request | reply |
 |---|---|---|
-| `hello` | | `manifest_sha256`, `task`, `engine`, `versions`, `threads`, `load_seconds`, `pid` |
+| `hello` | | `manifest_sha256` `task` `engine` `versions` `threads` `load_seconds` `pid` |
 | `tokenize` | `texts` | `ids`: a list a text |
 | `logits` | array `ids` int64 [tokens] | replies with array `logits` float32 [<=128, vocab] |
-| `embed` | `texts` or `ids` (a list a text), `normalize` (or null) | array `embeddings` float32 [n, dim] |
+| `embed` | `texts` or `ids` (a list a text), `normalize` | array `embeddings` [n, dim] |
 | `classify` | `texts` | `probabilities`: an object a text |
 | `run` | arrays by input name | arrays by output name |
-| `generate` | array `ids` int64 [tokens], `new_tokens` | `tokens`, `first_token_ms`, `tokens_per_second` |
+| `generate` | array `ids`, `new_tokens` | `tokens` `first_token_ms` `tokens_per_second` |
 | `peak_memory` | `reset` (bool) | `mib` (VmHWM, read before the reset) or null off Linux |
 | `close` | | `ok`, then the worker exits with 0 |
 """
@@ -38,7 +38,8 @@ Arrays = Mapping[str, NDArray[Any]]
 HEADER_LIMIT = 64 << 20  # bytes; texts and ids travel in headers
 ARRAY_LIMIT = 8 << 30  # bytes of one array
 DTYPES = frozenset(
-    "bool int8 uint8 int16 uint16 int32 uint32 int64 uint64 float16 float32 float64".split()
+    {"bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"}
+    | {"float16", "float32", "float64"}
 )
 
 
@@ -77,7 +78,7 @@ def receive(stream: IO[bytes]) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]
 def _read_array(stream: IO[bytes], entry: Mapping[str, Any]) -> NDArray[Any]:
     shape = tuple(entry["shape"])
     if entry["dtype"] not in DTYPES or any(type(size) is not int or size < 0 for size in shape):
-        raise BadInputError("wire", f"an array of {entry['dtype']!r} {shape}", "a known dtype, sizes")
+        raise BadInputError("wire", f"an array {entry!r:.100}", "a known dtype, sizes")
     dtype = np.dtype(entry["dtype"]).newbyteorder("<")
     count = 1
     for size in shape:  # not np.prod: it wraps around at 2^63
@@ -85,7 +86,7 @@ def _read_array(stream: IO[bytes], entry: Mapping[str, Any]) -> NDArray[Any]:
     if count * dtype.itemsize > ARRAY_LIMIT:
         raise BadInputError("wire", f"an array {shape} of {dtype}", f"at most {ARRAY_LIMIT} bytes")
     array = np.empty(shape, dtype)
-    view = memoryview(array.reshape(-1).view(np.uint8))
+    view = array.reshape(-1).view(np.uint8).data
     while view:
         read = stream.readinto(view)  # type: ignore[attr-defined]
         if not read:

@@ -1,4 +1,4 @@
-"""A bundle opened in a fresh process through the runtime copied inside it, as an app would see it."""
+"""A bundle opened in a fresh process, through the runtime that was copied into it."""
 from __future__ import annotations
 
 import contextlib
@@ -37,7 +37,7 @@ class Worker:
         command = [python, "-I", str(Path(bundle) / "runtime"), "--worker", "--verify", verify]
         if threads is not None:
             command += ["--threads", str(threads)]
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115: lives as long as the child
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the child)
         self._child = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr
         )
@@ -48,7 +48,7 @@ class Worker:
             raise
 
     def hello(self) -> dict[str, Any]:
-        """What the worker said when it had opened the bundle: versions, threads, load_seconds, ..."""
+        """What the worker said when the bundle was open: versions, threads, load_seconds, ..."""
         return self._hello
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
