@@ -153,10 +153,10 @@ def _version(distribution: str) -> str:
 
 
 def _engine(backend: str) -> str:
-    """The engine a backend writes for: its class says `engine = ...`, else it has the same name."""
+    """The engine a backend writes for, as in its `Export(engine=...)`: the module that runs it."""
     for node in ast.walk(imports.tree(f"edgecompile.backends.{backend}")):
         match node:
-            case ast.AnnAssign(target=ast.Name(id="engine"), value=ast.Constant(value=str(name))):
+            case ast.keyword(arg="engine", value=ast.Constant(value=str(name))):
                 return name
     return backend
 

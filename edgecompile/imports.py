@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+OURS = ("edgecompile", "edgecompile_runtime")  # the second is the runtime's name inside a bundle
 
 
 def outside(module: str) -> set[str]:
@@ -22,7 +23,7 @@ def outside(module: str) -> set[str]:
         name = todo.pop()
         for imported in () if name in seen else _imported(name):
             top = imported.partition(".")[0]
-            if top == "edgecompile":
+            if top in OURS:
                 todo.append(imported)
             elif top not in sys.stdlib_module_names:
                 found.add(top)
@@ -35,9 +36,20 @@ def _imported(module: str) -> Iterator[str]:
         match node:
             case ast.Import(names=names):
                 yield from (alias.name for alias in names)
-            case ast.ImportFrom(module=str(source), names=names, level=0):
+            case ast.ImportFrom(module=source, names=names, level=level):
+                base = _base(module, level)
+                source = ".".join(filter(None, (base, source)))
                 yield source
                 yield from (f"{source}.{alias.name}" for alias in names)
+
+
+def _base(module: str, level: int) -> str:
+    """What the `level` dots of a relative import stand for in that module; empty without dots."""
+    if not level:
+        return ""
+    parts = module.split(".")
+    up = level - 1 if ROOT.joinpath(*parts).is_dir() else level
+    return ".".join(parts[: len(parts) - up])
 
 
 @cache
