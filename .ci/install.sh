@@ -58,7 +58,8 @@ fresh() {
   [[ -e $STAMPS/$1 && ! pyproject.toml -nt $STAMPS/$1 && ! constraints.txt -nt $STAMPS/$1 ]]
 }
 
-pip_install() { "$VENV/bin/python" -m pip install -q -c constraints.txt "$@"; }
+# --no-compile: Python compiles the few modules that are imported, not the thousands installed.
+pip_install() { "$VENV/bin/python" -m pip install -q --no-compile -c constraints.txt "$@"; }
 
 environment() {
   local python=${PYTHON:-python3}
@@ -66,7 +67,9 @@ environment() {
     echo "$python is not Python 3.11 or newer. Name one: make PYTHON=/path/to/python3.11 ..." >&2
     exit 2
   fi
-  [[ -e $STAMPS/python ]] || "$python" -m venv --clear "$VENV"
+  [[ ! -e $STAMPS/python ]] || return 0
+  printf '[%4d s] making %s with %s\n' "$SECONDS" "$VENV" "$("$python" --version)"
+  "$python" -m venv --clear "$VENV"
   mkdir -p "$LOGS" "$STAMPS" "$WHEELS"
   touch "$STAMPS/python"
 }
