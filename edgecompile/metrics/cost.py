@@ -1,0 +1,44 @@
+"""What a bundle costs: size, time to load, latency, speed and memory."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from edgecompile.metrics import Measurement
+
+
+def size(total_bytes: int) -> Measurement:
+    """`size` of all files in MB (10^6 bytes)."""
+    return Measurement("size", total_bytes / 1e6, "MB", "lower", 1)
+
+
+def gain(model_bytes: int, parameters: int) -> Measurement:
+    """`size_vs_float16` = bytes of the model's files / (2 bytes x parameters)."""
+    value = model_bytes / (2 * parameters) if parameters else float("nan")
+    return Measurement("size_vs_float16", value, "", "lower", 1)
+
+
+def load_time(seconds: float) -> Measurement:
+    """`load_time` in s, hashes checked."""
+    return Measurement("load_time", seconds, "s", "lower", 1)
+
+
+def latency(milliseconds: Sequence[float]) -> Measurement:
+    """`latency` in ms: the median of repeated calls with one text."""
+    values = np.asarray(milliseconds, np.float64)
+    return Measurement("latency", float(np.median(values)), "ms", "lower", len(values))
+
+
+def generation(first_token_ms: Sequence[float], speed: Sequence[float]) -> tuple[Measurement, ...]:
+    """`first_token` in ms and `decode_speed` in tokens/s: medians of repeated runs."""
+    first, rate = (float(np.median(np.asarray(v, np.float64))) for v in (first_token_ms, speed))
+    return (
+        Measurement("first_token", first, "ms", "lower", len(first_token_ms)),
+        Measurement("decode_speed", rate, "tokens/s", "higher", len(speed)),
+    )
+
+
+def peak_memory(mib: float) -> Measurement:
+    """`peak_memory` in MiB: the bundle's process at its largest."""
+    return Measurement("peak_memory", mib, "MiB", "lower", 1)

@@ -1,0 +1,20 @@
+"""How often the likeliest next token, or the likeliest class, is the source's."""
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from edgecompile.metrics import Float64, Measurement, mean
+
+
+def agreements(source: ArrayLike, found: ArrayLike) -> Float64:
+    """1.0 where the largest of each row [rows, choices] is the same choice, else 0.0; NaN kept."""
+    a, b = np.asarray(source), np.asarray(found)
+    same: Float64 = (a.argmax(1) == b.argmax(1)).astype(np.float64)
+    same[np.isnan(a).any(1) | np.isnan(b).any(1)] = np.nan
+    return same
+
+
+def measure(values: Float64) -> Measurement:
+    """`top1_agreement`, a rate in [0, 1]."""
+    return Measurement("top1_agreement", mean(values), "", "higher", len(values))
