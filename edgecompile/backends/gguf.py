@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -189,13 +189,12 @@ def _write_metadata(
     writer.add_file_type(int(_FILE_TYPES[most.most_common(1)[0][0]]))
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     rows = _vocabulary_rows(model)
-    values = {**gguf_metadata.hyperparameters(model)}
-    values |= gguf_tokens.tokenizer_metadata(model.folder, rows)
-    for key, value in values.items():
+    tokenizer = gguf_tokens.tokenizer_metadata(model.folder, rows)
+    for key, value in (gguf_metadata.hyperparameters(model) | tokenizer).items():
         _ADD[type(value)](writer, key, value)
 
 
-_ADD = {
+_ADD: Mapping[type, Callable[[gguf.GGUFWriter, str, Any], None]] = {
     bool: gguf.GGUFWriter.add_bool,
     int: gguf.GGUFWriter.add_uint32,
     float: gguf.GGUFWriter.add_float32,
@@ -239,23 +238,26 @@ def _export(model: Model, layout: Layout, places: Mapping[str, str]) -> Export:
 
 def _sources(file: GgufFile, listed: list[str]) -> dict[str, str]:
     """GGUF name -> source name, by the map that `export` writes by."""
+    layout = _layout(file)
+    layers = min(file.need(f"{layout.name}.block_count", int), len(file.tensors))
+    places = stored_names(layout, layers, listed)
+    return {stored: source for source, stored in places.items() if stored}
+
+
+def _layout(file: GgufFile) -> Layout:
     name = file.need("general.architecture", str)
-    layout = next((layout for layout in LAYOUTS.values() if layout.name == name), None)
-    if layout is None:
-        raise UnsupportedError(str(file.path), f"architecture {name!r}", ", ".join(LAYOUTS))
-    layers = min(file.need(f"{name}.block_count", int), len(file.tensors))
-    return {
-        stored: source for source, stored in stored_names(layout, layers, listed).items() if stored
-    }
+    for layout in LAYOUTS.values():
+        if layout.name == name:
+            return layout
+    raise UnsupportedError(str(file.path), f"architecture {name!r}", ", ".join(LAYOUTS))
 
 
 def _source_order(file: GgufFile, tensor: GgufTensor) -> NDArray[np.uint8]:
     """The tensor's bytes with Llama's q and k rows in the source's order."""
-    name = file.need("general.architecture", str)
-    layout = next(layout for layout in LAYOUTS.values() if layout.name == name)
+    layout = _layout(file)
     config = {
-        "num_attention_heads": file.need(f"{name}.attention.head_count", int),
-        "num_key_value_heads": file.get(f"{name}.attention.head_count_kv", int),
+        "num_attention_heads": file.need(f"{layout.name}.attention.head_count", int),
+        "num_key_value_heads": file.get(f"{layout.name}.attention.head_count_kv", int),
     }
     raw = file.raw(tensor)
     heads = rotated_heads(layout, tensor.name, config)

@@ -63,7 +63,7 @@ def decode(raw: NDArray[np.uint8], kind: gguf.GGMLQuantizationType) -> tuple[Int
 
 
 def as_scheme(codes: Int8, scales: Float32, bits: int, per_row: bool) -> QuantizedTensor:
-    """The tensor on its scheme: one scale a row if all blocks of every row agree, else in groups."""
+    """The tensor on its scheme: one scale a row where the blocks of every row agree, else g32."""
     if per_row and (scales == scales[:, :1]).all():
         return QuantizedTensor(Scheme(bits, 0), codes, np.ascontiguousarray(scales[:, :1]))
     return QuantizedTensor(Scheme(bits, BLOCK), codes, scales)

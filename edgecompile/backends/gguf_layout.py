@@ -8,6 +8,8 @@ from typing import Any
 
 import gguf
 
+Value = int | float | bool | str | list[str] | list[int] | list[float]  # of a metadata key
+
 
 @dataclass(frozen=True)
 class Layout:

@@ -7,7 +7,7 @@ from typing import Any
 import gguf
 import numpy as np
 
-from edgecompile.backends.gguf_layout import LAYOUTS, Layout
+from edgecompile.backends.gguf_layout import LAYOUTS, Layout, Value
 from edgecompile.model import Model
 from edgecompile.sources.gguf_config import exact, llama3_factors
 from edgecompile.sources.gguf_file import GgufFile
@@ -34,11 +34,11 @@ _FLOATS = {
 }
 
 
-def hyperparameters(model: Model) -> dict[str, int | float | bool | str]:
+def hyperparameters(model: Model) -> dict[str, Value]:
     """GGUF keys and values of the model's architecture, in the order they are written."""
     config, layout = model.config, LAYOUTS[model.architecture]
     name = layout.name
-    values: dict[str, int | float | bool | str] = {
+    values: dict[str, Value] = {
         f"{name}.{key}": int(config[source])
         for source, key in _INTEGERS.items()
         if config.get(source) is not None
@@ -53,10 +53,10 @@ def hyperparameters(model: Model) -> dict[str, int | float | bool | str]:
     return values
 
 
-def _decoder(config: Mapping[str, Any], name: str) -> dict[str, int | float | bool | str]:
+def _decoder(config: Mapping[str, Any], name: str) -> dict[str, Value]:
     size = head_size(config)
     rope = rope_parameters(config)
-    values: dict[str, int | float | bool | str] = {
+    values: dict[str, Value] = {
         f"{name}.attention.layer_norm_rms_epsilon": float(config["rms_norm_eps"]),
         f"{name}.attention.key_length": size,
         f"{name}.attention.value_length": size,
@@ -115,8 +115,9 @@ def context_length(config: Mapping[str, Any]) -> int:
     """Tokens for which the engine's attention is the source's: a sliding window ends it."""
     longest = int(config["max_position_embeddings"])
     window = config.get("sliding_window")
-    sliding = window and config.get("use_sliding_window", True)
-    return min(longest, int(window)) if sliding else longest
+    if window is None or not config.get("use_sliding_window", True):
+        return longest
+    return min(longest, int(window))
 
 
 def facts(file: GgufFile) -> dict[str, float]:

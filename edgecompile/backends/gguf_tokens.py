@@ -10,6 +10,7 @@ from typing import Any
 import gguf
 from tokenizers import Tokenizer
 
+from edgecompile.backends.gguf_layout import Value
 from edgecompile.errors import BadInputError, UnsupportedError
 from edgecompile.sources.gguf_pre import PRE_TOKENIZERS, normalizers, pre_name
 
@@ -23,7 +24,6 @@ _ROLES = {
     "cls_token": "cls_token_id",
     "mask_token": "mask_token_id",
 }
-Value = int | float | bool | str | list[str] | list[int]
 
 
 @dataclass(frozen=True)
@@ -204,8 +204,8 @@ def _special_ids(files: TokenizerFolder, document: Mapping[str, Any]) -> dict[st
         _KEY + _ROLES[role]: ids[text] for role, text in special.items() if text in ids
     }
     stops = files.json("generation_config.json").get("eos_token_id") or []
-    others = [stop for stop in ([stops] if isinstance(stops, int) else stops)]
-    others = [stop for stop in others if stop != values.get(_KEY + "eos_token_id")]
+    stops = [stops] if isinstance(stops, int) else stops
+    others = [stop for stop in stops if stop != values.get(_KEY + "eos_token_id")]
     for key, stop in zip(("eot_token_id", "eom_token_id"), others, strict=False):
         values[_KEY + key] = int(stop)
     return values

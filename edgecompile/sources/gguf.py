@@ -1,4 +1,4 @@
-"""A GGUF file as a Hugging Face folder: dequantized weights, config and the file's own tokenizer."""
+"""A GGUF file as a Hugging Face folder: dequantized weights, config, the file's own tokenizer."""
 from __future__ import annotations
 
 import json
@@ -106,7 +106,7 @@ def _header(file: GgufFile, names: Mapping[str, str]) -> tuple[bytes, int]:
 
 
 def _dtype(path: Path, tensor: GgufTensor) -> tuple[str, int]:
-    """safetensors dtype and bytes a value: floats keep theirs, quantized types become F32."""
+    """Dtype in safetensors and bytes a value: floats keep theirs, quantized types become F32."""
     kind = tensor.type
     if kind.name in _KEPT:
         return _KEPT[kind.name]
@@ -161,7 +161,7 @@ def _notes(file: GgufFile) -> tuple[str, ...]:
     notes = []
     if quantized:
         counts = ", ".join(f"{n} of type {kind}" for kind, n in quantized.items())
-        notes.append(f"the weights were quantized before ({counts}): their errors are in the source")
+        notes.append(f"the weights were quantized before ({counts}); that error is in the source")
     if file.get("tokenizer.ggml.pre", str, "default") == "default":
         notes.append("the file names no pre-tokenizer: llama.cpp's default rule is used")
     return tuple(notes)

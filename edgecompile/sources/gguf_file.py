@@ -37,7 +37,7 @@ _SCALARS = {
 
 @dataclass(frozen=True)
 class GgufTensor:
-    """One row of the tensor table; `shape` is numpy's order (rows first), `offset` from file start."""
+    """One row of the tensor table; `shape` has rows first, `offset` counts from the start."""
 
     name: str
     type: GGMLQuantizationType

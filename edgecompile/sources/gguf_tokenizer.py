@@ -100,7 +100,7 @@ def vocabulary(file: GgufFile) -> list[str]:
 
 
 def adds(file: GgufFile, which: str) -> bool:
-    """Whether `bos` or `eos` is put around every text, llama.cpp's default where the file is silent."""
+    """Whether `bos` or `eos` is put around a text; where the file is silent, as llama.cpp does."""
     default = pre_tokenizer(file).add_bos if which == "bos" else False
     return bool(file.get(f"{_KEY}add_{which}_token", bool, default))
 

@@ -1,0 +1,189 @@
+"""Small decoders with random weights: torch, llama.cpp on our file, and the file read back."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    MistralConfig,
+    PretrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from edgecompile.backends.gguf import Gguf
+from edgecompile.sources.gguf import convert, describe
+from edgecompile.sources.huggingface import describe as describe_folder
+
+VOCABULARY = 320
+SIZES: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 16384,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 32.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
+CONFIGS: dict[str, PretrainedConfig] = {
+    "llama": LlamaConfig(**SIZES, rms_norm_eps=1e-5),
+    "llama-biases-wide-heads": LlamaConfig(
+        **SIZES, attention_bias=True, mlp_bias=True, head_dim=32, tie_word_embeddings=True
+    ),
+    "llama-3-rope": LlamaConfig(**SIZES, rope_parameters=LLAMA3),
+    "llama-linear-rope": LlamaConfig(**SIZES, rope_parameters=LINEAR),
+    "mistral": MistralConfig(**SIZES, sliding_window=None, head_dim=16),
+    "qwen2": Qwen2Config(**SIZES, tie_word_embeddings=True),
+    "qwen3": Qwen3Config(**SIZES, head_dim=32),
+}
+PROMPT = [0, *range(5, 300, 7)]
+
+
+def quiet(what: str, step: int, steps: int) -> None:
+    pass
+
+
+def make_folder(folder: Path, config: PretrainedConfig) -> torch.Tensor:
+    """A Hugging Face folder of that model; returns its logits on the prompt."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            spread = 0.3 if parameter.dim() > 1 else 0.5
+            parameter.copy_(torch.randn_like(parameter) * spread + (parameter.dim() == 1))
+    model.save_pretrained(folder)
+    save_tokenizer(folder)
+    with torch.no_grad():
+        logits: torch.Tensor = model(torch.tensor([PROMPT])).logits[0]
+    return logits
+
+
+def save_tokenizer(folder: Path) -> None:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(["the quick brown fox jumps over the lazy dog"] * 9, trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    special = {"bos_token": "<s>", "eos_token": "</s>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(special))
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def made(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path, torch.Tensor]:
+    """(source folder, export folder, logits of the source)."""
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("out")
+    logits = make_folder(source, CONFIGS[request.param])
+    Gguf().export(describe_folder(source, request.param), out, quiet)
+    return source, out, logits
+
+
+def test_llama_cpp_computes_what_torch_computes(made: tuple[Path, Path, torch.Tensor]) -> None:
+    _, out, logits = made
+    engine = llama_cpp.Llama(
+        str(out / "model.gguf"), n_ctx=64, logits_all=True, verbose=False, n_threads=2,
+        type_k=llama_cpp.GGML_TYPE_F32, type_v=llama_cpp.GGML_TYPE_F32,
+    )  # fmt: skip
+    engine.eval(PROMPT)
+    found = np.array(engine.scores[: len(PROMPT)])
+    engine.close()
+    assert np.abs(found - logits.numpy()).max() < 0.02 * logits.abs().max().item()
+    assert (found.argmax(1) == logits.numpy().argmax(1)).mean() > 0.95
+
+
+def test_reading_our_file_gives_the_source_back(
+    made: tuple[Path, Path, torch.Tensor], tmp_path: Path
+) -> None:
+    source, out, logits = made
+    convert(out / "model.gguf", tmp_path, quiet)
+    before, after = (load_file(folder / "model.safetensors") for folder in (source, tmp_path))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    model = AutoModelForCausalLM.from_pretrained(
+        tmp_path, dtype=torch.float32, attn_implementation="eager"
+    )
+    with torch.no_grad():
+        assert torch.equal(model(torch.tensor([PROMPT])).logits[0], logits)
+
+
+def test_describing_our_file_agrees_with_converting_it(
+    made: tuple[Path, Path, torch.Tensor], tmp_path: Path
+) -> None:
+    description = describe(made[1] / "model.gguf")
+    convert(made[1] / "model.gguf", tmp_path, quiet)
+    assert description.config == json.loads((tmp_path / "config.json").read_text())
+    infos = describe_folder(tmp_path, "back").weights.infos
+    assert description.tensors == {n: (info.shape, info.dtype) for n, info in infos.items()}
+
+
+def test_decoding_finds_every_float_and_the_hyperparameters(
+    made: tuple[Path, Path, torch.Tensor],
+) -> None:
+    source, out, _ = made
+    model = describe_folder(source, "tiny")
+    decoded = Gguf().decode(out, {"floats": [{"name": name} for name in model.weights]})
+    assert decoded.floats.keys() == set(model.weights)
+    for name, values in decoded.floats.items():
+        assert np.array_equal(values, model.weights.float32(name)), name
+    for name in ("num_hidden_layers", "num_key_value_heads", "rms_norm_eps", "hidden_size"):
+        assert decoded.facts[name] == model.config[name], name
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
+        ({"model_type": "mamba"}, "architecture 'mamba' is not one of llama"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "rope_type is 'yarn'"),
+        ({"partial_rotary_factor": 0.5}, "only 0.5 of each head"),
+    ],
+)
+def test_a_model_that_llama_cpp_computes_otherwise_is_refused(
+    tmp_path: Path, change: dict[str, Any], complaint: str
+) -> None:
+    make_folder(tmp_path, CONFIGS["llama"])
+    config = json.loads((tmp_path / "config.json").read_text()) | change
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert complaint in Gguf().refusal(describe_folder(tmp_path, "odd"))
+
+
+def test_an_unknown_pre_tokenizer_is_refused_with_what_was_found(tmp_path: Path) -> None:
+    make_folder(tmp_path, CONFIGS["llama"])
+    file = tmp_path / "tokenizer.json"
+    document = json.loads(file.read_text()) | {"pre_tokenizer": {"type": "Whitespace"}}
+    file.write_text(json.dumps(document))
+    assert "Whitespace" in Gguf().refusal(describe_folder(tmp_path, "odd"))
+
+
+def test_a_sliding_window_bounds_the_context(tmp_path: Path) -> None:
+    config = MistralConfig(**SIZES, sliding_window=128, head_dim=16)
+    make_folder(tmp_path, config)
+    (tmp_path / "out").mkdir()
+    export = Gguf().export(describe_folder(tmp_path, "window"), tmp_path / "out", quiet)
+    assert export.options["n_ctx"] == 128
