@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from edgecompile.model import Model
-from edgecompile.numerics.schemes import Float32, QuantizedTensor
+from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme
 from edgecompile.passes import Progress
 
 
@@ -32,6 +32,7 @@ class Export:
     outputs: tuple[Port, ...]
     options: Mapping[str, Any] = field(default_factory=dict)  # what the runtime needs to know
     unused: Mapping[str, str] = field(default_factory=dict)  # source tensor -> why it is not written
+    float_dtypes: Mapping[str, str] = field(default_factory=dict)  # source tensor -> not float32
     notes: tuple[str, ...] = ()
 
 
@@ -56,6 +57,10 @@ class Backend(Protocol):
 
     def refusal(self, model: Model) -> str:
         """Why this backend cannot write that model (from config and headers alone); empty if it can."""
+        ...
+
+    def size(self, model: Model, schemes: Mapping[str, Scheme]) -> int:
+        """Bytes that `export` will write, from headers and schemes alone."""
         ...
 
     def export(self, model: Model, folder: Path, progress: Progress) -> Export:

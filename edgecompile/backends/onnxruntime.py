@@ -1,6 +1,7 @@
 """ONNX Runtime: encoders, classifiers and modules by torch.onnx, decoders by genai's builder."""
 from __future__ import annotations
 
+import math
 import re
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -12,12 +13,14 @@ from typing import Any, ClassVar, Literal
 import onnx
 
 from edgecompile.backends import Decoded, Export, Port
-from edgecompile.backends.onnx_graph import storage, tune
+from edgecompile.backends.onnx_graph import encode, storage, tune
 from edgecompile.backends.onnx_graph.decode import decode
 from edgecompile.backends.onnx_graph.rewrite import Rewritten, rewrite
 from edgecompile.errors import UnsupportedError
 from edgecompile.model import Model
+from edgecompile.numerics.schemes import Scheme
 from edgecompile.passes import Progress
+from edgecompile.structure import roles
 
 PAST = "past_key_values.{layer}.{part}"
 PRESENT = "present.{layer}.{part}"
@@ -36,6 +39,10 @@ class Onnxruntime:
         if model.task not in self.tasks:
             return f"task {model.task!r} is not one of {', '.join(self.tasks)}"
         return ""
+
+    def size(self, model: Model, schemes: Mapping[str, Scheme]) -> int:
+        """Codes, float32 scales, floats, the graph, and a decoder's rotary tables."""
+        return file_bytes(model, schemes)
 
     def export(self, model: Model, folder: Path, progress: Progress) -> Export:
         """Write model.onnx and model.onnx.data."""
@@ -67,6 +74,32 @@ class Onnxruntime:
     def decode(self, folder: Path, manifest: Mapping[str, Any]) -> Decoded:
         """Codes, floats and facts from the sealed graph."""
         return decode(folder, manifest)
+
+
+GRAPH_BYTES_PER_TENSOR = 750  # nodes, names and shapes, per tensor of the source
+ROTARY_BYTES = 4  # cos and sin tables float32 [context, head size / 2] each
+
+
+def file_bytes(model: Model, schemes: Mapping[str, Scheme]) -> int:
+    """Bytes of model.onnx and model.onnx.data, from headers and schemes."""
+    total = 0
+    used = roles(model)
+    for name, info in model.weights.infos.items():
+        if used[name] == "unused":
+            continue
+        elements = math.prod(info.shape)
+        if name in schemes:
+            scheme, columns = schemes[name], info.shape[1]
+            block = scheme.group_size or encode.row_block(columns)
+            blocks = -(-columns // block)
+            elements = info.shape[0] * blocks
+            total += elements * block * scheme.bits // 8
+        total += elements * 4 + GRAPH_BYTES_PER_TENSOR
+    if model.task == "text-generation":
+        config = model.config
+        head = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+        total += ROTARY_BYTES * int(config.get("max_position_embeddings", 0)) * int(head)
+    return total
 
 
 def _float_graph(model: Model, scratch: Path) -> onnx.ModelProto:

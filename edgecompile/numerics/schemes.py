@@ -78,6 +78,13 @@ class QuantizedTensor:
         return digest.hexdigest()
 
 
+def float_digest(name: str, values: Float32, dtype: str) -> str:
+    """SHA-256 over (name, shape, dtype in the file, values as float32) of a tensor without codes."""
+    digest = hashlib.sha256(f"{name}|{values.shape}|{dtype}|".encode())
+    digest.update(np.ascontiguousarray(values, "<f4").data)
+    return digest.hexdigest()
+
+
 def weights_digest(tensor_digests: Iterable[tuple[str, str]]) -> str:
     """One SHA-256 over (name, digest) pairs, ordered by name: equal codes, equal digest."""
     digest = hashlib.sha256()

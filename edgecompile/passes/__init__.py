@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from edgecompile.model import Model
+from edgecompile.numerics.schemes import Scheme
 
 Progress = Callable[[str, int, int], None]  # (what is done now, steps done, steps in all)
 
@@ -37,6 +38,10 @@ class Pass(Protocol):
     """A frozen dataclass whose fields are its options; calling it runs it."""
 
     name: ClassVar[str]
+
+    def preview(self, model: Model) -> dict[str, Scheme]:
+        """The scheme that each tensor will get, from headers alone; empty if the pass sets none."""
+        ...
 
     def __call__(self, model: Model, progress: Progress) -> PassResult:
         """Return the changed model; raise UsageError when no tensor matches."""

@@ -49,6 +49,14 @@ class QuantizeRtn:
             )  # fmt: skip
         return result
 
+    def preview(self, model: Model) -> dict[str, Scheme]:
+        """Which tensor gets which scheme, from headers alone."""
+        return {
+            name: self.scheme(name, role)
+            for name, role in roles(model).items()
+            if not self.reason_to_skip(name, role, (model.weights.infos[name].shape or (0,))[-1])
+        }
+
     def scheme(self, name: str, role: str) -> Scheme:
         """The scheme of one tensor, from the options alone."""
         bits = self.embedding_bits or self.bits if role == "embedding" else self.bits

@@ -1,6 +1,7 @@
 """Where models come from: a folder, a GGUF file, a torch function, a recipe, a name on the shelf."""
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
 import math
@@ -136,7 +137,23 @@ def load(ref: SourceRef, progress: Progress) -> Model:
     )  # fmt: skip
     model = with_recipe(dataclasses.replace(model, source=source), ref)
     refuse_not_finite(model, progress)
+    remember(source.digest, ref)
     return model
+
+
+def remember(digest: str, ref: SourceRef) -> None:
+    """Note in the cache where the source of that digest is, for a later `check`."""
+    note = cache.folder() / "sources" / digest
+    with contextlib.suppress(OSError):  # the cache is a help, never a need
+        note.parent.mkdir(parents=True, exist_ok=True)
+        place = ref.place if ref.kind == "torch" else str(Path(ref.place).absolute())
+        note.write_text(place, encoding="utf-8")
+
+
+def remembered(digest: str) -> str:
+    """Where a source of that digest was last read from; empty if it is not known."""
+    note = cache.folder() / "sources" / digest
+    return note.read_text(encoding="utf-8") if note.is_file() else ""
 
 
 def with_recipe(model: Model, ref: SourceRef) -> Model:

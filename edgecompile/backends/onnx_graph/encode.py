@@ -39,6 +39,11 @@ def block_size(tensor: QuantizedTensor, name: str) -> int:
                 name, f"group size {group}", "a power of two from 16 on", "choose group_size=32"
             )
         return group
+    return row_block(columns)
+
+
+def row_block(columns: int) -> int:
+    """The largest power of two from 16 to LARGEST_BLOCK that divides a row, else 16."""
     size = LARGEST_BLOCK
     while size > 16 and columns % size:
         size //= 2

@@ -34,8 +34,8 @@ def export(model: Model) -> onnx.ModelProto:
             return _export(module, given, _batch_axes(given), outputs)
         except UnsupportedError:
             return _export(module, given, None, outputs)
-    ones = torch.ones(EXAMPLE_SHAPE, dtype=torch.int64)
-    given = dict.fromkeys(reference.input_names, ones)
+    # One tensor each: the exporter takes one tensor given twice for one input.
+    given = {n: torch.ones(EXAMPLE_SHAPE, dtype=torch.int64) for n in reference.input_names}
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length")
     axes: dict[str, Any] = {name: {0: batch, 1: length} for name in given}
     output = "sentence_embedding" if model.task == "embedding" else "logits"

@@ -1,0 +1,63 @@
+"""No engine: codes and floats as safetensors, for tests of the pipeline without one."""
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from edgecompile import codes, facts
+from edgecompile.backends import Decoded, Export
+from edgecompile.model import Model
+from edgecompile.numerics.schemes import Scheme
+from edgecompile.passes import Progress
+
+FLOATS = "floats.safetensors"
+FACTS = "facts.txt"
+
+
+@dataclass(frozen=True)
+class Null:
+    """Writes every model; nothing runs it, so its bundles are never proven."""
+
+    name: ClassVar[str] = "null"
+    tasks: ClassVar[tuple[str, ...]] = ("embedding", "classification", "text-generation", "module")
+
+    def refusal(self, model: Model) -> str:
+        """Nothing is refused."""
+        return ""
+
+    def size(self, model: Model, schemes: Mapping[str, Scheme]) -> int:
+        """Bytes: a code a byte, four a scale and a float."""
+        total = 0
+        for name, info in model.weights.infos.items():
+            rows = math.prod(info.shape[:1])
+            elements = math.prod(info.shape)
+            groups = schemes[name].groups(info.shape[1]) if name in schemes else 0
+            total += elements + 4 * rows * groups if name in schemes else 4 * elements
+        return total
+
+    def export(self, model: Model, folder: Path, progress: Progress) -> Export:
+        """codes.safetensors, floats.safetensors and the facts."""
+        from safetensors.numpy import save_file
+
+        progress("write file", 0, 1)
+        codes.save(folder, model.quantized)
+        (folder / codes.SCHEMES).rename(folder / "schemes.txt")
+        floats = {n: model.weights.float32(n) for n in model.weights if n not in model.quantized}
+        save_file(floats, folder / FLOATS)
+        (folder / FACTS).write_text(json.dumps(facts.of_config(model.config)), encoding="utf-8")
+        progress("write file", 1, 1)
+        return Export("null", "edgecompile", "1", codes.CODES, (), ())
+
+    def decode(self, folder: Path, manifest: Mapping[str, Any]) -> Decoded:
+        """What `export` wrote."""
+        from safetensors.numpy import load_file
+
+        floats = {k: np.asarray(v, np.float32) for k, v in load_file(folder / FLOATS).items()}
+        found = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        return Decoded(codes.load(folder, "schemes.txt"), floats, found)

@@ -1,0 +1,205 @@
+"""Run a plan: load, the passes once, then for each target export, seal, check."""
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edgecompile import bundle, cache, codes, sources
+from edgecompile.backends import Export, Port
+from edgecompile.check import check
+from edgecompile.checks import CheckOptions
+from edgecompile.errors import LimitError
+from edgecompile.model import Model
+from edgecompile.passes import LayerReport, PassResult, Progress
+from edgecompile.plan import Plan, TargetPlan, make_pass
+from edgecompile.recipe import PassChoice, Recipe
+from edgecompile.report import CheckReport, files
+from edgecompile.target import Budget
+from edgecompile.text.corpus import Corpus, default_corpus, read
+
+SOURCES = "edgecompile."
+SHARED_MODULES = ("numerics.schemes", "model", "structure", "reference", "codes")
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """One target's bundle (or `<name>.rejected`), its report, and how long each stage took."""
+
+    target: str
+    bundle: Path
+    report: CheckReport
+    seconds: dict[str, float] = field(default_factory=dict)
+    reused: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether the verdict is pass."""
+        return self.report.verdict == "pass"
+
+
+def build(plan: Plan, progress: Progress) -> Iterator[BuildResult]:
+    """Build target after target; a target that fails its check does not stop the others."""
+    clock = _Clock()
+    model = sources.load(plan.source, progress)
+    clock.stop("load")
+    for one in plan.targets:
+        yield _build_target(plan, one, model, progress, clock.copy())
+
+
+def _build_target(
+    plan: Plan, one: TargetPlan, model: Model, progress: Progress, clock: _Clock
+) -> BuildResult:
+    request = plan.request
+    results: list[tuple[PassChoice, PassResult]] = []
+    key = model.source.digest
+    for choice in one.passes:
+        result, key = _run_pass(choice, model, key, progress, clock)
+        model = result.model
+        results.append((choice, result))
+    written, export = _export(one, model, key, progress, clock)
+    contents = bundle.Contents(model, one.target, request.variant, export, tuple(results))
+    one.output.parent.mkdir(parents=True, exist_ok=True)
+    with cache.private_folder(one.output.parent, one.output.name) as staging:
+        bundle.assemble(contents, written, staging)
+        clock.stop("seal")
+        options = check_options(plan.recipe, one.target.budget, request.allow)
+        options = dataclasses.replace(options, expected=model.quantized)
+        report = check(staging, model, corpus_of(plan.recipe, request.data), options, progress)
+        clock.stop("check")
+        final = one.output if report.verdict == "pass" else rejected(one.output)
+        bundle.seal(staging, final, request.overwrite or final != one.output)
+        report = dataclasses.replace(report, bundle=final.name)
+        files.write(report, files.folder_of(final))
+        if final == one.output:
+            discard(rejected(final))
+    return BuildResult(one.target.name, final, report, clock.seconds, tuple(clock.reused))
+
+
+def rejected(output: Path) -> Path:
+    """Where a bundle is kept that did not pass its check."""
+    return output.with_name(f"{output.name}.rejected")
+
+
+def discard(folder: Path) -> None:
+    """Remove an older rejected bundle and its report, now that the build passes."""
+    for path in (folder, files.folder_of(folder)):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def corpus_of(recipe: Recipe, data: Path | None) -> Corpus:
+    """Text by --data, else by the recipe (beside its file), else the default prose."""
+    if data is not None:
+        return read(data, recipe.data.text)
+    if recipe.data.file:
+        return read(recipe.folder / recipe.data.file, recipe.data.text)
+    return default_corpus()
+
+
+def check_options(recipe: Recipe, budget: Budget, allow: tuple[str, ...]) -> CheckOptions:
+    """How much to measure, and the limits of the recipe and the target's budget."""
+    limits = dict(recipe.check.limits)
+    budgets = {
+        "size": budget.size_mb, "peak_memory": budget.memory_mib,
+        "first_token": budget.first_token_ms, "latency": budget.latency_ms,
+    }  # fmt: skip
+    for metric, limit in budgets.items():
+        if limit:
+            limits[metric] = min(limit, limits.get(metric, limit))
+    return CheckOptions(
+        texts=recipe.check.texts, tokens=recipe.check.tokens, limits=limits, allow=allow
+    )
+
+
+def _run_pass(
+    choice: PassChoice, model: Model, key: str, progress: Progress, clock: _Clock
+) -> tuple[PassResult, str]:
+    """A pass from the cache or by running it; returns its result and the next stage's key."""
+    modules = (f"passes.{choice.name}", "numerics.rtn", *SHARED_MODULES)
+    key = cache.key(
+        choice.name, modules=tuple(SOURCES + name for name in modules), model=key,
+        task=model.task, options=dict(choice.options),
+    )  # fmt: skip
+
+    def work(folder: Path) -> None:
+        result = make_pass(choice)(model, progress)
+        codes.save(folder, result.model.quantized)
+        layers = [dataclasses.asdict(layer) for layer in result.layers]
+        (folder / "layers.json").write_text(json.dumps(layers), encoding="utf-8")
+
+    folder, reused = cache.stage(choice.name, key, work)
+    layers = json.loads((folder / "layers.json").read_text(encoding="utf-8"))
+    changed = dataclasses.replace(model, quantized=codes.load(folder))
+    clock.stop(choice.stage, reused)
+    return PassResult(changed, tuple(LayerReport(**layer) for layer in layers)), key
+
+
+def _export(
+    one: TargetPlan, model: Model, key: str, progress: Progress, clock: _Clock
+) -> tuple[Path, Export]:
+    """The engine's files from the cache or by writing them."""
+    backend = type(one.backend)
+    key = cache.key(
+        "export", modules=_backend_modules(backend.__module__), model=key, task=model.task,
+        name=model.name, options=dataclasses.asdict(one.backend),  # type: ignore[call-overload]
+        pooling=model.pooling, licence=model.licence.id,
+    )  # fmt: skip
+
+    def work(folder: Path) -> None:
+        written = folder / "files"
+        written.mkdir()
+        export = one.backend.export(model, written, progress)
+        text = json.dumps(dataclasses.asdict(export))
+        (folder / "export.json").write_text(text, encoding="utf-8")
+
+    folder, reused = cache.stage("export", key, work)
+    table = json.loads((folder / "export.json").read_text(encoding="utf-8"))
+    for side in ("inputs", "outputs"):
+        table[side] = tuple(Port(p["name"], p["dtype"], tuple(p["shape"])) for p in table[side])
+    clock.stop("export", reused)
+    return folder / "files", Export(**table | {"notes": tuple(table["notes"])})
+
+
+def _backend_modules(name: str) -> tuple[str, ...]:
+    """The modules of a backend: its own, those that share its prefix, and its graph code."""
+    folder = Path(__file__).parent / "backends"
+    stem = name.rpartition(".")[2]
+    files = [*folder.glob(f"{stem}*.py"), *(folder / "onnx_graph").glob("*.py")]
+    found = (f.relative_to(folder.parent).with_suffix("").parts for f in sorted(files))
+    shared = tuple(SOURCES + module for module in SHARED_MODULES)
+    return (*(SOURCES + ".".join(p) for p in found if p[-1] != "__init__"), *shared)
+
+
+def exit_with(results: list[BuildResult]) -> None:
+    """Raise LimitError (6) that names the bundles that did not pass."""
+    bad = [result for result in results if not result.passed]
+    if bad:
+        names = ", ".join(f"{result.bundle.name} ({result.report.verdict})" for result in bad)
+        raise LimitError(
+            "check", names, "verdict pass", f"see {bad[0].bundle}.report/summary.md"
+        )
+
+
+class _Clock:
+    """Seconds by stage, and which stages came from the cache."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.reused: list[str] = []
+        self._last = time.perf_counter()
+
+    def stop(self, stage: str, reused: bool = False) -> None:
+        now = time.perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
+        self._last = now
+        if reused:
+            self.reused.append(stage)
+
+    def copy(self) -> _Clock:
+        other = _Clock()
+        other.seconds = dict(self.seconds)
+        return other

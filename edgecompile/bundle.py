@@ -1,0 +1,246 @@
+"""Bundles: put together in a staging folder, hashed, then given their name in one step."""
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from edgecompile import __version__, cache, facts, host, tokenizer
+from edgecompile.backends import Export
+from edgecompile.errors import UsageError
+from edgecompile.model import Licence, Model
+from edgecompile.numerics.schemes import float_digest, weights_digest
+from edgecompile.passes import PassResult
+from edgecompile.recipe import PassChoice
+from edgecompile.runtime.manifest import CHUNK, FORMAT, NAME
+from edgecompile.target import Target
+
+RUNTIME = Path(__file__).parent / "runtime"
+RENAME_EXCHANGE = 2  # linux/fs.h
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What goes into one bundle."""
+
+    model: Model
+    target: Target
+    variant: str
+    export: Export
+    passes: tuple[tuple[PassChoice, PassResult], ...]
+    data: Mapping[str, Any] | None = None
+
+
+def assemble(contents: Contents, engine_files: Path, staging: Path) -> None:
+    """Fill `staging` with a whole bundle; the manifest is written last."""
+    shutil.copytree(engine_files, staging / "model", ignore=shutil.ignore_patterns("*.json"))
+    section = tokenizer.ship(contents.model, staging)
+    if section is not None:
+        section["stock"] = contents.export.options.get("stock_tokenizer")
+    _copy_licence(contents.model.licence, staging)
+    _copy_runtime(staging)
+    manifest = describe(contents, section)
+    (staging / "README.md").write_text(readme(manifest), encoding="utf-8", newline="\n")
+    write_manifest(staging, manifest)
+
+
+def write_manifest(bundle: Path, manifest: dict[str, Any]) -> None:
+    """Hash every file of the bundle into the manifest and write it."""
+    paths = sorted(p for p in bundle.rglob("*") if p.is_file() and p != bundle / NAME)
+    manifest["files"] = [file_entry(path, bundle) for path in paths]
+    (bundle / NAME).write_text(tokenizer.dumps(manifest), encoding="utf-8", newline="\n")
+
+
+def file_entry(path: Path, bundle: Path) -> dict[str, Any]:
+    """`{path, bytes, sha256, chunks}` of one file."""
+    whole, chunks = hashlib.sha256(), []
+    with path.open("rb") as stream:
+        while part := stream.read(CHUNK):
+            whole.update(part)
+            chunks.append(hashlib.sha256(part).hexdigest())
+    return {
+        "path": path.relative_to(bundle).as_posix(), "bytes": path.stat().st_size,
+        "sha256": whole.hexdigest(), "chunks": chunks,
+    }  # fmt: skip
+
+
+def describe(contents: Contents, tokenizer_section: dict[str, Any] | None) -> dict[str, Any]:
+    """The manifest but for its `files` (docs/bundle-format.md)."""
+    model, export = contents.model, contents.export
+    tensors = tensor_entries(model, export)
+    floats = float_entries(model, export)
+    return {
+        "format": FORMAT,
+        "edgecompile": __version__,
+        "model": {
+            "name": model.name, "task": model.task, "architecture": model.architecture,
+            "parameters": model.parameters,
+            "labels": tokenizer.labels(model.config) if model.task == "classification" else [],
+        },
+        "source": {
+            "kind": model.source.kind, "digest": model.source.digest,
+            "notes": [*model.source.notes, *export.notes],
+        },
+        "licence": _licence_section(model.licence),
+        "target": contents.target.name,
+        "variant": contents.variant or None,
+        "target_options": {
+            "backend": contents.target.backend, "options": dict(contents.target.options),
+            "budget": asdict(contents.target.budget),
+        },
+        "engine": {
+            "name": export.engine, "requires": export.requires, "tested": export.tested,
+            "file": f"model/{export.file}", "options": dict(export.options),
+        },
+        "inputs": [asdict(port) for port in export.inputs],
+        "outputs": [asdict(port) for port in export.outputs],
+        "tokenizer": tokenizer_section,
+        "pooling": _pooling_section(model),
+        "generation": tokenizer.generation(model),
+        "passes": [_pass_section(choice, result) for choice, result in contents.passes],
+        "tensors": tensors,
+        "weights_digest": weights_digest((t["name"], t["sha256"]) for t in tensors),
+        "floats": floats,
+        "floats_digest": weights_digest((t["name"], t["sha256"]) for t in floats),
+        "unused": dict(export.unused),
+        "facts": facts.of_config(model.config),
+        "data": contents.data,
+        "libraries": cache.library_versions(),
+        "cpu_level": host.cpu_level(),
+    }  # fmt: skip
+
+
+def tensor_entries(model: Model, export: Export) -> list[dict[str, Any]]:
+    """`tensors` of the manifest, from the codes that the quantize stage chose."""
+    return [
+        {
+            "name": name, "shape": list(tensor.codes.shape), "scheme": tensor.scheme.name,
+            "sha256": tensor.digest(name),
+        }
+        for name, tensor in sorted(model.quantized.items()) if name not in export.unused
+    ]  # fmt: skip
+
+
+def float_entries(model: Model, export: Export) -> list[dict[str, Any]]:
+    """`floats` of the manifest: tensors without codes, as the engine's file should hold them."""
+    entries = []
+    for name in sorted(model.weights):
+        if name in model.quantized or name in export.unused:
+            continue
+        dtype = export.float_dtypes.get(name, "float32")
+        values = model.weights.float32(name).astype(dtype).astype("float32")
+        entry = {"name": name, "shape": list(values.shape), "dtype": dtype}
+        entries.append(entry | {"sha256": float_digest(name, values, dtype)})
+    return entries
+
+
+def _pass_section(choice: PassChoice, result: PassResult) -> dict[str, Any]:
+    return {
+        "name": choice.name, "options": dict(choice.options), "changed": result.changed,
+        "skipped": len(result.layers) - result.changed,
+        "layers": [asdict(layer) for layer in result.layers],
+    }  # fmt: skip
+
+
+def _pooling_section(model: Model) -> dict[str, Any] | None:
+    if model.pooling is None:
+        return None
+    dimension = int(model.config.get("hidden_size") or model.config.get("dim") or 0)
+    return {
+        "mode": model.pooling.mode, "normalize": model.pooling.normalize, "dimension": dimension
+    }
+
+
+def _licence_section(licence: Licence) -> dict[str, Any]:
+    files = sorted(f"licence/{file.name}" for file in licence.files)
+    return {"id": licence.id, "use_policy": licence.use_policy, "files": files}
+
+
+def _copy_licence(licence: Licence, staging: Path) -> None:
+    for file in licence.files:
+        (staging / "licence").mkdir(exist_ok=True)
+        shutil.copyfile(file, staging / "licence" / file.name)
+
+
+def _copy_runtime(staging: Path) -> None:
+    package = staging / "runtime" / "edgecompile_runtime"
+    package.mkdir(parents=True)
+    for file in runtime_files():
+        shutil.copyfile(file, package / file.name)
+    shutil.copyfile(RUNTIME / "bundle_main.py", staging / "runtime" / "__main__.py")
+
+
+def runtime_files() -> Iterable[Path]:
+    """The modules that travel in every bundle."""
+    return (f for f in sorted(RUNTIME.glob("*.py")) if f.name != "bundle_main.py")
+
+
+READMES = {
+    "embedding": 'vectors = session.embed(["first text", "second text"])  # float32 [2, dim]',
+    "classification": 'answers = session.classify(["a text"])  # label -> probability',
+    "text-generation": 'print(*session.generate([{"role": "user", "content": "Hello"}]), sep="")',
+    "module": "outputs = session.run(**arrays)  # names and shapes: manifest.json",
+}
+
+
+def readme(manifest: Mapping[str, Any]) -> str:
+    """The bundle's README: what it is and the three lines that run it."""
+    model, engine = manifest["model"], manifest["engine"]
+    needs = "numpy" if model["task"] == "module" else "numpy tokenizers jinja2"
+    return f"""# {model["name"]} for {manifest["target"]}
+
+{model["task"]}, {model["parameters"]:,} parameters ({model["architecture"]}), licence: \
+{manifest["licence"]["id"]}. Engine: {engine["requires"]} (tested with {engine["tested"]}).
+
+    pip install {needs} '{engine["requires"]}'
+
+```python
+import sys; sys.path.insert(0, "runtime")  # this folder's runtime/
+from edgecompile_runtime import load
+with load(".") as session: {READMES[model["task"]]}
+```
+
+Or from a shell: `python -I runtime "some text"`. With edgecompile installed the second line is
+`from edgecompile.runtime import load`. Every file's SHA-256 is in manifest.json and is checked
+before the engine opens it.
+"""
+
+
+def seal(staging: Path, final: Path, overwrite: bool) -> None:
+    """Flush the whole bundle and give it its name; an old one is swapped out in the same step."""
+    cache.sync(staging)
+    if not final.exists():
+        try:
+            staging.rename(final)
+            return
+        except OSError:
+            if not final.exists():
+                raise
+    if (final / NAME).is_file() and (final / NAME).read_bytes() == (staging / NAME).read_bytes():
+        return  # another build of the same inputs was first: the same bytes
+    if not overwrite:
+        raise existing(final)
+    _exchange(staging, final)
+
+
+def existing(final: Path) -> UsageError:
+    """The refusal to replace an output folder."""
+    return UsageError(str(final), "exists already", way_out="add --overwrite, or another -o folder")
+
+
+def _exchange(new: Path, old: Path) -> None:
+    """Swap two folders atomically where the system can (Linux), else by two renames."""
+    libc = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None
+    if libc is not None and hasattr(libc, "renameat2"):
+        here = -100  # AT_FDCWD
+        names = os.fsencode(new), os.fsencode(old)
+        if libc.renameat2(here, names[0], here, names[1], RENAME_EXCHANGE) == 0:
+            return
+    aside = new.with_name(f"{new.name}.old")
+    old.rename(aside)
+    new.rename(old)

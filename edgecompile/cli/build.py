@@ -1,0 +1,178 @@
+"""edgecompile build, plan, check, summary."""
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgecompile.cli import cli, output
+
+PATH = click.Path(path_type=Path)
+
+
+def build_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """MODEL and the options that `build` and `plan` share."""
+    options = [
+        click.argument("model"),
+        click.option("--target", "targets", multiple=True, help="Device; may be given again."),
+        click.option("-o", "--out", type=PATH, default=Path("dist"), show_default=True),
+        click.option("--variant", default="", help="A named change of the recipe."),
+        click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
+                     help="Change one option, for example quantize.bits=4."),
+        click.option("--data", type=PATH, help="JSONL, CSV or text for calibration and checks."),
+        click.option("--task", default="",
+                     type=click.Choice(["", "embedding", "classification", "text-generation"]),
+                     help="Where the model does not say it."),
+        click.option("--recipe", type=PATH, help="A recipe for a MODEL that is a path."),
+        click.option("--overwrite", is_flag=True, help="Replace an existing bundle."),
+        click.option("--allow", multiple=True, metavar="NAME",
+                     help="Let a named fault pass: no-gain."),
+        output.FORMAT,
+    ]  # fmt: skip
+
+    @functools.wraps(command)
+    def wrapped(**values: Any) -> Any:
+        from edgecompile.plan import Request, plan
+
+        fields = ("model", "targets", "out", "variant", "settings", "data", "task", "recipe",
+                  "overwrite", "allow")  # fmt: skip
+        request = Request(**{name: values.pop(name) for name in fields})
+        return command(plan=plan(request), **values)
+
+    for option in reversed(options):
+        wrapped = option(wrapped)
+    return wrapped
+
+
+@cli.command("plan")
+@build_options
+def plan_command(plan: Any, form: str) -> None:
+    """Show what a build would do and take; reads no weights."""
+    show_plan(plan, form)
+
+
+@cli.command("build")
+@click.option("--dry-run", is_flag=True, help="Stop after the plan.")
+@build_options
+@click.pass_context
+def build_command(context: click.Context, plan: Any, dry_run: bool, form: str) -> None:
+    """Build MODEL for one or more targets, and prove each bundle against the source."""
+    if dry_run:
+        show_plan(plan, form)
+        return
+    from edgecompile import build
+    from edgecompile.progress import Bars
+
+    errors = output.errors()
+    results = []
+    with Bars(errors, context.obj["quiet"]) as bars:
+        for result in build.build(plan, bars):
+            results.append(result)
+            if form == "text" and not context.obj["quiet"]:
+                _tell(result)
+    if form == "json":
+        output.dump([_result_json(result) for result in results])
+    build.exit_with(results)
+
+
+def _tell(result: Any) -> None:
+    from edgecompile.report.table import show
+
+    stages = ", ".join(
+        f"{name} {'reused' if name in result.reused else f'{seconds:.1f} s'}"
+        for name, seconds in result.seconds.items()
+    )
+    output.console().print(f"[bold]{result.bundle}[/bold]  ({stages})")
+    show(result.report, output.console())
+
+
+def _result_json(result: Any) -> dict[str, Any]:
+    return {
+        "bundle": str(result.bundle), "target": result.target, "seconds": result.seconds,
+        "reused": list(result.reused), "report": result.report.to_json(),
+    }  # fmt: skip
+
+
+def show_plan(plan: Any, form: str) -> None:
+    """The plan's stages and estimates, one table a target."""
+    rows = [_plan_json(plan, one) for one in plan.targets]
+    if form == "json":
+        output.dump({"model": plan.source.name, "task": plan.model.task, "targets": rows})
+        return
+    source = plan.source
+    output.console().print(
+        f"[bold]{source.name}[/bold]: {plan.model.architecture}, {plan.model.task}, "
+        f"{plan.model.parameters:,} parameters, from {source.kind} {source.place}"
+    )
+    for note in plan.model.source.notes:
+        output.console().print(f"  note: {note}")
+    for row in rows:
+        stages = [("load", source.kind)]
+        stages += [(p["name"], f"{p['options']} -> {p['matched']} tensors") for p in row["passes"]]
+        stages += [("export", row["backend"]), ("seal", row["output"]), ("check", row["data"])]
+        output.console().print()
+        output.table(f"target {row['target']}", ("stage", "what"), stages)
+        output.console().print(
+            f"bundle about {output.megabytes(row['size_bytes'])}, build memory about "
+            f"{row['build_mib']:.0f} MiB, time about {row['seconds']:.0f} s, "
+            f"memory in use about {row['run_mib']:.0f} MiB"
+        )
+
+
+def _plan_json(plan: Any, one: Any) -> dict[str, Any]:
+    data = plan.request.data or plan.recipe.data.file or "default English prose"
+    return {
+        "target": one.target.name, "backend": one.target.backend, "output": str(one.output),
+        "passes": [
+            {"name": c.name, "options": dict(c.options), "matched": len(one.schemes)}
+            for c in one.passes
+        ],
+        "data": str(data), "size_bytes": one.estimate.size_bytes,
+        "build_mib": one.estimate.build_mib, "run_mib": one.estimate.run_mib,
+        "seconds": one.estimate.seconds, "cache_bytes": one.estimate.cache_bytes,
+    }  # fmt: skip
+
+
+@cli.command("check")
+@click.argument("bundle", type=PATH)
+@click.option("--source", help="The model it was built from; default: the shelf, then the cache.")
+@click.option("--data", type=PATH, help="Held-out text: JSONL, CSV or text.")
+@click.option("--allow", multiple=True, metavar="NAME", help="Let a named fault pass: no-gain.")
+@click.option("--require-device", is_flag=True, help="Only a run on the real device counts.")
+@output.FORMAT
+@click.pass_context
+def check_command(
+    context: click.Context, bundle: Path, source: str | None, data: Path | None,
+    allow: tuple[str, ...], require_device: bool, form: str,
+) -> None:  # fmt: skip
+    """Prove a sealed bundle again against its source; writes BUNDLE.report/."""
+    from edgecompile.errors import LimitError
+    from edgecompile.progress import Bars
+    from edgecompile.recheck import Recheck, recheck
+    from edgecompile.report.table import show
+
+    with Bars(output.errors(), context.obj["quiet"]) as bars:
+        report = recheck(Recheck(bundle, source, data, allow, require_device), bars)
+    if form == "json":
+        output.dump(report.to_json())
+    else:
+        show(report, output.console())
+    if report.verdict != "pass":
+        failed = [row.metric for row in report.rows if row.verdict in ("fail", "unproven")]
+        raise LimitError(str(bundle), f"verdict {report.verdict} ({', '.join(failed)})", "pass")
+
+
+@cli.command("summary")
+@click.argument("folder", type=PATH, default=Path("dist"))
+@output.FORMAT
+def summary_command(folder: Path, form: str) -> None:
+    """One table of all bundles in FOLDER: size, speed, quality, verdict."""
+    from edgecompile.report.table import summary, summary_rows
+
+    if form == "json":
+        output.dump(summary_rows(folder))
+    else:
+        summary(folder, output.console())

@@ -1,0 +1,66 @@
+"""`edgecompile check`: prove a sealed bundle again, later or elsewhere."""
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgecompile import build, recipe, sources
+from edgecompile.check import check
+from edgecompile.checks.sealed import refuse_another_source
+from edgecompile.errors import UsageError
+from edgecompile.model import Model
+from edgecompile.passes import Progress
+from edgecompile.report import CheckReport, files, unproven
+from edgecompile.runtime.manifest import Manifest, read_manifest
+from edgecompile.target import Budget
+
+
+@dataclass(frozen=True)
+class Recheck:
+    """What the user asked for, as on the command line."""
+
+    bundle: Path
+    source: str | None = None
+    data: Path | None = None
+    allow: tuple[str, ...] = ()
+    require_device: bool = False
+
+
+def recheck(request: Recheck, progress: Progress) -> CheckReport:
+    """Find the source, check the bundle, write its report."""
+    manifest = read_manifest(request.bundle)
+    ref = _source(request, manifest)
+    model = _loaded(ref, manifest, progress)
+    budget = Budget(**manifest.data["target_options"]["budget"])
+    options = build.check_options(ref.recipe, budget, request.allow)
+    corpus = build.corpus_of(ref.recipe, request.data)
+    report = check(request.bundle, model, corpus, options, progress)
+    if request.require_device and report.proven_on.get("device") != "real":
+        row = unproven("device", "proven_on", f"only on {report.proven_on.get('device')}")
+        report = dataclasses.replace(report, rows=(*report.rows, row))
+    files.write(report, files.folder_of(request.bundle))
+    return report
+
+
+def _source(request: Recheck, manifest: Manifest) -> sources.SourceRef:
+    """By --source, else the shelf's model of that name."""
+    task = "" if manifest.task == "module" else manifest.task
+    if request.source:
+        return sources.resolve(request.source, task=task)
+    if manifest.name in recipe.names():
+        return sources.resolve(manifest.name, task=task)
+    remembered = sources.remembered(manifest.data["source"]["digest"])
+    if remembered:
+        return sources.resolve(remembered, task=task)
+    raise UsageError(
+        str(request.bundle), f"the source model of {manifest.name!r} is not known here",
+        way_out="add --source MODEL (a folder, a GGUF file or package.module:function)",
+    )  # fmt: skip
+
+
+def _loaded(ref: sources.SourceRef, manifest: Manifest, progress: Progress) -> Model:
+    model = sources.load(ref, progress)
+    model = dataclasses.replace(model, name=manifest.name)
+    refuse_another_source(manifest.data, model)
+    return model
