@@ -57,12 +57,12 @@ def chosen_paragraphs() -> list[tuple[str, str]]:
     return sorted(kept, key=lambda pair: hashlib.sha256(f"{SEED}|{pair[1]}".encode()).digest())
 
 
-def read(path: Path, column: str = "text") -> Corpus:
-    """A corpus from the user's JSONL (`text`, optional `label`), CSV with a header, or text file.
+def read(path: Path, column: str = "text", label: str = "label") -> Corpus:
+    """A corpus from the user's JSONL, CSV with a header, or text file; labels are optional.
 
     Documents are split by a hash of their text, so equal texts never stand in two parts.
     """
-    documents = files.read_documents(path, column)
+    documents = files.read_documents(path, column, label)
     corpus = split(path.name, ((" ".join(d.text.split()).casefold(), d) for d in documents))
     if empty := [part for part, found in corpus.parts.items() if not found]:
         raise BadInputError(

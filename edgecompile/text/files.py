@@ -15,9 +15,9 @@ MAX_LINE_BYTES = 4 << 20
 MAX_FILE_BYTES = 2 << 30
 
 
-def read_documents(path: Path, column: str = "text") -> list[Document]:
+def read_documents(path: Path, column: str = "text", label: str = "label") -> list[Document]:
     """Every document of the file, in its order; the ending says the format."""
-    readers: dict[str, Callable[[Path, str], Iterator[Document]]] = {
+    readers: dict[str, Callable[[Path, str, str], Iterator[Document]]] = {
         ".jsonl": _json_lines, ".ndjson": _json_lines, ".csv": _csv,
         ".txt": _paragraphs, ".text": _paragraphs, ".md": _paragraphs,
     }  # fmt: skip
@@ -27,7 +27,7 @@ def read_documents(path: Path, column: str = "text") -> list[Document]:
         raise UsageError(str(path), "no such file", "a JSONL, CSV or text file")
     if (size := path.stat().st_size) > MAX_FILE_BYTES:
         raise BadInputError(str(path), f"{size} bytes", f"at most {MAX_FILE_BYTES}")
-    documents = list(readers[path.suffix.lower()](path, column))
+    documents = list(readers[path.suffix.lower()](path, column, label))
     if not documents:
         raise BadInputError(str(path), "no text in it", "at least one document")
     return documents
@@ -58,8 +58,8 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
-def _document(where: str, column: str, record: dict[Any, Any]) -> Document:
-    text, label = record.get(column), record.get("label")
+def _document(where: str, column: str, label_column: str, record: dict[Any, Any]) -> Document:
+    text, label = record.get(column), record.get(label_column)
     if not isinstance(text, str) or not text.strip():
         shown = "nothing" if text is None else type(text).__name__ if text else "an empty text"
         raise BadInputError(where, f"{shown} under {column!r}", "a text")
@@ -68,7 +68,7 @@ def _document(where: str, column: str, record: dict[Any, Any]) -> Document:
     return Document(text, None if label is None or label == "" else str(label))
 
 
-def _json_lines(path: Path, column: str) -> Iterator[Document]:
+def _json_lines(path: Path, column: str, label: str) -> Iterator[Document]:
     for number, line in _lines(path):
         if not line.strip():
             continue
@@ -82,10 +82,10 @@ def _json_lines(path: Path, column: str) -> Iterator[Document]:
         if column not in record:
             found = ", ".join(map(repr, list(record)[:8])) or "none"
             raise BadInputError(where, f"no key {column!r} among {found}", "the text's key")
-        yield _document(where, column, record)
+        yield _document(where, column, label, record)
 
 
-def _csv(path: Path, column: str) -> Iterator[Document]:
+def _csv(path: Path, column: str, label: str) -> Iterator[Document]:
     csv.field_size_limit(MAX_LINE_BYTES)
     rows = csv.reader((line for _, line in _lines(path)), strict=True)
     try:
@@ -99,12 +99,12 @@ def _csv(path: Path, column: str) -> Iterator[Document]:
             if row and len(row) != len(header):
                 raise BadInputError(where, f"{len(row)} fields", f"{len(header)} as in the header")
             if row:
-                yield _document(where, column, dict(zip(header, row, strict=True)))
+                yield _document(where, column, label, dict(zip(header, row, strict=True)))
     except csv.Error as error:
         raise BadInputError(f"{path}:{rows.line_num}", f"not CSV: {error}") from error
 
 
-def _paragraphs(path: Path, _column: str) -> Iterator[Document]:
+def _paragraphs(path: Path, _column: str, _label: str) -> Iterator[Document]:
     block: list[str] = []
     for _, line in _lines(path):
         if line.strip():

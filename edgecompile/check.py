@@ -1,0 +1,198 @@
+"""Check a sealed bundle: its bytes, its tokenizer, its answers in its engine, its costs."""
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edgecompile import host
+from edgecompile.backends import Decoded
+from edgecompile.checks import Limits, costs, quality, sealed, tokens
+from edgecompile.checks.limits import REQUIRED, int8_activations, limits_for, width_of
+from edgecompile.errors import (
+    BadInputError,
+    EdgecompileError,
+    MissingLibraryError,
+    UnsupportedError,
+)
+from edgecompile.model import Model
+from edgecompile.passes import Progress
+from edgecompile.reference import Reference
+from edgecompile.report import CheckReport, Row, exact, unproven
+from edgecompile.report.files import write_reports
+from edgecompile.runtime.manifest import Manifest, read_manifest
+from edgecompile.runtime.verify import verify
+from edgecompile.runtime.worker_client import Worker
+from edgecompile.text.parts import Corpus
+
+__all__ = ["CheckReport", "Limits", "check_bundle", "write_reports"]
+
+THREADS_TO_HASH = 4
+
+
+@dataclass
+class _Found:
+    """Rows as the steps give them, and the seconds of each step."""
+
+    rows: list[Row] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def step(self, name: str, rows: Iterable[Row]) -> None:
+        """Run one step; what an engine cannot do, or dies of, is a row and not an exception."""
+        start = time.perf_counter()
+        try:
+            self.rows.extend(rows)
+        except (BadInputError, MissingLibraryError):
+            raise
+        except UnsupportedError as error:
+            self.rows.append(unproven(name, f"{name}_step", str(error)))
+        except EdgecompileError as error:
+            self.rows.append(exact(name, f"{name}_step", [str(error)], 1))
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """The bundle under check and what it is compared with."""
+
+    bundle: Path
+    info: Manifest
+    model: Model | None
+    corpus: Corpus
+    options: Limits
+    limits: Mapping[str, float]
+    progress: Progress
+
+
+def check_bundle(
+    bundle: Path, model: Model | None, corpus: Corpus, options: Limits, progress: Progress
+) -> CheckReport:
+    """Compare a sealed bundle with its source; without one (None) it stays unproven.
+
+    `model.quantized`, where there is any, are the quantize stage's codes. Raises BadInputError for
+    a damaged bundle or another model than it was built from; a failing check raises nothing.
+    """
+    info = read_manifest(bundle)
+    progress("check files", 0, 1)
+    verify(bundle, info, "always", THREADS_TO_HASH)
+    progress("check files", 1, 1)
+    width = width_of(entry["scheme"] for entry in info.data["tensors"])
+    limits = limits_for(width, int8_activations(info.data), options.stricter)
+    subject = _Subject(bundle, info, model, corpus, options, limits, progress)
+    if model is not None:
+        sealed.refuse_another_source(info.data, model)
+    found = _Found()
+    _run(subject, found)
+    found.rows.extend(_never_measured(subject, found.rows))
+    return _report(subject, found, width)
+
+
+def _run(subject: _Subject, found: _Found) -> None:
+    data = subject.info.data
+    subject.progress("check codes", 0, 1)
+    decoded = sealed.decode(subject.bundle, data)
+    expected = subject.model.quantized if subject.model else {}
+    found.step("sealed", sealed.rows(decoded, data, subject.model, expected))
+    subject.progress("check codes", 1, 1)
+    found.step("cost", costs.size_rows(subject.info, subject.limits, subject.options.allow))
+    found.step("cost", _cost_rows(subject))
+    if subject.model is None:
+        return
+    source = None
+    if subject.info.tokenizer is not None:
+        source = tokens.FolderTokens(subject.model, subject.info.tokenizer.max_length)
+        found.step("tokenizer", _tokenizer_rows(subject, subject.model, source))
+    found.step("quality", _quality_rows(subject, subject.model, decoded, source))
+
+
+def _tokenizer_rows(
+    subject: _Subject, model: Model, source: tokens.SourceTokens
+) -> Iterator[Row]:
+    texts = [document.text for document in subject.corpus.held_out]
+    with _worker(subject) as worker:
+        yield from tokens.rows(worker, source, texts)
+    if subject.info.task == "text-generation":
+        yield tokens.template_row(model, subject.info, subject.bundle)
+
+
+def _quality_rows(
+    subject: _Subject, model: Model, decoded: Decoded, source: tokens.SourceTokens | None
+) -> Iterator[Row]:
+    with _worker(subject) as worker:
+        comparison = quality.Comparison(
+            worker, Reference(model), decoded, source, subject.options, subject.limits,
+            subject.progress,
+        )  # fmt: skip
+        generation = subject.info.generation
+        context = generation.context_length if generation else 0
+        yield from quality.rows(comparison, subject.corpus.held_out, context)
+
+
+def _cost_rows(subject: _Subject) -> Iterator[Row]:
+    """A process of its own, so that peak memory is that of a load and a short text."""
+    task = subject.info.task
+    subject.progress("measure", 0, 1)
+    with _worker(subject, "always") as worker:
+        text = subject.corpus.held_out[0].text if subject.corpus.held_out else "text"
+        ids = worker.tokenize([f"{text} {text}"])[0] if task != "module" else []
+        short = ids[: costs.TEXT_TOKENS]
+        yield from costs.time_rows(worker, task, short, subject.options, subject.limits)
+        yield from costs.memory_row(worker, subject.limits)
+    subject.progress("measure", 1, 1)
+
+
+def _worker(subject: _Subject, verified: str = "never") -> Worker:
+    """A fresh process without torch; check_bundle has verified every file already."""
+    return Worker(subject.bundle, verify=verified, threads=subject.options.threads)
+
+
+def _never_measured(subject: _Subject, rows: Iterable[Row]) -> Iterator[Row]:
+    """An unproven row for each metric that the task needs and no step gave."""
+    there = {row.metric for row in rows}
+    why = "no source model was given" if subject.model is None else "it was not measured"
+    needed = ["codes_differing", *REQUIRED[subject.info.task]]
+    if subject.info.task != "module":
+        needed.append("tokenizer_differences")
+    for metric in needed:
+        if metric not in there:
+            yield unproven("quality", metric, why)
+
+
+def _report(subject: _Subject, found: _Found, width: str) -> CheckReport:
+    data, here = subject.info.data, host.host()
+    variant = f"-{data['variant']}" if data.get("variant") else ""
+    corpus = subject.corpus
+    return CheckReport(
+        bundle=f"{subject.info.name}-{data['target']}{variant}",
+        manifest_sha256=subject.info.digest,
+        model=subject.info.name,
+        task=subject.info.task,
+        target=data["target"],
+        width=width,
+        engine=subject.info.engine.name,
+        engine_version=_engine_version(subject),
+        rows=tuple(found.rows),
+        proven_on={"cpu": here.cpu, "level": here.level, "device": "real"},
+        data={"name": corpus.name, **corpus.digests},
+        samples={
+            "held_out_texts": len(corpus.held_out), "texts": subject.options.texts,
+            "tokens": subject.options.tokens, "seed": subject.options.seed,
+        },
+        allowed=subject.options.allow,
+        notes=tuple(data["source"].get("notes", ())),
+        seconds={name: round(value, 3) for name, value in found.seconds.items()},
+    )  # fmt: skip
+
+
+def _engine_version(subject: _Subject) -> str:
+    """The version in this environment; the manifest's where it cannot be opened."""
+    from importlib import metadata
+
+    names = {"llama_cpp": "llama-cpp-python"}
+    name = subject.info.engine.name
+    try:
+        return metadata.version(names.get(name, name))
+    except metadata.PackageNotFoundError:
+        return subject.info.engine.tested

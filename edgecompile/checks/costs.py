@@ -1,0 +1,78 @@
+"""Step 4: size, time to load, latency or speed, peak memory; and whether it gains over float16."""
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecompile.checks import Limits
+from edgecompile.metrics import Measurement, cost
+from edgecompile.report import Row, judged
+from edgecompile.runtime.manifest import Manifest
+from edgecompile.runtime.worker_client import Worker
+
+STEP = "cost"
+NO_GAIN = "no-gain"
+TEXT_TOKENS = 64
+GENERATIONS = 3
+
+
+def size_rows(info: Manifest, limits: Mapping[str, float], allow: Sequence[str]) -> Iterator[Row]:
+    """The bundle's bytes, and its model files against 2 bytes a parameter."""
+    total = cost.size(sum(file.bytes for file in info.files))
+    yield judged(STEP, total, limits.get("size"))
+    model_bytes = sum(file.bytes for file in info.files if file.path.startswith("model/"))
+    gain = cost.gain(model_bytes, int(info.data["model"]["parameters"]))
+    if NO_GAIN in allow:
+        yield judged(STEP, gain, None, f"allowed by name: {NO_GAIN}")
+    else:
+        yield judged(STEP, gain, float(np.nextafter(1.0, 0.0)), _way_out(gain))
+
+
+def _way_out(gain: Measurement) -> str:
+    return "" if gain.value < 1 else f"no smaller than float16; --allow {NO_GAIN} lets it pass"
+
+
+def time_rows(
+    worker: Worker, task: str, ids: Sequence[int], options: Limits, limits: Mapping[str, float]
+) -> Iterator[Row]:
+    """Load time, then latency of one text or speed of generation from about 64 tokens `ids`."""
+    yield judged(STEP, cost.load_time(worker.hello()["load_seconds"]), limits.get("load_time"))
+    if task == "text-generation":
+        runs = [worker.generate_timed(ids, options.new_tokens) for _ in range(GENERATIONS)]
+        rates = [run["tokens_per_second"] or float("nan") for run in runs]
+        for measured in cost.generation([run["first_token_ms"] for run in runs], rates):
+            yield judged(STEP, measured, limits.get(measured.metric))
+        return
+    if task == "embedding":
+        times = timed(lambda: worker.embed_ids([ids]), options.repeats)
+        yield judged(STEP, cost.latency(times), limits.get("latency"))
+
+
+def module_latency(
+    worker: Worker, arrays: Mapping[str, NDArray[Any]], options: Limits, limit: float | None
+) -> Row:
+    """Latency of one call with the example inputs."""
+    times = timed(lambda: worker.run(**arrays), options.repeats)
+    return judged(STEP, cost.latency(times), limit)
+
+
+def memory_row(worker: Worker, limits: Mapping[str, float]) -> Iterator[Row]:
+    """Peak resident memory of the bundle's process so far; nothing where the system hides it."""
+    mib = worker.peak_memory()
+    if mib is not None:
+        yield judged(STEP, cost.peak_memory(mib), limits.get("peak_memory"))
+
+
+def timed(call: Any, repeats: int) -> list[float]:
+    """Milliseconds of each of `repeats` calls, after three that do not count."""
+    found = []
+    for index in range(repeats + 3):
+        start = time.perf_counter()
+        call()
+        if index >= 3:
+            found.append((time.perf_counter() - start) * 1000)
+    return found

@@ -1,0 +1,71 @@
+"""The limits of docs/decisions/0003-limits.md: by width of the weights, and by activations."""
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from edgecompile.config import nearest
+from edgecompile.errors import UsageError
+from edgecompile.numerics.schemes import Scheme
+
+# metric: (float, 8 bits, 4 bits and less), whether higher is better
+TABLE: Mapping[str, tuple[tuple[float, float, float], bool]] = {
+    "kl_mean": ((0.001, 0.0084, 0.32), False),
+    "kl_p999": ((0.02, 0.168, 6.4), False),
+    "perplexity_ratio": ((1.002, 1.01, 1.285), False),
+    "top1_agreement": ((0.984, 0.954, 0.717), True),
+    "cosine_p1": ((0.9995, 0.988, 0.8755), True),
+    "cosine_mean": ((0.9998, 0.9952, 0.9502), True),
+    "rank_correlation": ((0.999, 0.99, 0.93), True),
+    "accuracy_ratio": ((0.99, 0.99, 0.97), True),
+    "relative_error": ((0.02, 0.098, 0.316), False),
+}
+# metric: (float activations, int8 activations), whether higher is better
+EXPORT: Mapping[str, tuple[tuple[float, float], bool]] = {
+    "export_kl_mean": ((1e-5, 0.0021), False),
+    "export_cosine_min": ((0.9999, 0.998), True),
+    "export_relative_error": ((0.001, 0.063), False),
+}
+# Measured in every check and limited only where a recipe or a target's budget says so.
+COSTS = ("size", "load_time", "latency", "first_token", "decode_speed", "peak_memory")
+REQUIRED: Mapping[str, tuple[str, ...]] = {
+    "embedding": ("cosine_mean", "cosine_p1", "rank_correlation", "export_cosine_min"),
+    "classification": ("accuracy_ratio",),
+    "text-generation": (
+        "kl_mean", "kl_p999", "perplexity_ratio", "top1_agreement", "export_kl_mean",
+    ),
+    "module": ("relative_error", "export_relative_error"),
+}  # fmt: skip
+HIGHER = {"decode_speed"}
+
+
+def width_of(schemes: Iterable[str]) -> str:
+    """The column: `float` without quantized tensors, else `int` and the smallest bits."""
+    bits = [Scheme.parse(name).bits for name in schemes]
+    return f"int{min(bits)}" if bits else "float"
+
+
+def limits_for(width: str, int8_activations: bool, stricter: Mapping[str, float]) -> dict[str, float]:
+    """Limit by metric; `stricter` may tighten the rule's and set limits on costs, never loosen."""
+    column = 0 if width == "float" else 1 if width == "int8" else 2
+    found = {metric: values[column] for metric, (values, _) in TABLE.items()}
+    found |= {metric: values[int8_activations] for metric, (values, _) in EXPORT.items()}
+    higher = {m for table in (TABLE, EXPORT) for m, (_, up) in table.items() if up} | HIGHER
+    for metric, limit in stricter.items():
+        if metric not in found and metric not in COSTS:
+            raise UsageError(
+                "[check.limits]", f"{metric!r} is no metric", nearest(metric, [*found, *COSTS])
+            )
+        rule = found.get(metric, limit)
+        found[metric] = max(rule, limit) if metric in higher else min(rule, limit)
+    return found
+
+
+def int8_activations(manifest: Mapping[str, Any]) -> bool:
+    """Whether the engine rounds activations to int8 when it multiplies with quantized weights."""
+    if not manifest["tensors"]:
+        return False
+    engine = manifest["engine"]
+    if engine["name"] == "llama_cpp":
+        return True  # ggml quantizes the activations of every quantized type to Q8
+    return bool(engine.get("options", {}).get("accuracy_level") == 4)

@@ -1,0 +1,233 @@
+"""Steps 2 and 3: the bundle in its engine against the source, and against its own codes in torch."""
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecompile.backends import Decoded
+from edgecompile.checks import Limits
+from edgecompile.checks.tokens import SourceTokens
+from edgecompile.errors import BadInputError
+from edgecompile.metrics import Measurement, accuracy, cosine, error, rank, top1
+from edgecompile.metrics.logits import LogitComparison
+from edgecompile.model import Model
+from edgecompile.passes import Progress
+from edgecompile.reference import Reference
+from edgecompile.report import Row, judged, unproven
+from edgecompile.runtime.worker_client import Worker
+from edgecompile.text.parts import Document
+from edgecompile.tokenizer import labels
+
+QUALITY, EXPORT = "quality", "export"
+LEAST_LABELLED = 100  # texts; fewer prove no accuracy
+NEEDED = "the embedding of one text at least"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What both steps need: the two sides, how much to measure, and the limits by metric."""
+
+    worker: Worker
+    reference: Reference
+    decoded: Decoded
+    source_tokens: SourceTokens | None
+    options: Limits
+    limits: Mapping[str, float]
+    progress: Progress
+
+    @property
+    def model(self) -> Model:
+        """The source."""
+        return self.reference.model
+
+    def same_codes(self) -> AbstractContextManager[Any]:
+        """Inside, the reference computes with the codes that the sealed files hold."""
+        codes = self.decoded.quantized
+        return self.reference.quantized(codes) if codes else nullcontext()
+
+    def judge(self, step: str, measured: Measurement) -> Row:
+        """The measurement against its limit, if there is one."""
+        return judged(step, measured, self.limits.get(measured.metric))
+
+
+def rows(comparison: Comparison, documents: Sequence[Document], context: int) -> Iterator[Row]:
+    """Rows of the model's task; `context` is the decoder's length in tokens."""
+    task = comparison.model.task
+    if task == "embedding":
+        yield from embedding_rows(comparison, [d.text for d in documents])
+    elif task == "classification":
+        yield from classification_rows(comparison, documents)
+    elif task == "text-generation":
+        yield from generation_rows(comparison, [d.text for d in documents], context)
+    else:
+        yield from module_rows(comparison)
+
+
+def embedding_rows(comparison: Comparison, texts: Sequence[str]) -> Iterator[Row]:
+    """Cosine and rank correlation on texts; then the least cosine to the same codes in torch."""
+    options = comparison.options
+    texts = texts[: options.texts]
+    ids = _need(comparison.source_tokens).encode(texts)
+    found = _in_batches(comparison, texts)
+    source = _embed(comparison, ids, "embed with the source")
+    for measured in cosine.measure(cosine.cosines(source, found)):
+        yield comparison.judge(QUALITY, measured)
+    yield comparison.judge(QUALITY, rank.measure(source, found))
+    few = slice(options.fidelity_texts)
+    with comparison.same_codes():
+        exact = _embed(comparison, ids[few], "embed with the same codes")
+    values = cosine.cosines(exact, found[few])
+    lowest = cosine.measure(values)[2]
+    yield comparison.judge(EXPORT, replace(lowest, metric="export_cosine_min"))
+
+
+def _in_batches(comparison: Comparison, texts: Sequence[str]) -> NDArray[np.float32]:
+    parts = []
+    for start in range(0, len(texts), 32):
+        comparison.progress("embed with the bundle", start, len(texts))
+        parts.append(comparison.worker.embed(texts[start : start + 32]))
+    comparison.progress("embed with the bundle", len(texts), len(texts))
+    return np.concatenate(parts) if parts else np.zeros((0, 1), np.float32)
+
+
+def _embed(comparison: Comparison, ids: Sequence[Sequence[int]], what: str) -> NDArray[np.float32]:
+    parts = []
+    for done, row in enumerate(ids):
+        comparison.progress(what, done, len(ids))
+        parts.append(comparison.reference.embed([row]))
+    comparison.progress(what, len(ids), len(ids))
+    return np.concatenate(parts) if parts else np.zeros((0, 1), np.float32)
+
+
+def classification_rows(comparison: Comparison, documents: Sequence[Document]) -> Iterator[Row]:
+    """Accuracy against the source's on labelled text; unproven without 100 labelled texts."""
+    documents = documents[: comparison.options.texts]
+    texts = [d.text for d in documents]
+    names = labels(comparison.model.config)
+    source = _embed(comparison, _need(comparison.source_tokens).encode(texts), "classify")
+    answers = comparison.worker.classify(texts)
+    found = np.array([[answer[name] for name in names] for answer in answers])
+    agreement = replace(top1.measure(top1.agreements(source, found)), metric="class_agreement")
+    yield judged(QUALITY, agreement)
+    truth = [_class_name(d.label, names) for d in documents if d.label is not None]
+    if len(truth) < max(LEAST_LABELLED, len(documents)):
+        why = f"{len(truth)} of {len(documents)} held-out texts have a label; give --data with"
+        yield unproven(QUALITY, "accuracy_ratio", f"{why} at least {LEAST_LABELLED} labelled ones")
+        return
+    sides = (
+        accuracy.hits([names[i] for i in side.argmax(1)], truth) for side in (source, found)
+    )
+    for measured in accuracy.measure(*sides):
+        yield comparison.judge(QUALITY, measured)
+
+
+def _class_name(label: str, names: Sequence[str]) -> str:
+    """The class that a label means: a name, or the number of one."""
+    if label in names:
+        return label
+    if label.isdigit() and int(label) < len(names):
+        return names[int(label)]
+    raise BadInputError("labelled text", f"label {label!r}", f"one of {', '.join(names)[:300]}")
+
+
+def generation_rows(
+    comparison: Comparison, texts: Sequence[str], context: int
+) -> Iterator[Row]:
+    """KL divergence, perplexity and top-1 agreement on windows of text; then the same codes."""
+    options = comparison.options
+    size = min(options.window, context - 1)
+    pieces = windows(_need(comparison.source_tokens), texts, size, options.tokens)
+    for measured in _compare(comparison, pieces, "compare with the source"):
+        yield comparison.judge(QUALITY, measured)
+    few = pieces[: max(1, options.fidelity_tokens // size)]
+    with comparison.same_codes():
+        for measured in _compare(comparison, few, "compare with the same codes"):
+            if measured.metric == "kl_mean":
+                yield comparison.judge(EXPORT, replace(measured, metric="export_kl_mean"))
+
+
+def _compare(
+    comparison: Comparison, pieces: Sequence[NDArray[np.int64]], what: str
+) -> tuple[Measurement, ...]:
+    both = LogitComparison()
+    for done, ids in enumerate(pieces):
+        comparison.progress(what, done, len(pieces))
+        row = ids.tolist()
+        both.add(ids, comparison.reference.logit_chunks(row), comparison.worker.logits(row))
+    comparison.progress(what, len(pieces), len(pieces))
+    return both.measure()
+
+
+def windows(
+    tokens: SourceTokens, texts: Sequence[str], size: int, total: int
+) -> list[NDArray[np.int64]]:
+    """Windows of `size` tokens, at most `total` in all, of the texts one after the other.
+
+    Each begins with what the tokenizer puts before every text (a begin token, or nothing).
+    """
+    start = tokens.encode([""])[0]
+    ids: list[int] = []
+    for text in texts:
+        row = tokens.encode([text + "\n\n"])[0]
+        ids += row[len(start) :] if start and row[: len(start)] == start else row
+        if len(ids) >= total:
+            break
+    step = size - len(start)
+    pieces = [start + ids[i : i + step] for i in range(0, min(len(ids), total), step)]
+    return [np.array(piece, np.int64) for piece in pieces if len(piece) > 1]
+
+
+def module_rows(comparison: Comparison) -> Iterator[Row]:
+    """Relative and absolute error on the example inputs and seeded changes of them."""
+    inputs = list(perturbed(comparison.reference.example_inputs, comparison.options.seed))
+    for step, prefix, scope in (
+        (QUALITY, "", nullcontext()),
+        (EXPORT, "export_", comparison.same_codes()),
+    ):
+        relative, absolute = [], []
+        with scope:
+            for arrays in inputs:
+                source = list(comparison.reference.run(**arrays).values())
+                found = list(comparison.worker.run(**arrays).values())
+                relative.append(_all(error.relative_error, source, found))
+                absolute.append(_all(error.absolute_error, source, found))
+        for measured in error.measure(np.array(relative), np.array(absolute)):
+            yield comparison.judge(step, replace(measured, metric=prefix + measured.metric))
+
+
+def _all(measure: Any, source: list[NDArray[Any]], found: list[NDArray[Any]]) -> float:
+    """The largest error over the outputs; NaN where their numbers differ."""
+    if len(source) != len(found):
+        return float("nan")
+    return float(np.max([measure(a, b) for a, b in zip(source, found, strict=True)]))
+
+
+def perturbed(
+    examples: Mapping[str, NDArray[Any]], seed: int, count: int = 8
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """The example inputs, then `count` - 1 times floats with noise of a tenth of their spread.
+
+    Integers and booleans are kept, but shuffled along the first axis: they may be indices.
+    """
+    yield dict(examples)
+    rng = np.random.default_rng(seed)
+    for _ in range(count - 1):
+        changed = {}
+        for name, array in examples.items():
+            if np.issubdtype(array.dtype, np.floating):
+                noise = rng.normal(size=array.shape) * (0.1 * (array.std() or 1.0))
+                changed[name] = (array + noise).astype(array.dtype)
+            else:
+                changed[name] = rng.permutation(array) if array.ndim else array
+        yield changed
+
+
+def _need(tokens: SourceTokens | None) -> SourceTokens:
+    if tokens is None:
+        raise BadInputError("manifest", "no tokenizer for a model of text", "a tokenizer section")
+    return tokens

@@ -1,0 +1,159 @@
+"""Step 0: are the sealed files what the quantize stage chose? Exact, tensor by tensor."""
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgecompile import facts, registry
+from edgecompile.backends import Backend, Decoded
+from edgecompile.errors import BadInputError
+from edgecompile.metrics import Measurement
+from edgecompile.model import Model
+from edgecompile.numerics.schemes import QuantizedTensor, float_digest, weights_digest
+from edgecompile.report import Row, exact, judged
+
+STEP = "sealed"
+FACT_TOLERANCE = 1e-6  # relative: float32 in the file, a decimal in the config
+NEAREST = {"quantize_rtn"}  # passes that move no weight by more than half a step
+
+
+def backend_of(manifest: Mapping[str, Any]) -> Backend:
+    """The backend that wrote the bundle, with the options that the manifest records."""
+    options = manifest["target_options"]
+    backend: Backend = registry.create(
+        "backends", options["backend"], options.get("options", {}), "manifest: target_options"
+    )
+    return backend
+
+
+def decode(bundle: Path, manifest: Mapping[str, Any]) -> Decoded:
+    """Codes, floats and facts of the sealed engine files."""
+    return backend_of(manifest).decode(bundle / "model", manifest)
+
+
+def rows(
+    decoded: Decoded,
+    manifest: Mapping[str, Any],
+    model: Model | None,
+    expected: Mapping[str, QuantizedTensor],
+) -> Iterator[Row]:
+    """Codes, floats, digests and facts, each with the names of what differs."""
+    tensors = {entry["name"]: entry for entry in manifest["tensors"]}
+    yield exact(STEP, "codes_differing", _differing_codes(decoded, tensors, expected), len(tensors))
+    digest = weights_digest((n, t.digest(n)) for n, t in decoded.quantized.items())
+    wrong = [] if digest == manifest["weights_digest"] else [digest]
+    yield exact(STEP, "weights_digest_differing", wrong, 1)
+    floats = {entry["name"]: entry for entry in manifest["floats"]}
+    yield exact(STEP, "floats_differing", _differing_floats(decoded, floats), len(floats))
+    known = facts.of_config(model.config) if model else dict(manifest["facts"])
+    found = {name: value for name, value in decoded.facts.items() if name in known}
+    yield exact(STEP, "facts_differing", _differing_facts(found, known), len(found))
+    if model is not None:
+        yield exact(STEP, "tensors_missing", _missing(model, decoded, manifest), len(model.weights))
+        yield from _weight_rows(decoded, manifest, model)
+
+
+def refuse_another_source(manifest: Mapping[str, Any], model: Model) -> None:
+    """BadInputError where the model is not the one that the bundle was built from."""
+    stated = manifest["source"]["digest"]
+    if model.source.digest != stated:
+        raise BadInputError(
+            f"source {model.source.reference}", f"digest {model.source.digest[:16]}",
+            f"{stated[:16]}, the model that the bundle was built from",
+            "name the right model with --source",
+        )  # fmt: skip
+
+
+def _differing_codes(
+    decoded: Decoded,
+    tensors: Mapping[str, Mapping[str, Any]],
+    expected: Mapping[str, QuantizedTensor],
+) -> list[str]:
+    """Tensors whose codes, scales or scheme are not the manifest's (and the quantize stage's)."""
+    wrong = []
+    for name in sorted(tensors.keys() | decoded.quantized.keys()):
+        found = decoded.quantized.get(name)
+        entry = tensors.get(name)
+        if found is None or entry is None:
+            wrong.append(f"{name} ({'not in the file' if found is None else 'not in the manifest'})")
+        elif found.scheme.name != entry["scheme"]:
+            wrong.append(f"{name} ({found.scheme.name}, not {entry['scheme']})")
+        elif found.digest(name) != entry["sha256"]:
+            wrong.append(name + _place(found, expected.get(name)))
+        elif name in expected and found.digest(name) != expected[name].digest(name):
+            wrong.append(f"{name} (not as the quantize stage chose)")
+    return wrong
+
+
+def _place(found: QuantizedTensor, expected: QuantizedTensor | None) -> str:
+    """Where two tensors first differ, if the expected codes are at hand."""
+    if expected is None or found.scheme != expected.scheme:
+        return ""
+    for what in ("codes", "scales"):
+        places = np.argwhere(getattr(found, what) != getattr(expected, what))
+        if len(places):
+            return f" ({len(places)} {what} differ, first at {places[0].tolist()})"
+    return ""
+
+
+def _differing_floats(decoded: Decoded, floats: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    wrong = []
+    for name in sorted(floats.keys() | decoded.floats.keys()):
+        found, entry = decoded.floats.get(name), floats.get(name)
+        if found is None or entry is None:
+            wrong.append(f"{name} ({'not in the file' if found is None else 'not in the manifest'})")
+        elif float_digest(name, found, entry["dtype"]) != entry["sha256"]:
+            wrong.append(name)
+    return wrong
+
+
+def _differing_facts(found: Mapping[str, float], known: Mapping[str, float]) -> list[str]:
+    return [
+        f"{name} ({value!r}, not {known[name]!r})"
+        for name, value in sorted(found.items())
+        if not math.isclose(value, known[name], rel_tol=FACT_TOLERANCE, abs_tol=0.0)
+    ]
+
+
+def _missing(model: Model, decoded: Decoded, manifest: Mapping[str, Any]) -> list[str]:
+    """Source tensors that are in neither the file nor the manifest's `unused`."""
+    there = decoded.quantized.keys() | decoded.floats.keys() | manifest["unused"].keys()
+    return sorted(set(model.weights) - there)
+
+
+def _weight_rows(decoded: Decoded, manifest: Mapping[str, Any], model: Model) -> Iterator[Row]:
+    """The largest error of any scale's group against the source's weights.
+
+    Rounding to nearest errs by at most half a step an element, so by sqrt(n) / (2 high) of the
+    group's norm; 1.25 times that is the limit, where nothing but such a pass changed the weights.
+    It sees what was chosen wrongly, which no comparison with the manifest can.
+    """
+    passes = {entry["name"] for entry in manifest["passes"]}
+    ratios = {
+        name: worst_group(tensor, model.weights.float32(name))
+        for name, tensor in decoded.quantized.items()
+        if name in model.weights and model.weights.infos[name].shape == tensor.codes.shape
+    }
+    if not ratios:
+        return
+    worst = max(ratios, key=lambda name: (math.isnan(ratios[name]), ratios[name]))
+    measured = Measurement("group_error", ratios[worst], "of the bound", "lower", len(ratios))
+    yield judged(STEP, measured, 1.25 if passes <= NEAREST else None, worst)
+
+
+def worst_group(tensor: QuantizedTensor, weight: np.typing.NDArray[np.float32]) -> float:
+    """Max over groups of |w - codes x scale| / |w|, over the bound sqrt(n) / (2 high).
+
+    A group of zeros has to stay zero.
+    """
+    out, groups = tensor.scales.shape
+    error = (weight - tensor.dequantize()).reshape(out, groups, -1)
+    errors = np.linalg.norm(error, axis=2)
+    norms = np.linalg.norm(weight.reshape(out, groups, -1), axis=2)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = np.where(errors == 0, 0.0, errors / norms)
+    return float(ratio.max()) / (math.sqrt(error.shape[2]) / (2 * tensor.scheme.high))

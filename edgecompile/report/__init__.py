@@ -1,0 +1,99 @@
+"""What a check found, as frozen data: rows of one metric each, and the verdict over them."""
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from edgecompile.metrics import Better, Measurement
+
+Verdict = Literal["pass", "fail", "unproven"]
+RowVerdict = Literal["pass", "fail", "unproven", "measured"]  # measured: nothing was asked of it
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric of one step; `limit` None where there is none; `detail` names what differs."""
+
+    step: str
+    metric: str
+    value: float
+    limit: float | None
+    unit: str
+    better: Better
+    verdict: RowVerdict
+    samples: int
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """The verdict on one sealed bundle; holds no text of the user's."""
+
+    bundle: str  # folder name
+    manifest_sha256: str
+    model: str
+    task: str
+    target: str
+    width: str  # float, int8, int4: the limits' column
+    engine: str
+    engine_version: str
+    rows: tuple[Row, ...]
+    proven_on: Mapping[str, str]  # cpu, level, device: real, emulated or software
+    data: Mapping[str, str]  # name and digests of the text
+    samples: Mapping[str, int]
+    allowed: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> Verdict:
+        """`fail` where any row fails, else `unproven` where any is, else `pass`."""
+        found = {row.verdict for row in self.rows}
+        if "fail" in found:
+            return "fail"
+        return "unproven" if "unproven" in found or "pass" not in found else "pass"
+
+    @property
+    def exit_code(self) -> int:
+        """0 for pass, 6 for anything else."""
+        return 0 if self.verdict == "pass" else 6
+
+    def value(self, metric: str) -> float | None:
+        """The value of a metric, None where it was not measured."""
+        return next((row.value for row in self.rows if row.metric == metric), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types; a value that is no finite number becomes null."""
+        data = asdict(self) | {"format": 1, "verdict": self.verdict}
+        for row in data["rows"]:
+            row["value"] = row["value"] if math.isfinite(row["value"]) else None
+        return data
+
+
+def judged(
+    step: str, measured: Measurement, limit: float | None = None, detail: str = ""
+) -> Row:
+    """The row of a measurement: within its limit is pass, no limit is measured, else fail."""
+    verdict: RowVerdict = "measured"
+    if limit is not None:
+        verdict = "pass" if measured.within(limit) else "fail"
+    elif math.isnan(measured.value):
+        verdict = "fail"
+    return Row(
+        step, measured.metric, measured.value, limit, measured.unit, measured.better, verdict,
+        measured.samples, detail,
+    )  # fmt: skip
+
+
+def exact(step: str, metric: str, differing: list[str], compared: int) -> Row:
+    """The row of an exact comparison: how many differ (the limit is 0), with their names."""
+    shown = ", ".join(differing[:5]) + (f" and {len(differing) - 5} more" if differing[5:] else "")
+    measured = Measurement(metric, float(len(differing)), "", "lower", compared)
+    return judged(step, measured, 0.0, shown)
+
+
+def unproven(step: str, metric: str, why: str) -> Row:
+    """A metric that could not be measured: never a pass."""
+    return Row(step, metric, math.nan, None, "", "lower", "unproven", 0, why)
