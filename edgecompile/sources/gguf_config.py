@@ -63,8 +63,8 @@ def config(file: GgufFile) -> dict[str, Any]:
         "initializer_range": 0.02,
         "use_cache": True,
         **sizes,
-        "rms_norm_eps": exact(file.need(f"{name}.attention.layer_norm_rms_epsilon", float)),
-        "rope_theta": exact(file.get(f"{name}.rope.freq_base", float, 10000.0)),
+        "rms_norm_eps": _positive_float(file, f"{name}.attention.layer_norm_rms_epsilon"),
+        "rope_theta": _positive_float(file, f"{name}.rope.freq_base", 10000.0),
         "tie_word_embeddings": "output.weight" not in file.tensors,
         **_flags(file, name),
     }
@@ -130,6 +130,13 @@ def _positive(file: GgufFile, key: str, default: int | None = None) -> int:
     return int(value)
 
 
+def _positive_float(file: GgufFile, key: str, default: float | None = None) -> float:
+    value = file.need(key, float) if default is None else file.get(key, float, default)
+    if not 0 < value < math.inf:
+        raise BadInputError(str(file.path), f"{key} is {value}", "a positive number", AGAIN)
+    return exact(value)
+
+
 def _head_size(file: GgufFile, name: str, hidden: int, heads: int) -> int:
     size = _positive(file, f"{name}.attention.key_length", max(hidden // heads, 1))
     same = {
@@ -157,12 +164,12 @@ def _rope_scaling(file: GgufFile, name: str, config: Mapping[str, Any]) -> dict[
     if ROPE_FREQS in file.tensors:
         return _llama3_scaling(file, config)
     kind = file.get(f"{name}.rope.scaling.type", str, "none")
-    factor = file.get(f"{name}.rope.scaling.factor", float, 1.0)
-    factor = file.get(f"{name}.rope.scale_linear", float, factor)
+    factor = _positive_float(file, f"{name}.rope.scaling.factor", 1.0)
+    factor = _positive_float(file, f"{name}.rope.scale_linear", factor)
     if kind == "none" or (kind == "linear" and factor == 1.0):
         return {}
     if kind == "linear":
-        return {"rope_type": "linear", "factor": exact(factor)}
+        return {"rope_type": "linear", "factor": factor}
     found = f"{name}.rope.scaling.type is {kind!r}"
     raise UnsupportedError(str(file.path), found, "none, linear or Llama 3's factors", FROM_FOLDER)
 

@@ -132,6 +132,18 @@ def test_reading_our_file_gives_the_source_back(
         assert torch.equal(model(torch.tensor([PROMPT])).logits[0], logits)
 
 
+def test_reading_a_file_twice_gives_the_same_bytes(
+    made: tuple[Path, Path, torch.Tensor], tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        convert(made[1] / "model.gguf", tmp_path / name, quiet)
+    files = sorted(file.name for file in (tmp_path / "a").iterdir())
+    assert "model.safetensors" in files
+    for name in files:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+
+
 def test_describing_our_file_agrees_with_converting_it(
     made: tuple[Path, Path, torch.Tensor], tmp_path: Path
 ) -> None:
