@@ -10,6 +10,7 @@ from typing import Any
 import gguf
 from tokenizers import Tokenizer
 
+from edgecompile.backends import gguf_spm
 from edgecompile.backends.gguf_layout import Value
 from edgecompile.errors import BadInputError, UnsupportedError
 from edgecompile.sources.gguf_pre import PRE_TOKENIZERS, normalizers, pre_name
@@ -83,8 +84,10 @@ def refusal(folder: Path) -> str:
             return f"WordPiece with normalizer {steps} and pre-tokenizer {pre}, not BERT's"
         prefix = document["model"].get("continuing_subword_prefix")
         return "" if prefix == "##" else f"WordPiece prefix {prefix!r}, not '##'"
-    if kind != "BPE" or document["model"].get("byte_fallback"):
-        return f"tokenizer model {kind} is not byte-level BPE or WordPiece"
+    if gguf_spm.is_spm(document):
+        return gguf_spm.refusal(document)
+    if kind != "BPE":
+        return f"tokenizer model {kind} is not BPE or WordPiece"
     if not set(steps) <= {"NFC"}:
         return f"normalizer {', '.join(steps)} is unknown to llama.cpp's BPE"
     if not pre_name(document):
@@ -101,11 +104,12 @@ def tokenizer_metadata(folder: Path, rows: int) -> dict[str, Value]:
     files = TokenizerFolder(folder)
     document = files.tokenizer
     tokens, types = _tokens(files, document, rows)
-    values: dict[str, Value] = (
-        _wordpiece(document, tokens, types)
-        if document["model"]["type"] == "WordPiece"
-        else _bpe(document, tokens, types) | _added_around(files)
-    )
+    if document["model"]["type"] == "WordPiece":
+        values = _wordpiece(document, tokens, types)
+    elif gguf_spm.is_spm(document):
+        values = gguf_spm.metadata(document, tokens, types) | _added_around(files)
+    else:
+        values = _bpe(document, tokens, types) | _added_around(files)
     values |= _special_ids(files, document)
     if files.chat_template:
         values["tokenizer.chat_template"] = files.chat_template
@@ -120,6 +124,9 @@ def notes(folder: Path) -> tuple[str, ...]:
             "llama.cpp's own WordPiece differs on composed Hangul, Indic spacing marks, words over "
             "100 characters and literal special tokens: feed it token ids",
         )
+    scheme = (document.get("pre_tokenizer") or {}).get("prepend_scheme")
+    if gguf_spm.is_spm(document) and scheme == "first":
+        return ("llama.cpp puts a space after special tokens too: feed it token ids",)
     if "NFC" in normalizers(document):
         return ("llama.cpp does not normalize to NFC: feed it token ids, or text in NFC",)
     return ()
@@ -156,6 +163,7 @@ def _bpe(document: Mapping[str, Any], tokens: list[str], types: list[int]) -> di
         _KEY + "tokens": tokens,
         _KEY + "token_type": types,
         _KEY + "merges": [m if isinstance(m, str) else " ".join(m) for m in merges],
+        _KEY + "add_space_prefix": False,
     }
 
 
@@ -189,7 +197,6 @@ def _added_around(files: TokenizerFolder) -> dict[str, Value]:
     return {
         _KEY + "add_bos_token": bool(ids) and ids[0] == special.get("bos_token"),
         _KEY + "add_eos_token": bool(ids) and ids[-1] == special.get("eos_token"),
-        _KEY + "add_space_prefix": False,
     }
 
 

@@ -40,7 +40,7 @@ def describe(path: Path) -> Description:
         name: (file.tensors[stored].shape, _dtype(path, file.tensors[stored])[0])
         for name, stored in gguf_config.tensor_names(file, config).items()
     }
-    gguf_tokenizer.pre_tokenizer(file)
+    gguf_tokenizer.check_kind(file)
     licence = file.get("general.license", str, "") or "unknown"
     return Description(config, tensors, licence, _notes(file))
 
@@ -162,7 +162,8 @@ def _notes(file: GgufFile) -> tuple[str, ...]:
     if quantized:
         counts = ", ".join(f"{n} of type {kind}" for kind, n in quantized.items())
         notes.append(f"the weights were quantized before ({counts}); that error is in the source")
-    if file.get("tokenizer.ggml.pre", str, "default") == "default":
+    is_bpe = file.need("tokenizer.ggml.model", str) == "gpt2"
+    if is_bpe and file.get("tokenizer.ggml.pre", str, "default") == "default":
         notes.append("the file names no pre-tokenizer: llama.cpp's default rule is used")
     return tuple(notes)
 

@@ -10,10 +10,9 @@ import gguf
 import numpy as np
 
 from edgecompile.errors import BadInputError, UnsupportedError
-from edgecompile.sources.gguf_file import AGAIN, GgufFile
+from edgecompile.sources.gguf_file import AGAIN, FROM_FOLDER, GgufFile
 from edgecompile.sources.gguf_tokenizer import SPECIAL_IDS, special_id
 
-FROM_FOLDER = "build from the Hugging Face folder that the file was made of"
 ROPE_FREQS = "rope_freqs.weight"
 
 

@@ -19,6 +19,7 @@ VERSIONS = (2, 3)
 MAX_DIMENSIONS = 4
 DEFAULT_ALIGNMENT = 32
 AGAIN = "download or convert the file again"
+FROM_FOLDER = "build from the Hugging Face folder that the file was made of"
 
 _SCALARS = {
     GGUFValueType.UINT8: "B",

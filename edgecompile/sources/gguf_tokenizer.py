@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgecompile.errors import BadInputError, UnsupportedError
-from edgecompile.sources.gguf_file import AGAIN, GgufFile
+from edgecompile.sources import gguf_spm
+from edgecompile.sources.gguf_file import AGAIN, FROM_FOLDER, GgufFile
 from edgecompile.sources.gguf_pre import PRE_TOKENIZERS, PreTokenizer
+from edgecompile.sources.gguf_spm import CONTROL, UNKNOWN, USER_DEFINED
 
-CONTROL, USER_DEFINED = 3, 4
 _KEY = "tokenizer.ggml."
 # GGUF key -> name in config.json and tokenizer_config.json
 SPECIAL_IDS = {
@@ -21,25 +22,29 @@ _STOP_IDS = ("eos_token_id", "eot_token_id", "eom_token_id")
 
 
 def tokenizer_json(file: GgufFile) -> dict[str, Any]:
-    """The `tokenizers` document of a byte-level BPE vocabulary; other kinds are refused."""
-    pre = pre_tokenizer(file)
+    """The `tokenizers` document of a BPE vocabulary, byte-level or SentencePiece's."""
     tokens = vocabulary(file)
+    is_spm = check_kind(file) == "llama"
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
         "added_tokens": added_tokens(file),
-        "normalizer": {"type": "NFC"} if pre.nfc else None,
-        "pre_tokenizer": pre.json,
+        **(gguf_spm.parts(file, tokens) if is_spm else _byte_level(file, tokens)),
         "post_processor": _post_processor(file, tokens),
-        "decoder": {
-            "type": "ByteLevel",
-            "add_prefix_space": False,
-            "trim_offsets": True,
-            "use_regex": True,
-        },
-        "model": _bpe(file, tokens, ignore_merges=pre.ignore_merges),
     }
+
+
+def check_kind(file: GgufFile) -> str:
+    """`gpt2` or `llama`, the kinds of tokenizer that can be read; others are refused."""
+    model: str = file.need(_KEY + "model", str)
+    if model == "gpt2":
+        _pre_tokenizer(file)
+    elif model != "llama":
+        found = f"tokenizer model {model!r}"
+        expected = "'gpt2' (byte-level BPE) or 'llama' (SentencePiece BPE)"
+        raise UnsupportedError(str(file.path), found, expected, FROM_FOLDER)
+    return model
 
 
 def tokenizer_config(file: GgufFile, max_length: int) -> dict[str, Any]:
@@ -80,7 +85,8 @@ def generation_config(file: GgufFile) -> dict[str, Any]:
 
 def special_id(file: GgufFile, key: str) -> int | None:
     """Token id under `tokenizer.ggml.<key>`, None if absent; outside the vocabulary is an error."""
-    token_id: int | None = file.get(_KEY + key, int)
+    default = gguf_spm.DEFAULT_IDS.get(key) if check_kind(file) == "llama" else None
+    token_id: int | None = file.get(_KEY + key, int, default)
     if token_id is None:
         return None
     count = len(vocabulary(file))
@@ -101,7 +107,7 @@ def vocabulary(file: GgufFile) -> list[str]:
 
 def adds(file: GgufFile, which: str) -> bool:
     """Whether `bos` or `eos` is put around a text; where the file is silent, as llama.cpp does."""
-    default = pre_tokenizer(file).add_bos if which == "bos" else False
+    default = which == "bos" and (check_kind(file) == "llama" or _pre_tokenizer(file).add_bos)
     return bool(file.get(f"{_KEY}add_{which}_token", bool, default))
 
 
@@ -114,24 +120,17 @@ def added_tokens(file: GgufFile) -> list[dict[str, Any]]:
         raise BadInputError(str(file.path), found, "one a token", AGAIN)
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     return [
-        {"id": number, "content": tokens[number], **flags, "special": kind == CONTROL}
+        {"id": number, "content": tokens[number], **flags, "special": kind != USER_DEFINED}
         for number, kind in enumerate(kinds)
-        if kind in (CONTROL, USER_DEFINED)
+        if kind in (UNKNOWN, CONTROL, USER_DEFINED)
     ]
 
 
-def pre_tokenizer(file: GgufFile) -> PreTokenizer:
-    """The rule that `tokenizer.ggml.pre` names; an unknown model or rule is an UnsupportedError."""
-    model = file.need(_KEY + "model", str)
-    if model != "gpt2":
-        found = f"tokenizer model {model!r}"
-        way_out = "build from the Hugging Face folder that the file was made of"
-        raise UnsupportedError(str(file.path), found, "'gpt2' (byte-level BPE)", way_out)
+def _pre_tokenizer(file: GgufFile) -> PreTokenizer:
     name = file.get(_KEY + "pre", str, "default")
     if name not in PRE_TOKENIZERS:
-        found = f"pre-tokenizer {name!r}"
-        way_out = "build from the Hugging Face folder that the file was made of"
-        raise UnsupportedError(str(file.path), found, ", ".join(PRE_TOKENIZERS), way_out)
+        found, known = f"pre-tokenizer {name!r}", ", ".join(PRE_TOKENIZERS)
+        raise UnsupportedError(str(file.path), found, known, FROM_FOLDER)
     return PRE_TOKENIZERS[name]
 
 
@@ -142,18 +141,25 @@ def _texts(file: GgufFile, key: str) -> list[str]:
     return list(values)
 
 
-def _bpe(file: GgufFile, tokens: list[str], *, ignore_merges: bool) -> dict[str, Any]:
+def _byte_level(file: GgufFile, tokens: list[str]) -> dict[str, Any]:
+    pre = _pre_tokenizer(file)
+    flags = {"add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     return {
-        "type": "BPE",
-        "dropout": None,
-        "unk_token": None,
-        "continuing_subword_prefix": None,
-        "end_of_word_suffix": None,
-        "fuse_unk": False,
-        "byte_fallback": False,
-        "ignore_merges": ignore_merges,
-        "vocab": {token: number for number, token in enumerate(tokens)},
-        "merges": _merges(file, set(tokens)),
+        "normalizer": {"type": "NFC"} if pre.nfc else None,
+        "pre_tokenizer": pre.json,
+        "decoder": {"type": "ByteLevel", **flags},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": pre.ignore_merges,
+            "vocab": {token: number for number, token in enumerate(tokens)},
+            "merges": _merges(file, set(tokens)),
+        },
     }
 
 
@@ -170,31 +176,32 @@ def _merges(file: GgufFile, known: set[str]) -> list[list[str]]:
     return pairs
 
 
-def _post_processor(file: GgufFile, tokens: list[str]) -> Mapping[str, Any] | None:
+def _post_processor(file: GgufFile, tokens: list[str]) -> dict[str, Any] | None:
     """A template that puts bos and eos around a text, None when neither is added."""
-    around = {which: special_id(file, f"{which}_token_id") for which in ("bos", "eos")}
-    used = {which: number for which, number in around.items() if adds(file, which)}
-    if not used:
+    ids: dict[str, int] = {}
+    for which in ("bos", "eos"):
+        if adds(file, which):
+            token_id = special_id(file, f"{which}_token_id")
+            if token_id is None:
+                found = f"{_KEY}add_{which}_token is true without {which}_token_id"
+                raise BadInputError(str(file.path), found, "the id of that token", AGAIN)
+            ids[which] = token_id
+    if not ids:
         return None
-    for which, number in used.items():
-        if number is None:
-            found = f"{_KEY}add_{which}_token is true without {which}_token_id"
-            raise BadInputError(str(file.path), found, "the id of that token", AGAIN)
-    names = {which: tokens[number] for which, number in used.items() if number is not None}
-
-    def template(sequence: str, kind: int) -> list[dict[str, Any]]:
-        def special(which: str) -> list[dict[str, Any]]:
-            present = which in names
-            return [{"SpecialToken": {"id": names[which], "type_id": kind}}] if present else []
-
-        return [*special("bos"), {"Sequence": {"id": sequence, "type_id": kind}}, *special("eos")]
-
+    names = {which: tokens[number] for which, number in ids.items()}
     return {
         "type": "TemplateProcessing",
-        "single": template("A", 0),
-        "pair": template("A", 0) + template("B", 1),
+        "single": _template(names, "A", 0),
+        "pair": _template(names, "A", 0) + _template(names, "B", 1),
         "special_tokens": {
-            name: {"id": name, "ids": [used[which]], "tokens": [name]}
+            name: {"id": name, "ids": [ids[which]], "tokens": [name]}
             for which, name in names.items()
         },
     }
+
+
+def _template(names: Mapping[str, str], sequence: str, kind: int) -> list[dict[str, Any]]:
+    """Bos if any, the text, eos if any."""
+    around = {w: [{"SpecialToken": {"id": name, "type_id": kind}}] for w, name in names.items()}
+    text = {"Sequence": {"id": sequence, "type_id": kind}}
+    return [*around.get("bos", ()), text, *around.get("eos", ())]
