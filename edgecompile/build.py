@@ -11,16 +11,16 @@ from pathlib import Path
 
 from edgecompile import bundle, cache, codes, sources
 from edgecompile.backends import Export, Port
-from edgecompile.check import check
-from edgecompile.checks import CheckOptions
+from edgecompile.check import check_bundle
+from edgecompile.checks import Limits
 from edgecompile.errors import LimitError
 from edgecompile.model import Model
 from edgecompile.passes import LayerReport, PassResult, Progress
 from edgecompile.plan import Plan, TargetPlan, make_pass
 from edgecompile.recipe import PassChoice, Recipe
-from edgecompile.report import CheckReport, files
-from edgecompile.target import Budget
-from edgecompile.text.corpus import Corpus, default_corpus, read
+from edgecompile.report import CheckReport
+from edgecompile.report.files import folder_of, write_reports
+from edgecompile.text import Corpus, corpus_for
 
 SOURCES = "edgecompile."
 SHARED_MODULES = ("numerics.schemes", "model", "structure", "reference", "codes")
@@ -67,14 +67,14 @@ def _build_target(
     with cache.private_folder(one.output.parent, one.output.name) as staging:
         bundle.assemble(contents, written, staging)
         clock.stop("seal")
-        options = check_options(plan.recipe, one.target.budget, request.allow)
-        options = dataclasses.replace(options, expected=model.quantized)
-        report = check(staging, model, corpus_of(plan.recipe, request.data), options, progress)
+        limits = Limits.of(plan.recipe.check, one.target.budget, request.allow)
+        corpus = corpus_of(plan.recipe, request.data)
+        report = check_bundle(staging, model, corpus, limits, progress)
         clock.stop("check")
         final = one.output if report.verdict == "pass" else rejected(one.output)
         bundle.seal(staging, final, request.overwrite or final != one.output)
         report = dataclasses.replace(report, bundle=final.name)
-        files.write(report, files.folder_of(final))
+        write_reports(report, folder_of(final))
         if final == one.output:
             discard(rejected(final))
     return BuildResult(one.target.name, final, report, clock.seconds, tuple(clock.reused))
@@ -87,32 +87,14 @@ def rejected(output: Path) -> Path:
 
 def discard(folder: Path) -> None:
     """Remove an older rejected bundle and its report, now that the build passes."""
-    for path in (folder, files.folder_of(folder)):
+    for path in (folder, folder_of(folder)):
         shutil.rmtree(path, ignore_errors=True)
 
 
 def corpus_of(recipe: Recipe, data: Path | None) -> Corpus:
     """Text by --data, else by the recipe (beside its file), else the default prose."""
-    if data is not None:
-        return read(data, recipe.data.text)
-    if recipe.data.file:
-        return read(recipe.folder / recipe.data.file, recipe.data.text)
-    return default_corpus()
-
-
-def check_options(recipe: Recipe, budget: Budget, allow: tuple[str, ...]) -> CheckOptions:
-    """How much to measure, and the limits of the recipe and the target's budget."""
-    limits = dict(recipe.check.limits)
-    budgets = {
-        "size": budget.size_mb, "peak_memory": budget.memory_mib,
-        "first_token": budget.first_token_ms, "latency": budget.latency_ms,
-    }  # fmt: skip
-    for metric, limit in budgets.items():
-        if limit:
-            limits[metric] = min(limit, limits.get(metric, limit))
-    return CheckOptions(
-        texts=recipe.check.texts, tokens=recipe.check.tokens, limits=limits, allow=allow
-    )
+    named = recipe.data.file
+    return corpus_for(recipe.data, data or (recipe.folder / named if named else None))
 
 
 def _run_pass(

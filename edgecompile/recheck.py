@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgecompile import build, recipe, sources
-from edgecompile.check import check
+from edgecompile.check import check_bundle
+from edgecompile.checks import Limits
 from edgecompile.checks.sealed import refuse_another_source
 from edgecompile.errors import UsageError
 from edgecompile.model import Model
 from edgecompile.passes import Progress
-from edgecompile.report import CheckReport, files, unproven
+from edgecompile.report import CheckReport, unproven
+from edgecompile.report.files import folder_of, write_reports
 from edgecompile.runtime.manifest import Manifest, read_manifest
 from edgecompile.target import Budget
 
@@ -33,13 +35,14 @@ def recheck(request: Recheck, progress: Progress) -> CheckReport:
     ref = _source(request, manifest)
     model = _loaded(ref, manifest, progress)
     budget = Budget(**manifest.data["target_options"]["budget"])
-    options = build.check_options(ref.recipe, budget, request.allow)
+    limits = Limits.of(ref.recipe.check, budget, request.allow)
     corpus = build.corpus_of(ref.recipe, request.data)
-    report = check(request.bundle, model, corpus, options, progress)
+    report = check_bundle(request.bundle, model, corpus, limits, progress)
+    report = dataclasses.replace(report, bundle=request.bundle.name)
     if request.require_device and report.proven_on.get("device") != "real":
         row = unproven("device", "proven_on", f"only on {report.proven_on.get('device')}")
         report = dataclasses.replace(report, rows=(*report.rows, row))
-    files.write(report, files.folder_of(request.bundle))
+    write_reports(report, folder_of(request.bundle))
     return report
 
 
