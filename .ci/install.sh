@@ -59,7 +59,24 @@ fresh() {
 }
 
 # --no-compile: Python compiles the few modules that are imported, not the thousands installed.
-pip_install() { "$VENV/bin/python" -m pip install -q --no-compile -c constraints.txt "$@"; }
+# A pip that is killed may leave half a package which the next one takes for whole: hence the mark.
+pip_install() {
+  local status=0
+  touch "$STAMPS/unfinished"
+  "$VENV/bin/python" -m pip install -q --no-compile -c constraints.txt "$@" || status=$?
+  ((status > 128)) || rm -f "$STAMPS/unfinished"
+  return "$status"
+}
+
+# One installation at a time (where there is flock: on Linux).
+lock() {
+  mkdir -p "$VENV"
+  exec 9>"$VENV/.lock"
+  command -v flock >/dev/null || return 0
+  flock -n 9 || { echo "waiting for another make that installs into $VENV" && flock 9; }
+}
+
+unlock() { exec 9>&-; }
 
 environment() {
   local python=${PYTHON:-python3}
@@ -67,9 +84,14 @@ environment() {
     echo "$python is not Python 3.11 or newer. Name one: make PYTHON=/path/to/python3.11 ..." >&2
     exit 2
   fi
+  lock
+  if [[ -e $STAMPS/unfinished ]]; then
+    echo "the last installation was cut short: starting it again"
+    rm -rf "$VENV/lib" "$VENV/bin" "$STAMPS"
+  fi
   [[ ! -e $STAMPS/python ]] || return 0
   printf '[%4d s] making %s with %s\n' "$SECONDS" "$VENV" "$("$python" --version)"
-  "$python" -m venv --clear "$VENV"
+  "$python" -m venv "$VENV"
   mkdir -p "$LOGS" "$STAMPS" "$WHEELS"
   touch "$STAMPS/python"
 }
@@ -90,12 +112,15 @@ install_base() {
 
 # The finished wheel is moved into place, so that an interrupted compilation leaves none.
 compile_llama() {
-  rm -rf "$WHEELS/part"
+  local part=$PWD/$WHEELS/part
+  rm -rf "$part"
+  mkdir "$part"
   # Only libllama and ggml: neither llava (pictures) nor the tools' library, 3/5 of the whole.
   local only="-DLLAVA_BUILD=OFF '-DCMAKE_PROJECT_llama.cpp_INCLUDE=$PWD/.ci/llama.cmake'"
-  CMAKE_ARGS="$only ${CMAKE_ARGS:-}" nice -n 19 \
-    "$VENV/bin/python" -m pip wheel -v --no-deps -w "$WHEELS/part" "$LLAMA"
-  mv "$WHEELS"/part/*.whl "$WHEELS/"
+  TMPDIR=$part CMAKE_ARGS="$only ${CMAKE_ARGS:-}" nice -n 19 \
+    "$VENV/bin/python" -m pip wheel -v --no-deps -w "$part" "$LLAMA"
+  mv "$part"/*.whl "$WHEELS/"
+  rm -rf "$part"
 }
 
 # Start compiling beside everything else, unless that was done before; sets $compiling.
