@@ -14,8 +14,8 @@ BATCH_TEXTS = 64
 
 def encode_all(engine: Engine, ids: Sequence[Sequence[int]], width: int) -> Float32:
     """float32 [len(ids), width]: the engine's row for each token list."""
-    if any(not len(row) for row in ids):
-        raise UsageError("token ids", "an empty list", "at least one token a text")
+    for row in ids:
+        check_ids(row)
     result = np.empty((len(ids), width), np.float32)
     for rows in _batches(ids):
         values = engine.encode([ids[row] for row in rows])
@@ -23,6 +23,12 @@ def encode_all(engine: Engine, ids: Sequence[Sequence[int]], width: int) -> Floa
             raise UsageError("engine file", f"output {values.shape}", f"({len(rows)}, {width})")
         result[rows] = values
     return result
+
+
+def check_ids(ids: Sequence[int]) -> None:
+    """Refuse no tokens, and ids below 0 (a graph would count them from the end)."""
+    if not len(ids) or min(ids) < 0:
+        raise UsageError("token ids", f"{list(ids[:9])}", "at least one, none below 0")
 
 
 def _batches(ids: Sequence[Sequence[int]]) -> Iterator[list[int]]:
@@ -41,7 +47,7 @@ def _batches(ids: Sequence[Sequence[int]]) -> Iterator[list[int]]:
 def activate(scores: Float32, activation: str) -> Float32:
     """Probabilities [n, labels] of class scores: `softmax` over labels, or `sigmoid` of each."""
     if activation == "sigmoid":
-        return np.asarray(1 / (1 + np.exp(-scores)), np.float32)
+        return np.asarray(0.5 + 0.5 * np.tanh(scores / 2), np.float32)
     if activation != "softmax":
         raise UnsupportedError("activation", repr(activation), "softmax or sigmoid")
     weights = np.exp(scores - scores.max(axis=1, keepdims=True))

@@ -2,7 +2,8 @@
 import sys
 from pathlib import Path
 
-# No bytecode is written into a sealed bundle, and none that lies there is trusted.
+# No bytecode of the runtime is written into a sealed bundle, and none that lies there is trusted.
+# (Python has cached this file itself by now, unless it was started with -B.)
 sys.dont_write_bytecode = True
 sys.pycache_prefix = str(Path(__file__).parent / "no-bytecode")
 

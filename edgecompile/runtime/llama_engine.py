@@ -181,8 +181,9 @@ class LlamaContext:
     def _decode(self) -> None:
         code = self._library.llama_decode(self._context, self._batch)
         if code:
-            tokens = self._batch.n_tokens
-            raise EdgecompileError("llama.cpp", f"code {code} for {tokens} tokens", "code 0")
+            tokens = [self._batch.token[at] for at in range(min(9, self._batch.n_tokens))]
+            found = f"code {code} for {self._batch.n_tokens} tokens {tokens}"
+            raise EdgecompileError("llama.cpp", found, "code 0")
 
     def _rows(self, first: int, rows: int) -> Float32:
         """A view float32 [rows, vocab] of llama.cpp's own buffer."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .batching import activate, encode_all
+from .batching import activate, check_ids, encode_all
 from .chat import ChatTemplate, Messages
 from .engine import Engine, Float32, open_engine
 from .errors import BadInputError, UsageError
@@ -151,7 +151,7 @@ class Session:
         Longer than the context: it goes on with an empty past every `context_length` tokens.
         """
         engine = self._need("text-generation")
-        self._check_ids(ids)
+        check_ids(ids)
         window = self._context()
         for start in range(0, len(ids), window):
             part = ids[start : start + window]
@@ -191,12 +191,8 @@ class Session:
             raise BadInputError("manifest", "no generation section", "one for text-generation")
         return self.info.generation.context_length
 
-    def _check_ids(self, ids: Sequence[int]) -> None:
-        if not len(ids):
-            raise UsageError("prompt", "no tokens", "at least one")
-
     def _check_length(self, ids: Sequence[int]) -> None:
-        self._check_ids(ids)
+        check_ids(ids)
         if len(ids) >= self._context():
             raise UsageError("prompt", f"{len(ids)} tokens", f"fewer than {self._context()}")
 

@@ -70,9 +70,11 @@ def receive(stream: IO[bytes]) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]
         header = json.loads(line)
     except ValueError as error:
         raise BadInputError("wire", f"{line[:60]!r} ({error})", "a JSON object") from error
-    if not isinstance(header, dict):
-        raise BadInputError("wire", f"{line[:60]!r}", "a JSON object")
-    return header, {entry["name"]: _read_array(stream, entry) for entry in header.pop("arrays", ())}
+    try:
+        listed = header.pop("arrays", ())
+        return header, {str(entry["name"]): _read_array(stream, entry) for entry in listed}
+    except (AttributeError, KeyError, TypeError) as error:
+        raise BadInputError("wire", f"{line[:60]!r} ({error!r})", "a known header") from error
 
 
 def _read_array(stream: IO[bytes], entry: Mapping[str, Any]) -> NDArray[Any]:

@@ -34,7 +34,7 @@ class Worker:
         verify: str = "once",
         threads: int | None = None,
     ) -> None:
-        command = [python, "-I", str(Path(bundle) / "runtime"), "--worker", "--verify", verify]
+        command = [python, "-IB", str(Path(bundle) / "runtime"), "--worker", "--verify", verify]
         if threads is not None:
             command += ["--threads", str(threads)]
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the child)
