@@ -122,7 +122,7 @@ def _quality_rows(
 ) -> Iterator[Row]:
     with _worker(subject) as worker:
         comparison = quality.Comparison(
-            worker, Reference(model), decoded, source, subject.options, subject.limits,
+            worker, Reference(model, lean=True), decoded, source, subject.options, subject.limits,
             subject.progress,
         )  # fmt: skip
         generation = subject.info.generation

@@ -27,10 +27,11 @@ AUTO_CLASSES = {
 class Reference:
     """A model's torch module with its weights, in evaluation mode; safe for one thread.
 
-    `unused` are source tensors that the module has no place for (a pooler, position ids).
+    `unused` are source tensors that the module has no place for (a pooler, position ids). With
+    `lean`, a large model's layers are read from the file each time they run.
     """
 
-    def __init__(self, model: Model, attention: str = "eager") -> None:
+    def __init__(self, model: Model, attention: str = "eager", lean: bool = False) -> None:
         self.model = model
         self.example_inputs: dict[str, NDArray[Any]] = {}
         if model.task == "module":
@@ -39,7 +40,8 @@ class Reference:
             self.body = build_transformer(model, attention)
         from edgecompile.numerics.swap import load_weights
 
-        self.unused = load_weights(self.body, model.weights, model.source.reference)
+        where = model.source.reference
+        self.unused, self._feeds = load_weights(self.body, model.weights, where, lean)
         self.body.eval().requires_grad_(False)
 
     @property
@@ -69,7 +71,7 @@ class Reference:
         """Inside, this reference computes with `codes`, dequantized, in place of those tensors."""
         from edgecompile.numerics.swap import swapped
 
-        with swapped(self.body, codes):
+        with swapped(self.body, codes, self._feeds):
             yield self
 
     def embed(self, ids: Sequence[Sequence[int]]) -> Float32:

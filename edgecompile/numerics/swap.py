@@ -1,6 +1,9 @@
 """Load tensors into a torch module by source name, and swap quantized ones in for a while."""
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -9,10 +12,10 @@ import torch
 from torch import nn
 
 from edgecompile.errors import BadInputError
-from edgecompile.model import Weights
+from edgecompile.model import TensorInfo, Weights
 from edgecompile.numerics.schemes import QuantizedTensor
 
-KEEP_BYTES = 256 << 20  # dequantized weights that may all live at once
+KEEP_BYTES = 256 << 20  # float32 weights that may all live at once
 
 
 def parameter_names(module: nn.Module, source: Mapping[str, Any]) -> dict[str, str]:
@@ -33,11 +36,47 @@ def parameter_names(module: nn.Module, source: Mapping[str, Any]) -> dict[str, s
     return names
 
 
-def load_weights(module: nn.Module, weights: Weights, where: str) -> tuple[str, ...]:
+class Feed:
+    """Gives an nn.Linear its weight just before it runs and takes it back after.
+
+    Between calls the weight has no elements, so that code that reads it directly fails loudly.
+    """
+
+    def __init__(self, owner: nn.Linear, supply: Callable[[], torch.Tensor]) -> None:
+        self.owner, self.supply = owner, supply
+        self.kept = owner.weight
+        self._hooks = (
+            owner.register_forward_pre_hook(self._give), owner.register_forward_hook(self._take)
+        )  # fmt: skip
+        self._set(torch.empty(0))
+
+    def close(self) -> None:
+        """Give the layer back the parameter that it had."""
+        self.owner.weight = self.kept
+        for hook in self._hooks:
+            hook.remove()
+
+    def _set(self, value: torch.Tensor) -> None:
+        self.owner.weight = nn.Parameter(value, requires_grad=False)
+
+    def _give(self, _module: nn.Module, _inputs: Any) -> None:
+        self._set(self.supply())
+
+    def _take(self, _module: nn.Module, _inputs: Any, _outputs: Any) -> None:
+        self._set(torch.empty(0))
+
+
+Feeds = Mapping[str, Feed]  # by the module's parameter name
+
+
+def load_weights(
+    module: nn.Module, weights: Weights, where: str, lean: bool = False
+) -> tuple[tuple[str, ...], Feeds]:
     """Give every parameter its tensor as float32, memory-mapped where it is stored so.
 
-    Returns the source tensors that the module does not use; raises BadInputError, naming them, for
-    parameters that no tensor fills and for shapes that differ.
+    Returns the source tensors that the module does not use, and the layers that are read from the
+    file each time they run: with `lean`, those of models above KEEP_BYTES. Raises BadInputError,
+    naming them, for parameters that no tensor fills and for shapes that differ.
     """
     names = parameter_names(module, weights)
     shapes = {name: tuple(value.shape) for name, value in module.state_dict().items()}
@@ -45,18 +84,55 @@ def load_weights(module: nn.Module, weights: Weights, where: str) -> tuple[str, 
         found, expected = tuple(weights.infos[source].shape), shapes[name]
         if found != expected:
             raise BadInputError(where, f"{source} has shape {found}", f"{expected} by the config")
+    fed = _linears(module, names) if lean and _bytes(weights) > KEEP_BYTES else {}
+    if fed:
+        _return_freed_memory()
     module.load_state_dict(
-        {name: _as_module_dtype(weights[source]) for source, name in names.items()},
+        {name: _float32(weights[source]) for source, name in names.items() if source not in fed},
         strict=False,
         assign=True,
     )
     if callable(tie := getattr(module, "tie_weights", None)):
         tie(missing_keys=shapes.keys() - set(names.values()))
     _refuse_missing(module, set(names.values()), where)
-    return tuple(name for name in weights if name not in names)
+    feeds = {names[s]: Feed(owner, _reader(s, weights.infos[s])) for s, owner in fed.items()}
+    return tuple(name for name in weights if name not in names), feeds
 
 
-def _as_module_dtype(tensor: torch.Tensor) -> torch.Tensor:
+def _return_freed_memory() -> None:
+    """Tell glibc to give blocks above 1 MiB back when they are freed.
+
+    It raises that size by itself to 32 MiB, and then keeps every layer's weight that was fed.
+    """
+    mmap_threshold = -3  # M_MMAP_THRESHOLD, malloc.h
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).mallopt(mmap_threshold, 1 << 20)
+
+
+def _bytes(weights: Weights) -> int:
+    return sum(4 * math.prod(info.shape) for info in weights.infos.values())
+
+
+def _linears(module: nn.Module, names: Mapping[str, str]) -> dict[str, nn.Linear]:
+    """Source name -> the plain nn.Linear that alone holds its weight."""
+    owners = _owners(module)
+    found = {}
+    for source, name in names.items():
+        path, _, leaf = name.rpartition(".")
+        owner = module.get_submodule(path)
+        alone = leaf == "weight" and len(owners.get(id(getattr(owner, leaf)), ())) == 1
+        tied = name in getattr(module, "all_tied_weights_keys", {})
+        if type(owner) is nn.Linear and alone and not tied:
+            found[source] = owner
+    return found
+
+
+def _reader(name: str, info: TensorInfo) -> Callable[[], torch.Tensor]:
+    """Read the tensor through a mapping of its own, which goes when the tensor goes."""
+    return lambda: _float32(Weights({name: info})[name])
+
+
+def _float32(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to(torch.float32) if tensor.is_floating_point() else tensor
 
 
@@ -76,7 +152,9 @@ def _refuse_missing(module: nn.Module, loaded: set[str], where: str) -> None:
 
 
 @contextmanager
-def swapped(module: nn.Module, quantized: Mapping[str, QuantizedTensor]) -> Iterator[None]:
+def swapped(
+    module: nn.Module, quantized: Mapping[str, QuantizedTensor], feeds: Feeds
+) -> Iterator[None]:
     """Inside, the module computes with the dequantized codes; tied parameters follow.
 
     Up to KEEP_BYTES everything is dequantized at once; above, each nn.Linear gets its weight just
@@ -89,12 +167,30 @@ def swapped(module: nn.Module, quantized: Mapping[str, QuantizedTensor]) -> Iter
     owners = _owners(module)
     with ExitStack() as stack:
         for source, name in names.items():
+            tensor = quantized[source]
+            if name in feeds:
+                stack.enter_context(_fed(feeds[name], _dequantizer(tensor)))
+                continue
             for owner in owners[id(module.get_parameter(name))]:
                 if lazily and type(owner) is nn.Linear:
-                    stack.enter_context(_swapped_lazily(owner, quantized[source].dequantize))
-                    continue
-                stack.enter_context(_swapped_now(owner, quantized[source], name))
+                    feed = Feed(owner, _dequantizer(tensor))
+                    stack.callback(feed.close)
+                else:
+                    stack.enter_context(_swapped_now(owner, tensor, name))
         yield
+
+
+def _dequantizer(tensor: QuantizedTensor) -> Callable[[], torch.Tensor]:
+    return lambda: torch.from_numpy(tensor.dequantize())
+
+
+@contextmanager
+def _fed(feed: Feed, supply: Callable[[], torch.Tensor]) -> Iterator[None]:
+    before, feed.supply = feed.supply, supply
+    try:
+        yield
+    finally:
+        feed.supply = before
 
 
 def _owners(module: nn.Module) -> dict[int, list[nn.Module]]:
@@ -115,22 +211,3 @@ def _swapped_now(owner: nn.Module, tensor: QuantizedTensor, name: str) -> Iterat
         yield
     finally:
         parameter.data = before
-
-
-@contextmanager
-def _swapped_lazily(owner: nn.Linear, dequantize: Callable[[], Any]) -> Iterator[None]:
-    source = owner.weight
-
-    def before(_module: nn.Module, _inputs: Any) -> None:
-        owner.weight = nn.Parameter(torch.from_numpy(dequantize()), requires_grad=False)
-
-    def after(_module: nn.Module, _inputs: Any, _outputs: Any) -> None:
-        owner.weight = source
-
-    hooks = owner.register_forward_pre_hook(before), owner.register_forward_hook(after)
-    try:
-        yield
-    finally:
-        owner.weight = source
-        for hook in hooks:
-            hook.remove()
