@@ -200,7 +200,9 @@ class Session:
 def _open_tokens(bundle: Path, info: Manifest) -> Tokens | None:
     if info.tokenizer is None:
         return None
-    return Tokens(bundle / info.tokenizer.file, info.tokenizer.max_length)
+    # Encoders cut long texts as their source does; a prompt that does not fit is refused, not cut.
+    limit = 0 if info.task == "text-generation" else info.tokenizer.max_length
+    return Tokens(bundle / info.tokenizer.file, limit)
 
 
 def _open_template(bundle: Path, info: Manifest) -> ChatTemplate | None:

@@ -156,6 +156,12 @@ def test_a_prompt_must_fit_the_context_and_hold_a_token(session: Session) -> Non
         session.generate("")
 
 
+def test_a_long_prompt_is_refused_not_cut(session: Session) -> None:
+    assert len(session.tokenize(["fox " * 3000])[0]) > CONTEXT
+    with pytest.raises(UsageError, match="tokens"):
+        session.generate("fox " * 3000)
+
+
 def test_a_wrong_option_is_refused_before_the_first_token(session: Session) -> None:
     with pytest.raises(UsageError, match="temprature"):
         session.generate("fox", temprature=1)
