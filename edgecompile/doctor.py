@@ -68,11 +68,6 @@ class Report:
     libraries: tuple[Library, ...]
     targets: tuple[Ability, ...]
 
-    def to_json(self) -> dict[str, Any]:
-        """The report as JSON's types, with each library's state spelled out."""
-        libraries = [asdict(library) | {"state": library.state} for library in self.libraries]
-        return asdict(self) | {"libraries": libraries}
-
 
 def examine() -> Report:
     """Look at this machine; imports no framework and no engine."""
@@ -101,6 +96,12 @@ def ability(name: str) -> Ability:
     extras = {_extra(module) for module in (*build, *run)}
     way_out = f"pip install 'edgecompile[{','.join(sorted(extras))}]'" if extras else ""
     return Ability(name, found.description, found.backend, engine, build, run, way_out=way_out)
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """The report in JSON's types, with each library's state spelled out."""
+    libraries = [asdict(library) | {"state": library.state} for library in report.libraries]
+    return asdict(report) | {"libraries": libraries}
 
 
 def render(report: Report, console: Console) -> None:

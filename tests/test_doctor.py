@@ -70,7 +70,7 @@ def test_a_broken_target_file_is_reported_beside_the_others(
 
 
 def test_the_report_is_json(report: doctor.Report) -> None:
-    read = json.loads(json.dumps(report.to_json()))
+    read = json.loads(json.dumps(doctor.to_json(report)))
     assert read["host"]["cores"] >= 1
     assert {"name", "extra", "wanted", "installed", "tested", "state"} == set(read["libraries"][0])
 
