@@ -1,6 +1,7 @@
 """The GGUF backend: writes model.gguf for llama.cpp, and reads a sealed one back."""
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from edgecompile.backends import Decoded, Export, Port, gguf_blocks, gguf_metada
 from edgecompile.backends.gguf_layout import (
     LAYOUTS,
     Layout,
+    has_place,
     rotated_heads,
     stays_float32,
     stored_names,
@@ -23,12 +25,13 @@ from edgecompile.backends.gguf_layout import (
 )
 from edgecompile.errors import MissingLibraryError, UnsupportedError
 from edgecompile.model import Model
-from edgecompile.numerics.schemes import Float32, QuantizedTensor
+from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme
 from edgecompile.passes import Progress
 from edgecompile.sources.gguf_config import ROPE_FREQS
 from edgecompile.sources.gguf_file import GgufFile, GgufTensor, read_gguf
 
 FILE = "model.gguf"
+TENSOR_INFO_BYTES = 100  # name, shape, type, offset and alignment of one tensor
 _FLOAT_TYPES = {"f32": gguf.GGMLQuantizationType.F32, "f16": gguf.GGMLQuantizationType.F16}
 _FILE_TYPES = {
     gguf.GGMLQuantizationType.F32: gguf.LlamaFileType.ALL_F32,
@@ -56,8 +59,22 @@ class Gguf:
             return f"architecture {model.architecture!r} is not one of {', '.join(LAYOUTS)}"
         if layout.encoder and model.task != "embedding":
             return f"{model.architecture} is an encoder: it can embed, not do {model.task}"
-        why = gguf_metadata.config_refusal(model, layout)
-        return why or _tensor_refusal(model, layout) or gguf_tokens.refusal(model.folder)
+        why = gguf_metadata.config_refusal(model, layout) or _tensor_refusal(model, layout)
+        if why or _not_converted(model):
+            return why
+        return gguf_tokens.refusal(model.folder)
+
+    def size(self, model: Model, schemes: Mapping[str, Scheme]) -> int:
+        """Blocks of 32 (18 or 34 bytes), floats, and the vocabulary in the metadata."""
+        total = _vocabulary_bytes(model)
+        for source, stored in _places(model, LAYOUTS[model.architecture]).items():
+            shape = model.weights.infos[source].shape
+            kind = self._float_kind(stored, shape)
+            if source in schemes:
+                kind = gguf_blocks.Q4_0 if schemes[source].bits == 4 else gguf_blocks.Q8_0
+            block, size = gguf.GGML_QUANT_SIZES[kind]
+            total += int(np.prod(shape)) // block * size + TENSOR_INFO_BYTES
+        return total
 
     def export(self, model: Model, folder: Path, progress: Progress) -> Export:
         """Write `folder`/model.gguf; the same model gives the same bytes."""
@@ -102,7 +119,10 @@ class Gguf:
     def _kind(self, model: Model, source: str, stored: str) -> gguf.GGMLQuantizationType:
         if source in model.quantized:
             return gguf_blocks.block_type(source, model.quantized[source])
-        if stays_float32(stored, model.weights.infos[source].shape):
+        return self._float_kind(stored, model.weights.infos[source].shape)
+
+    def _float_kind(self, stored: str, shape: tuple[int, ...]) -> gguf.GGMLQuantizationType:
+        if stays_float32(stored, shape):
             return gguf.GGMLQuantizationType.F32
         return _FLOAT_TYPES[self.float_type]
 
@@ -128,9 +148,9 @@ class Gguf:
         if factors is not None:
             writer.write_tensor_data(factors)
         for step, (source, stored) in enumerate(places.items()):
-            progress(f"write {stored}", step, len(places))
+            progress("write file", step, len(places))
             writer.write_tensor_data(_data(model, source, stored, kinds[source]))
-        progress("write", len(places), len(places))
+        progress("write file", len(places), len(places))
 
 
 def _data(
@@ -161,7 +181,7 @@ def _tensor_refusal(model: Model, layout: Layout) -> str:
     """The first tensor without a place, or quantized where llama.cpp wants floats; or empty."""
     layers = int(model.config["num_hidden_layers"])
     for source, stored in stored_names(layout, layers, model.weights).items():
-        if not stored and not unused_reason(source, model.config):
+        if not has_place(layout, stored) and not unused_reason(source, model.config):
             return f"llama.cpp's {layout.name} has no place for tensor {source!r}"
         if source in model.quantized and stays_float32(stored, model.weights.infos[source].shape):
             return f"llama.cpp wants {source!r} in float32, but it was quantized: skip it"
@@ -201,6 +221,22 @@ _ADD: Mapping[type, Callable[[gguf.GGUFWriter, str, Any], None]] = {
     str: gguf.GGUFWriter.add_string,
     list: gguf.GGUFWriter.add_array,
 }
+
+
+def _not_converted(model: Model) -> bool:
+    """A GGUF source before `load`: its tokenizer is in its own header, which was read."""
+    return model.source.kind == "gguf" and not (model.folder / "tokenizer.json").is_file()
+
+
+def _vocabulary_bytes(model: Model) -> int:
+    """Metadata: tokens with length, score and type, and merges, each with an 8-byte length."""
+    if _not_converted(model):
+        file = read_gguf(next(iter(model.weights.infos.values())).file)
+        return min(tensor.offset for tensor in file.tensors.values())
+    table = json.loads((model.folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+    tokens = sum(len(token.encode()) + 12 for token in table.get("vocab", ()))
+    merges = (m if isinstance(m, str) else " ".join(m) for m in table.get("merges", ()))
+    return tokens + sum(len(merge.encode()) + 8 for merge in merges) + 4096
 
 
 def _vocabulary_rows(model: Model) -> int:

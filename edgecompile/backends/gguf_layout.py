@@ -20,6 +20,7 @@ class Layout:
     encoder: bool = False
     permuted: bool = False  # q and k rows are interleaved for the rotation of neighbours
     activations: tuple[str, ...] = ("silu",)
+    biases: tuple[str, ...] = ()  # patterns of those that llama.cpp's graph adds
 
     @property
     def name(self) -> str:
@@ -27,14 +28,16 @@ class Layout:
         return str(gguf.MODEL_ARCH_NAMES[self.arch])
 
 
-_LLAMA = Layout(gguf.MODEL_ARCH.LLAMA, "model.", permuted=True)
+_LLAMA = Layout(gguf.MODEL_ARCH.LLAMA, "model.", permuted=True, biases=("blk.*.bias",))
 # config's model_type -> layout
 LAYOUTS: Mapping[str, Layout] = {
     "llama": _LLAMA,
     "mistral": _LLAMA,
-    "qwen2": Layout(gguf.MODEL_ARCH.QWEN2, "model."),
+    "qwen2": Layout(gguf.MODEL_ARCH.QWEN2, "model.", biases=("blk.*.attn_[qkv].bias",)),
     "qwen3": Layout(gguf.MODEL_ARCH.QWEN3, "model."),
-    "bert": Layout(gguf.MODEL_ARCH.BERT, "bert.", encoder=True, activations=("gelu",)),
+    "bert": Layout(
+        gguf.MODEL_ARCH.BERT, "bert.", encoder=True, activations=("gelu",), biases=("*",)
+    ),
 }
 # Tensors of a source that llama.cpp's graph has no use for
 _UNUSED = {
@@ -61,6 +64,12 @@ def stored_names(layout: Layout, layers: int, sources: Iterable[str]) -> dict[st
         source: str(names.get_name(_canonical(layout, source), (".weight", ".bias")) or "")
         for source in sources
     }
+
+
+def has_place(layout: Layout, stored: str) -> bool:
+    """Whether llama.cpp's graph uses that tensor; a bias that it does not know stops its loader."""
+    is_bias = stored.endswith(".bias")
+    return bool(stored) and (not is_bias or any(fnmatchcase(stored, p) for p in layout.biases))
 
 
 def stays_float32(stored: str, shape: tuple[int, ...]) -> bool:

@@ -62,7 +62,6 @@ def _decoder(config: Mapping[str, Any], name: str) -> dict[str, Value]:
         f"{name}.attention.value_length": size,
         f"{name}.rope.dimension_count": size,
         f"{name}.rope.freq_base": float(rope["rope_theta"]),
-        f"{name}.vocab_size": int(config["vocab_size"]),
     }
     if rope["rope_type"] == "linear":
         values[f"{name}.rope.scaling.type"] = "linear"
@@ -94,8 +93,11 @@ def head_size(config: Mapping[str, Any]) -> int:
 
 
 def config_refusal(model: Model, layout: Layout) -> str:
-    """What in the config llama.cpp would compute differently; empty if nothing."""
+    """What in the config is missing, or llama.cpp would compute differently; empty if nothing."""
     config = model.config
+    wrong = [key for key in _needed(model, layout) if not _is_number(config.get(key))]
+    if wrong:
+        return f"config.json has {wrong[0]} = {config.get(wrong[0])!r}, not a positive number"
     activation = config.get("hidden_act", layout.activations[0])
     if activation not in layout.activations:
         return f"hidden_act is {activation!r}; llama.cpp computes {layout.activations[0]!r}"
@@ -111,11 +113,24 @@ def config_refusal(model: Model, layout: Layout) -> str:
     return "" if partial == 1.0 else f"only {partial} of each head is rotated"
 
 
+def _needed(model: Model, layout: Layout) -> list[str]:
+    """Keys that must be in the config; Qwen 3's head_dim is not what the others imply."""
+    if layout.encoder:
+        return [*(key for key in _INTEGERS if key != "num_key_value_heads"), "layer_norm_eps"]
+    extra = ["head_dim"] if model.architecture == "qwen3" else []
+    return [*(key for key in _INTEGERS if key != "num_key_value_heads"), "rms_norm_eps", *extra]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and 0 < value < 2**31
+
+
 def context_length(config: Mapping[str, Any]) -> int:
     """Tokens for which the engine's attention is the source's: a sliding window ends it."""
     longest = int(config["max_position_embeddings"])
     window = config.get("sliding_window")
-    if window is None or not config.get("use_sliding_window", True):
+    slides = config.get("use_sliding_window", config["model_type"] == "mistral")
+    if window is None or not slides:
         return longest
     return min(longest, int(window))
 

@@ -13,13 +13,14 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecompile.errors import ResourceError, UnsupportedError
+from edgecompile.errors import BadInputError, ResourceError, UnsupportedError
 from edgecompile.passes import Progress
 from edgecompile.sources import gguf_config, gguf_tokenizer
-from edgecompile.sources.gguf_file import GgufFile, GgufTensor, read_gguf
+from edgecompile.sources.gguf_file import AGAIN, GgufFile, GgufTensor, read_gguf
 
 CHUNK_BYTES = 64 << 20  # of float32 at a time
-_KEPT = {"F32": ("F32", 4), "F16": ("F16", 2), "BF16": ("BF16", 2)}
+# GGUF types that keep their bytes -> safetensors dtype, bytes a value, numpy dtype
+_KEPT = {"F32": ("F32", 4, "<f4"), "F16": ("F16", 2, "<f2"), "BF16": ("BF16", 2, "<u2")}
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Description:
 
     config: dict[str, Any]
     tensors: dict[str, tuple[tuple[int, ...], str]]  # source name -> shape, safetensors dtype
-    licence: str  # as in the file's general.license, "unknown" when it is silent
+    licence: str  # "unknown" when the file is silent
     notes: tuple[str, ...]
 
 
@@ -41,8 +42,7 @@ def describe(path: Path) -> Description:
         for name, stored in gguf_config.tensor_names(file, config).items()
     }
     gguf_tokenizer.check_kind(file)
-    licence = file.get("general.license", str, "") or "unknown"
-    return Description(config, tensors, licence, _notes(file))
+    return Description(config, tensors, _licence(file), _notes(file))
 
 
 def convert(path: Path, folder: Path, progress: Progress) -> tuple[str, ...]:
@@ -87,6 +87,7 @@ def _write_weights(
             progress(f"dequantize {stored}", step, len(names))
             heads = _permuted_heads(file, name, config)
             for chunk in _chunks(file, file.tensors[stored], heads):
+                _check_finite(file, file.tensors[stored], chunk)
                 out.write(chunk.tobytes())
     progress("dequantize", len(names), len(names))
 
@@ -109,7 +110,7 @@ def _dtype(path: Path, tensor: GgufTensor) -> tuple[str, int]:
     """Dtype in safetensors and bytes a value: floats keep theirs, quantized types become F32."""
     kind = tensor.type
     if kind.name in _KEPT:
-        return _KEPT[kind.name]
+        return _KEPT[kind.name][:2]
     if kind not in gguf.quants._type_traits:
         found = f"tensor {tensor.name!r} has type {kind.name}, which gguf cannot dequantize"
         way_out = "convert the model to F16, BF16 or Q8_0"
@@ -134,9 +135,21 @@ def _chunks(file: GgufFile, tensor: GgufTensor, heads: int) -> Iterator[NDArray[
 def _floats(raw: NDArray[np.uint8], kind: gguf.GGMLQuantizationType) -> NDArray[Any]:
     """Bytes uint8 [rows, row_bytes] as values; BF16 stays in its 16 bits."""
     if kind.name in _KEPT:
-        return np.ascontiguousarray(raw).view("<f4" if kind.name == "F32" else "<u2")
-    values: NDArray[Any] = gguf.quants.dequantize(np.ascontiguousarray(raw), kind)
+        return np.ascontiguousarray(raw).view(_KEPT[kind.name][2])
+    with np.errstate(all="ignore"):  # a damaged scale shows up as a value that is not finite
+        values: NDArray[Any] = gguf.quants.dequantize(np.ascontiguousarray(raw), kind)
     return values.astype("<f4", copy=False)
+
+
+def _check_finite(file: GgufFile, tensor: GgufTensor, values: NDArray[Any]) -> None:
+    if tensor.type.name == "BF16":
+        exponent, all_ones = values & np.uint16(0x7F80), 0x7F80
+        finite = bool((exponent != all_ones).all())
+    else:
+        finite = bool(np.isfinite(values).all())
+    if not finite:
+        found = f"tensor {tensor.name!r} of type {tensor.type.name} has a value that is not finite"
+        raise BadInputError(str(file.path), found, "numbers", AGAIN)
 
 
 def unpermuted(rows: int, heads: int) -> NDArray[np.int64] | None:
@@ -168,13 +181,20 @@ def _notes(file: GgufFile) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def _licence(file: GgufFile) -> str:
+    """The licence's own name where the metadata gives one beside `other`."""
+    name: str = file.get("general.license.name", str, "") or file.get("general.license", str, "")
+    return name or "unknown"
+
+
 def _card(file: GgufFile) -> str:
     """A model card with the licence and what the metadata says of the model's origin."""
     licence = file.get("general.license", str, "") or "unknown"
     front = {"license": licence}
-    link = file.get("general.license.link", str, "")
-    if link:
-        front["license_link"] = link
+    for key in ("name", "link"):
+        value = file.get(f"general.license.{key}", str, "")
+        if value:
+            front[f"license_{key}"] = value
     lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in front.items()]
     rows = [
         f"- {key.removeprefix('general.')}: {value}"

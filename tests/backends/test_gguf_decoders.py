@@ -1,6 +1,7 @@
 """Small decoders with random weights: torch, llama.cpp on our file, and the file read back."""
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ import llama_cpp
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
@@ -21,7 +24,9 @@ from transformers import (
 )
 
 from edgecompile.backends.gguf import Gguf
+from edgecompile.errors import BadInputError, EdgecompileError
 from edgecompile.sources.gguf import convert, describe
+from edgecompile.sources.gguf_file import read_gguf
 from edgecompile.sources.huggingface import describe as describe_folder
 
 VOCABULARY = 320
@@ -174,6 +179,9 @@ def test_decoding_finds_every_float_and_the_hyperparameters(
         ({"model_type": "mamba"}, "architecture 'mamba' is not one of llama"),
         ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "rope_type is 'yarn'"),
         ({"partial_rotary_factor": 0.5}, "only 0.5 of each head"),
+        ({"rms_norm_eps": None}, "config.json has rms_norm_eps = None"),
+        ({"num_hidden_layers": "2"}, "config.json has num_hidden_layers = '2'"),
+        ({"model_type": "qwen3", "head_dim": None}, "config.json has head_dim = None"),
     ],
 )
 def test_a_model_that_llama_cpp_computes_otherwise_is_refused(
@@ -191,6 +199,40 @@ def test_an_unknown_pre_tokenizer_is_refused_with_what_was_found(tmp_path: Path)
     document = json.loads(file.read_text()) | {"pre_tokenizer": {"type": "Whitespace"}}
     file.write_text(json.dumps(document))
     assert "Whitespace" in Gguf().refusal(describe_folder(tmp_path, "odd"))
+
+
+def test_a_bias_that_llama_cpp_does_not_add_is_refused_by_name(tmp_path: Path) -> None:
+    make_folder(tmp_path, Qwen3Config(**SIZES, head_dim=32, attention_bias=True))
+    refusal = Gguf().refusal(describe_folder(tmp_path, "odd"))
+    assert "no place for tensor 'model.layers.0.self_attn.k_proj.bias'" in refusal
+
+
+def test_a_value_that_is_not_finite_is_refused_with_its_tensor(
+    made: tuple[Path, Path, torch.Tensor], tmp_path: Path
+) -> None:
+    data = bytearray((made[1] / "model.gguf").read_bytes())
+    place = read_gguf(made[1] / "model.gguf").tensors["blk.1.ffn_down.weight"].offset
+    data[place : place + 4] = np.float32(np.nan).tobytes()
+    (tmp_path / "nan.gguf").write_bytes(data)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(BadInputError, match=r"'blk.1.ffn_down.weight' .* not finite"):
+        convert(tmp_path / "nan.gguf", tmp_path / "out", quiet)
+
+
+@settings(suppress_health_check=list(HealthCheck), deadline=None, max_examples=60)
+@given(data=st.data())
+def test_damage_ends_in_a_folder_or_an_error_of_ours(
+    made: tuple[Path, Path, torch.Tensor], tmp_path_factory: pytest.TempPathFactory,
+    data: st.DataObject,
+) -> None:  # fmt: skip
+    damaged = bytearray((made[1] / "model.gguf").read_bytes())
+    header = damaged.index(b"blk.1.attn_q.weight") + 2000
+    for _ in range(data.draw(st.integers(1, 4))):
+        damaged[data.draw(st.integers(0, header))] = data.draw(st.integers(0, 255))
+    folder = tmp_path_factory.mktemp("damaged")
+    (folder / "x.gguf").write_bytes(damaged)
+    with contextlib.suppress(EdgecompileError):
+        convert(folder / "x.gguf", folder, quiet)
 
 
 def test_a_sliding_window_bounds_the_context(tmp_path: Path) -> None:

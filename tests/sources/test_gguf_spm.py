@@ -7,6 +7,7 @@ from typing import Any
 
 import gguf
 import llama_cpp
+import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
@@ -25,8 +26,11 @@ def trained() -> tuple[list[str], list[float], list[int]]:
     """Tokens, scores and types of a small vocabulary, ranked as SentencePiece ranks its pieces."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    trainer = trainers.BpeTrainer(vocab_size=900, special_tokens=SPECIAL, show_progress=False)
-    tokenizer.train_from_iterator([*hard_strings(), *[WORDS] * 20], trainer)
+    trainer = trainers.BpeTrainer(
+        vocab_size=3000, limit_alphabet=250, special_tokens=SPECIAL, show_progress=False
+    )
+    prose = [str(getattr(np, name).__doc__) for name in sorted(np.__all__)]
+    tokenizer.train_from_iterator([*prose, *[WORDS] * 20], trainer)
     pieces = [piece for _, piece in sorted((n, p) for p, n in tokenizer.get_vocab().items())]
     learnt = [piece for piece in pieces if piece not in SPECIAL]
     tokens = [*SPECIAL, *BYTES, *learnt, "<tool>"]

@@ -120,5 +120,6 @@ def test_bad_tokenizer_data_is_named(
         changes = changes | {"tokenizer.ggml.tokens": ["a", "b", "c"]}
         changes |= {"tokenizer.ggml.token_type": [1, 1, 1]}
     file = write_vocabulary(tmp_path / "v.gguf", smollm2, changes)
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=message):  # noqa: PT012 (one of the two, by the key)
         gguf_tokenizer.tokenizer_json(file)
+        gguf_tokenizer.tokenizer_config(file, 64)
