@@ -106,6 +106,7 @@ class OnnxDecoder:
         self._token = np.zeros((1, 1), np.int64)
         self._position = np.zeros((1, 1), np.int64)
         self._logits = np.zeros((1, 1, layout.vocabulary), layout.logits_dtype)
+        self._row = self._logits[0, 0]
         self._stepping = False  # the one-token buffers are what is bound
         if layout.last_tokens:
             self._last = np.ones(1, np.int64)
@@ -157,7 +158,7 @@ class OnnxDecoder:
         self._token[0, 0] = token
         self._position[0, 0] = self._length
         self._run(1)
-        logits: Float32 = self._logits[0, 0].astype(np.float32, copy=False)
+        logits: Float32 = self._row.astype(np.float32, copy=False)
         return logits
 
     def _prompt(self, ids: Sequence[int], rows: int) -> Float32:
@@ -179,7 +180,7 @@ class OnnxDecoder:
         total = self._length + tokens
         # The mask's length is what tells the graph how long the past is: a prefix of ones.
         self._binding.bind_input(
-            self._layout.attention_mask, "cpu", 0, np.int64, (1, total), self._ones.ctypes.data
+            self._layout.attention_mask, "cpu", 0, np.int64, (1, total), self._ones_address
         )
         try:
             self._session.run_with_iobinding(self._binding)
@@ -218,6 +219,7 @@ class OnnxDecoder:
                 present, "cpu", 0, layout.kv_dtype.type, shape, after.ctypes.data
             )
         self._ones = np.ones((1, capacity), np.int64)
+        self._ones_address = self._ones.ctypes.data
         self._capacity = capacity
 
     def _bind(self, name: str, array: NDArray[Any]) -> None:

@@ -32,7 +32,7 @@ class OnnxEngine:
     def __init__(self, bundle: Path, manifest: Manifest, threads: int, pad_id: int) -> None:
         library = _library(manifest)
         self.version: str = library.__version__
-        self._session = _open(library, bundle / manifest.engine.file, threads)
+        self._session = _open(library, bundle / manifest.engine.file, threads, manifest.task)
         self._inputs = {port.name: port.type for port in self._session.get_inputs()}
         self._pad_id = pad_id
         self._decoders: Pool[OnnxDecoder] | None = None
@@ -99,10 +99,12 @@ def _library(manifest: Manifest) -> ModuleType:
     return library
 
 
-def _open(library: ModuleType, file: Path, threads: int) -> InferenceSession:
+def _open(library: ModuleType, file: Path, threads: int, task: str) -> InferenceSession:
     options = library.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    # A memory plan is kept for every shape seen; a decoder sees a new one each token.
+    options.enable_mem_pattern = task != "text-generation"
     options.log_severity_level = 4  # errors are raised as well; nothing goes to stderr
     try:
         session: InferenceSession = library.InferenceSession(

@@ -30,8 +30,8 @@ class Tokens:
 
     def encode(self, texts: Sequence[str], *, special: bool = True) -> list[list[int]]:
         """Token ids of each text; `special` adds what the tokenizer's template adds."""
-        batch = self._tokenizer.encode_batch(list(texts), add_special_tokens=special)
-        return [encoding.ids for encoding in batch]
+        # One by one: encode_batch starts a thread a core, which outlives it and warns when forked.
+        return [self._tokenizer.encode(text, add_special_tokens=special).ids for text in texts]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of the ids, special tokens left out; incomplete bytes become U+FFFD."""
