@@ -14,6 +14,7 @@ OFFLINE = {
     "TRANSFORMERS_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "DO_NOT_TRACK": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads are very slow where cores are shared
 }
 os.environ.update(OFFLINE)  # before any test module imports a library that reads them
 
