@@ -225,7 +225,7 @@ _ADD: Mapping[type, Callable[[gguf.GGUFWriter, str, Any], None]] = {
 
 def _not_converted(model: Model) -> bool:
     """A GGUF source before `load`: its tokenizer is in its own header, which was read."""
-    return model.source.kind == "gguf" and not (model.folder / "tokenizer.json").is_file()
+    return any(info.file.suffix == ".gguf" for info in model.weights.infos.values())
 
 
 def _vocabulary_bytes(model: Model) -> int:

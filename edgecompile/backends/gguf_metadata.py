@@ -139,6 +139,8 @@ def facts(file: GgufFile) -> dict[str, float]:
     """Hyperparameters in the file under the config's names; float32 as its shortest decimal."""
     name = file.need("general.architecture", str)
     found: dict[str, float] = {}
+    if "token_embd.weight" in file.tensors:
+        found["vocab_size"] = file.tensors["token_embd.weight"].shape[0]
     for key, stored in _INTEGERS.items():
         if f"{name}.{stored}" in file.metadata:
             found[key] = file.need(f"{name}.{stored}", int)

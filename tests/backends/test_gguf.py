@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from transformers import AutoModel
 
+from edgecompile import sources
 from edgecompile.backends import Export
 from edgecompile.backends.gguf import Gguf
 from edgecompile.model import Model
@@ -62,7 +63,8 @@ def test_the_file_decodes_to_the_codes_that_were_chosen(made: tuple[Model, Expor
     }
     assert set(decoded.floats) | set(decoded.quantized) | set(export.unused) == set(model.weights)
     assert all(np.array_equal(v, model.weights.float32(n)) for n, v in decoded.floats.items())
-    assert decoded.facts["layer_norm_eps"] == model.config["layer_norm_eps"]
+    for name in ("layer_norm_eps", "vocab_size", "num_attention_heads"):
+        assert decoded.facts[name] == model.config[name], name
 
 
 def test_llama_cpp_embeds_as_torch_does_on_the_same_codes(
@@ -123,6 +125,18 @@ def test_a_quantized_table_that_must_be_float_is_refused(made: tuple[Model, Expo
     table = "embeddings.token_type_embeddings.weight"
     wrong = {**model.quantized, table: next(iter(model.quantized.values()))}
     assert table in Gguf().refusal(dataclasses.replace(model, quantized=wrong))
+
+
+def test_a_gguf_source_can_be_planned_before_it_is_read(smollm2_gguf: Path) -> None:
+    model = sources.describe(sources.resolve(str(smollm2_gguf)))
+    assert Gguf().refusal(model) == ""
+
+
+def test_the_size_is_known_before_anything_is_written(made: tuple[Model, Export, Path]) -> None:
+    model, _, folder = made
+    schemes = {name: tensor.scheme for name, tensor in model.quantized.items()}
+    expected = (folder / "model.gguf").stat().st_size
+    assert Gguf().size(model, schemes) == pytest.approx(expected, rel=0.03)
 
 
 def test_a_classifier_is_refused(made: tuple[Model, Export, Path]) -> None:
