@@ -29,6 +29,7 @@ from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme
 from edgecompile.passes import Progress
 from edgecompile.sources.gguf_config import ROPE_FREQS
 from edgecompile.sources.gguf_file import GgufFile, GgufTensor, read_gguf
+from edgecompile.sources.gguf_rows import interleaved, restored
 
 FILE = "model.gguf"
 TENSOR_INFO_BYTES = 100  # name, shape, type, offset and alignment of one tensor
@@ -165,7 +166,7 @@ def _data(
         if kind is gguf.GGMLQuantizationType.F16:
             data = _half(source, data)
     heads = rotated_heads(LAYOUTS[model.architecture], stored, model.config)
-    return data[gguf_blocks.interleaved(len(data), heads)] if heads else np.ascontiguousarray(data)
+    return data[interleaved(len(data), heads)] if heads else np.ascontiguousarray(data)
 
 
 def _half(source: str, values: Float32) -> NDArray[np.float16]:
@@ -301,5 +302,5 @@ def _source_order(file: GgufFile, tensor: GgufTensor) -> NDArray[np.uint8]:
         return raw
     if len(tensor.shape) == 1:
         values = raw.reshape(tensor.shape[0], -1)
-        return values[gguf_blocks.restored(len(values), heads)].reshape(1, -1)
-    return raw[gguf_blocks.restored(len(raw), heads)]
+        return values[restored(len(values), heads)].reshape(1, -1)
+    return raw[restored(len(raw), heads)]

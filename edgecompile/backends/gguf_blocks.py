@@ -67,13 +67,3 @@ def as_scheme(codes: Int8, scales: Float32, bits: int, per_row: bool) -> Quantiz
     if per_row and (scales == scales[:, :1]).all():
         return QuantizedTensor(Scheme(bits, 0), codes, np.ascontiguousarray(scales[:, :1]))
     return QuantizedTensor(Scheme(bits, BLOCK), codes, scales)
-
-
-def interleaved(rows: int, heads: int) -> NDArray[np.int64]:
-    """Row numbers of a source q or k in llama.cpp's order, where a rotated pair is side by side."""
-    return np.arange(rows).reshape(heads, 2, rows // heads // 2).swapaxes(1, 2).reshape(-1)
-
-
-def restored(rows: int, heads: int) -> NDArray[np.int64]:
-    """Row numbers that undo `interleaved`."""
-    return np.arange(rows).reshape(heads, rows // heads // 2, 2).swapaxes(1, 2).reshape(-1)

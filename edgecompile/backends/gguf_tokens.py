@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,6 +111,7 @@ def tokenizer_metadata(folder: Path, rows: int) -> dict[str, Value]:
         values = gguf_spm.metadata(document, tokens, types) | _added_around(files)
     else:
         values = _bpe(document, tokens, types) | _added_around(files)
+    _refuse_equal_tokens(folder, values[_KEY + "tokens"])
     values |= _special_ids(files, document)
     if files.chat_template:
         values["tokenizer.chat_template"] = files.chat_template
@@ -147,6 +149,15 @@ def _tokens(
     return tokens, types
 
 
+def _refuse_equal_tokens(folder: Path, tokens: Value) -> None:
+    """llama.cpp stops at a text that stands for two ids."""
+    assert isinstance(tokens, list)
+    token, times = Counter(tokens).most_common(1)[0]
+    if times > 1:
+        found = f"{times} tokens become {token!r} in GGUF"
+        raise UnsupportedError(str(folder / "tokenizer.json"), found, "different texts")
+
+
 def _type(added: Mapping[str, Any] | None, known: bool) -> int:
     if not known:
         return int(gguf.TokenType.UNUSED)
@@ -156,7 +167,7 @@ def _type(added: Mapping[str, Any] | None, known: bool) -> int:
 
 
 def _bpe(document: Mapping[str, Any], tokens: list[str], types: list[int]) -> dict[str, Value]:
-    merges = document["model"]["merges"]
+    merges = document["model"].get("merges", ())
     return {
         _KEY + "model": "gpt2",
         _KEY + "pre": pre_name(document),
@@ -206,7 +217,8 @@ def _special_ids(files: TokenizerFolder, document: Mapping[str, Any]) -> dict[st
     ids |= {entry["content"]: entry["id"] for entry in document.get("added_tokens") or ()}
     special = files.special
     if document["model"]["type"] == "WordPiece":
-        special = {"bos_token": special["cls_token"], "eos_token": special["sep_token"]} | special
+        ends = {"bos_token": special.get("cls_token"), "eos_token": special.get("sep_token")}
+        special = {role: text for role, text in ends.items() if text} | special
     values: dict[str, Value] = {
         _KEY + _ROLES[role]: ids[text] for role, text in special.items() if text in ids
     }

@@ -17,6 +17,7 @@ from edgecompile.errors import BadInputError, ResourceError, UnsupportedError
 from edgecompile.passes import Progress
 from edgecompile.sources import gguf_config, gguf_tokenizer
 from edgecompile.sources.gguf_file import AGAIN, GgufFile, GgufTensor, read_gguf
+from edgecompile.sources.gguf_rows import restored
 
 CHUNK_BYTES = 64 << 20  # of float32 at a time
 # GGUF types that keep their bytes -> safetensors dtype, bytes a value, numpy dtype
@@ -121,7 +122,7 @@ def _dtype(path: Path, tensor: GgufTensor) -> tuple[str, int]:
 def _chunks(file: GgufFile, tensor: GgufTensor, heads: int) -> Iterator[NDArray[Any]]:
     """The values in the source's row order; whole rows, so that blocks stay whole."""
     raw = file.raw(tensor)
-    order = unpermuted(tensor.rows if len(tensor.shape) > 1 else tensor.shape[0], heads)
+    order = restored(tensor.shape[0], heads) if heads else None
     if len(tensor.shape) == 1:
         values = _floats(raw, tensor.type).reshape(-1)
         yield values if order is None else values[order]
@@ -150,14 +151,6 @@ def _check_finite(file: GgufFile, tensor: GgufTensor, values: NDArray[Any]) -> N
     if not finite:
         found = f"tensor {tensor.name!r} of type {tensor.type.name} has a value that is not finite"
         raise BadInputError(str(file.path), found, "numbers", AGAIN)
-
-
-def unpermuted(rows: int, heads: int) -> NDArray[np.int64] | None:
-    """Row numbers that undo llama.cpp's rope order of q and k: GGUF keeps pairs side by side."""
-    if not heads:
-        return None
-    order = np.arange(rows).reshape(heads, rows // heads // 2, 2)
-    return order.swapaxes(1, 2).reshape(-1)
 
 
 def _permuted_heads(file: GgufFile, name: str, config: Mapping[str, Any]) -> int:

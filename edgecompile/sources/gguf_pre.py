@@ -67,6 +67,7 @@ PRE_TOKENIZERS: Mapping[str, PreTokenizer] = {
     "llama-bpe": _LLAMA_BPE,
     "llama3": _LLAMA_BPE,
     "llama-v3": _LLAMA_BPE,
+    "smaug-bpe": PreTokenizer(_splits(_LLAMA3)),  # Llama 3's before it ignored merges
     "qwen2": PreTokenizer(_splits(_QWEN2), nfc=True),
     "tekken": PreTokenizer(_splits(_TEKKEN), ignore_merges=True, add_bos=True),
     "default": PreTokenizer(_splits(*_DEFAULT)),

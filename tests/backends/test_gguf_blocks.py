@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from edgecompile.backends import gguf_blocks
 from edgecompile.errors import UnsupportedError
 from edgecompile.numerics.schemes import QuantizedTensor, Scheme, representable_scale
+from edgecompile.sources.gguf_rows import interleaved, restored
 
 SCHEMES = [Scheme(4, 32), Scheme(8, 32), Scheme(8, 0)]
 
@@ -43,7 +44,7 @@ def test_codes_and_scales_survive_the_file_format(
 @given(rows=st.integers(1, 8), heads=st.integers(1, 6))
 def test_restoring_undoes_interleaving(rows: int, heads: int) -> None:
     count = rows * 2 * heads
-    order, back = gguf_blocks.interleaved(count, heads), gguf_blocks.restored(count, heads)
+    order, back = interleaved(count, heads), restored(count, heads)
     assert np.array_equal(order[back], np.arange(count))
 
 
