@@ -32,6 +32,8 @@ def main(bundle: Path, argv: Sequence[str]) -> int:
     except BrokenPipeError:  # as in `... | head -1`: nobody reads on, and that is no error
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
+    except Exception as error:  # a bug of ours or the engine's: still one line and exit code 1
+        return _fail(f"{type(error).__name__}: {error}. This is a bug: please report it.", 1)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -53,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(bundle: Path, options: argparse.Namespace) -> int:
-    text = sys.stdin.read() if options.text == "-" else options.text
+    text = _read_stdin() if options.text == "-" else options.text
     if text is None:
         raise UsageError("command line", "no text", "a text, or - to read it", "see --help")
     with load(bundle, options.verify, options.threads) as session:
@@ -68,6 +70,13 @@ def _run(bundle: Path, options: argparse.Namespace) -> int:
             way_out = "load the bundle in Python and call session.run(name=array)"
             raise UnsupportedError("command line", f"task {task}", "a task on text", way_out)
     return 0
+
+
+def _read_stdin() -> str:
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError("standard input", str(error), "UTF-8 text") from error
 
 
 def _print_stream(session: Session, text: str, options: argparse.Namespace) -> None:

@@ -7,6 +7,11 @@ from pathlib import Path
 sys.dont_write_bytecode = True
 sys.pycache_prefix = str(Path(__file__).parent / "no-bytecode")
 
-from edgecompile_runtime._main import main  # type: ignore[import-not-found]  # noqa: E402
+try:
+    from edgecompile_runtime._main import main  # type: ignore[import-not-found]
+except ModuleNotFoundError as error:
+    way_out = "pip install numpy tokenizers jinja2, and the engine that manifest.json names"
+    sys.stderr.write(f"error: {error.name}: not installed. To go on: {way_out}\n")
+    raise SystemExit(4) from None
 
 raise SystemExit(main(Path(__file__).resolve().parent.parent, sys.argv[1:]))

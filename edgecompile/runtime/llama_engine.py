@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -63,6 +64,11 @@ class LlamaEngine:
     def close(self) -> None:
         """Free idle contexts now, and the model once the last one in use has come back."""
         self._pool.close()
+
+    def __del__(self) -> None:
+        """Free a model that nobody closed, but not while Python takes its modules apart."""
+        if hasattr(self, "_pool") and not sys.is_finalizing():
+            self.close()
 
     def _create_decoder(self, length: int) -> LlamaContext:
         capacity = FIRST_CONTEXT

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Generic, Protocol, TypeVar
 
+from .errors import UsageError
+
 
 class Leasable(Protocol):
     """What a pool holds."""
@@ -53,6 +55,8 @@ class Pool(Generic[T]):
 
     def _take(self, size: int) -> T:
         with self._lock:
+            if self._closed:
+                raise UsageError("session", "it is closed", "an open session")
             self._leased += 1
             for at, item in enumerate(self._idle):
                 if item.fits(size):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import UsageError
+from .errors import EdgecompileError, UsageError
 
 Float32 = NDArray[np.float32]
 
@@ -52,7 +52,11 @@ class Sampler:
         """The next token for logits float32 [vocab], which stay as they are."""
         if self._seen is not None:
             logits = _penalize(logits, self._seen, self._options.repetition_penalty)
-        token = self._draw(logits) if self._options.temperature else int(logits.argmax())
+        token = int(logits.argmax())
+        if np.isnan(logits[token]):  # argmax finds the first NaN there is
+            raise EdgecompileError("logits", f"not a number at token {token}", "numbers")
+        if self._options.temperature:
+            token = self._draw(logits)
         if self._seen is not None:
             self._seen.add(token)
         return token

@@ -3,7 +3,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,10 @@ def load(path: Path | str, verify: str = "once", threads: int | None = None) -> 
     """
     if threads is not None and threads < 1:
         raise UsageError("threads", repr(threads), "1 or more")
-    return Session(Path(path), verify, threads or physical_cores())
+    try:
+        return Session(Path(path), verify, threads or physical_cores())
+    except OSError as error:
+        raise BadInputError(str(path), str(error), "files that can be read") from error
 
 
 class Session:
@@ -131,7 +135,7 @@ class Session:
 
     def generate_ids(
         self, ids: Sequence[int], max_new_tokens: int, options: SamplingOptions | None = None
-    ) -> Iterator[int]:
+    ) -> Generator[int, None, None]:
         """Token ids one at a time; stop tokens are given out like any other."""
         engine = self._need("text-generation")
         self._check_length(ids)
@@ -163,13 +167,14 @@ class Session:
     ) -> Iterator[str]:
         text, stops = TextStream(self._need_tokens().decode), StopStrings(stop)
         ends = set(self.info.generation.stop_token_ids if self.info.generation else ())
-        for token in self.generate_ids(ids, limit, options):
-            if token in ends:
-                break
-            if piece := stops.push(text.push(token)):
-                yield piece
-            if stops.found:
-                return
+        with closing(self.generate_ids(ids, limit, options)) as tokens:
+            for token in tokens:
+                if token in ends:
+                    break
+                if piece := stops.push(text.push(token)):
+                    yield piece
+                if stops.found:
+                    return
         if rest := stops.push(text.flush()) + stops.flush():
             yield rest
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import BadInputError, MissingLibraryError
+from .errors import BadInputError, MissingLibraryError, UsageError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -31,7 +31,13 @@ class Tokens:
     def encode(self, texts: Sequence[str], *, special: bool = True) -> list[list[int]]:
         """Token ids of each text; `special` adds what the tokenizer's template adds."""
         # One by one: encode_batch starts a thread a core, which outlives it and warns when forked.
-        return [self._tokenizer.encode(text, add_special_tokens=special).ids for text in texts]
+        return [self._encode(text, special) for text in texts]
+
+    def _encode(self, text: str, special: bool) -> list[int]:
+        try:
+            return self._tokenizer.encode(text, add_special_tokens=special).ids
+        except (TypeError, ValueError) as error:  # a lone surrogate, as of a broken command line
+            raise UsageError("text", f"{text!r:.100} ({error})", "valid Unicode") from error
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of the ids, special tokens left out; incomplete bytes become U+FFFD."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .engine import LOGIT_ROWS
-from .errors import BadInputError, EdgecompileError, UsageError
+from .errors import BadInputError, EdgecompileError, ResourceError, UsageError
 from .session import Session, load
 from .wire import error_fields, receive, send
 
@@ -55,6 +55,9 @@ def _answer(session: Session, header: dict[str, Any], arrays: Arrays) -> Iterato
             yield {"ok": True, "more": False, **fields}, values
     except EdgecompileError as error:
         yield {"ok": False, "more": False, "error": error_fields(error)}, {}
+    except MemoryError as error:
+        full = ResourceError(f"request {header.get('op')}", "out of memory", way_out=str(error))
+        yield {"ok": False, "more": False, "error": error_fields(full)}, {}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         wrong = BadInputError(f"request {header.get('op')}", repr(error), "the fields of wire.py")
         yield {"ok": False, "more": False, "error": error_fields(wrong)}, {}

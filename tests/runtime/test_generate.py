@@ -137,6 +137,23 @@ def test_a_closed_session_says_so_even_inside_a_stream(session: Session) -> None
     session.close()
 
 
+def test_closing_while_others_generate_never_crashes(bundles: Bundles) -> None:
+    for kind in DECODERS:
+        session = load(bundles(kind), threads=1)
+
+        def work(at: int, session: Session = session) -> str:
+            if at == 5:
+                session.close()
+            try:
+                return "".join(session.generate("fox", max_new_tokens=30))
+            except UsageError as error:
+                return str(error)
+
+        with ThreadPoolExecutor(4) as pool:
+            answers = list(pool.map(work, range(16)))
+        assert "closed" in answers[-1]
+
+
 def test_a_session_is_closed_by_a_with_block(bundles: Bundles) -> None:
     with load(bundles("onnx-decoder")) as session:
         assert session.tokenize(["fox"])

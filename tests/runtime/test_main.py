@@ -83,6 +83,33 @@ def test_a_damaged_bundle_exits_5(bundles: Bundles, tmp_path: Path) -> None:
     assert "Traceback" not in err
 
 
+def test_text_may_come_from_standard_input(bundles: Bundles) -> None:
+    command = [sys.executable, "-I", str(bundles("classifier") / "runtime")]
+    given = subprocess.run([*command, "fox é"], capture_output=True, check=True)
+    piped = subprocess.run([*command, "-"], input="fox é".encode(), capture_output=True, check=True)
+    assert piped.stdout == given.stdout
+    wrong = subprocess.run([*command, "-"], input=b"\xff", capture_output=True, check=False)
+    assert wrong.returncode == 2
+    assert b"Traceback" not in wrong.stderr
+
+
+def test_a_command_line_that_is_no_unicode_is_a_usage_error(bundles: Bundles) -> None:
+    command = [sys.executable.encode(), b"-I", bytes(bundles("classifier") / "runtime"), b"\xff"]
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert done.returncode == 2
+    assert b"valid Unicode" in done.stderr
+
+
+def test_without_numpy_it_exits_4_and_says_what_to_install(
+    bundles: Bundles, tmp_path: Path
+) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    python = str(tmp_path / "venv" / "bin" / "python")
+    code, _, err = run(bundles("classifier"), "fox", python=python)
+    assert code == 4
+    assert err.startswith("error: numpy: not installed. To go on: pip install numpy")
+
+
 def test_ctrl_c_exits_130_without_a_traceback(bundles: Bundles) -> None:
     command = [sys.executable, "-I", str(bundles("onnx-decoder") / "runtime"), "fox"]
     process = subprocess.Popen(

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from edgecompile.runtime.errors import UsageError
+from edgecompile.runtime.errors import EdgecompileError, UsageError
 from edgecompile.runtime.sampling import Sampler, SamplingOptions, candidates
 
 LOGITS = hnp.arrays(np.float32, st.integers(1, 600), elements=st.floats(-20, 20, width=16))
@@ -73,6 +73,13 @@ def test_a_seen_token_is_penalized_whatever_the_sign_of_its_logit() -> None:
     logits = np.float32([3.0, -1.0, 1.6, -1.5])
     assert [sampler.choose(logits) for _ in range(2)] == [2, 0]
     assert logits.tolist() == np.float32([3.0, -1.0, 1.6, -1.5]).tolist()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_no_numbers_choose_nothing(temperature: float) -> None:
+    sampler = Sampler(SamplingOptions(temperature=temperature))
+    with pytest.raises(EdgecompileError, match="not a number at token 1"):
+        sampler.choose(np.float32([3.0, np.nan, 9.0]))
 
 
 @pytest.mark.parametrize(
