@@ -11,6 +11,7 @@ import llama_cpp
 import pytest
 from tokenizers import Tokenizer
 
+from edgecompile.backends import gguf_tokens
 from edgecompile.errors import BadInputError, UnsupportedError
 from edgecompile.sources import gguf_tokenizer
 from edgecompile.sources.gguf_file import GgufFile, read_gguf
@@ -83,6 +84,20 @@ def test_the_name_is_found_again_from_the_structure(
     file = write_vocabulary(tmp_path / "v.gguf", smollm2, {"tokenizer.ggml.pre": name})
     rewritten = Tokenizer.from_str(json.dumps(gguf_tokenizer.tokenizer_json(file))).to_str()
     assert pre_name(json.loads(rewritten)) == name
+
+
+def test_a_tokenizer_json_written_to_gguf_is_the_files_own_data(
+    smollm2: GgufFile, tmp_path: Path
+) -> None:
+    document = gguf_tokenizer.tokenizer_json(smollm2)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
+    config = gguf_tokenizer.tokenizer_config(smollm2, 64)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    values = gguf_tokens.tokenizer_metadata(tmp_path, 49152)
+    for key in ("pre", "tokens", "token_type", "merges", "bos_token_id", "add_bos_token"):
+        name = f"tokenizer.ggml.{key}"
+        assert values[name] == smollm2.metadata[name], key
+    assert values["tokenizer.chat_template"] == smollm2.metadata["tokenizer.chat_template"]
 
 
 def test_begin_and_end_tokens_are_added_where_the_file_says(
