@@ -102,7 +102,10 @@ def _save(graph_parts: dict[str, Any], file: Path) -> None:
 
 
 def write_onnx_decoder(file: Path, vocabulary: int, *, last_tokens: bool) -> dict[str, Any]:
-    """A two-layer decoder of GroupQueryAttention nodes; its engine.options."""
+    """A two-layer decoder of GroupQueryAttention nodes; its engine.options.
+
+    With `last_tokens` it has learned positions too, so that both optional inputs are there.
+    """
     from onnx import TensorProto, helper, numpy_helper
 
     weights = {
@@ -119,7 +122,7 @@ def write_onnx_decoder(file: Path, vocabulary: int, *, last_tokens: bool) -> dic
         node("Shape", ["attention_mask"], ["mask_shape"]),
         node("Gather", ["mask_shape", "one"], ["total64"]),
         node("Cast", ["total64"], ["total"], to=TensorProto.INT32),
-        node("Gather", ["embedding", "input_ids"], ["x0"]),
+        node("Gather", ["embedding", "input_ids"], ["words" if last_tokens else "x0"]),
     ]
     inputs = [
         helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", length])
@@ -151,6 +154,12 @@ def write_onnx_decoder(file: Path, vocabulary: int, *, last_tokens: bool) -> dic
         ]
     hidden = f"x{LAYERS}"
     if last_tokens:
+        weights["places"] = _random(9, CONTEXT, WIDTH) * 50
+        nodes[:0] = [node("Gather", ["places", "position_ids"], ["places_x"])]
+        nodes.insert(8, node("Add", ["words", "places_x"], ["x0"]))
+        inputs.append(
+            helper.make_tensor_value_info("position_ids", TensorProto.INT64, ["batch", "length"])
+        )
         weights["end"] = np.array([2**62], np.int64)
         nodes += [
             node("Neg", ["last_tokens"], ["start"]),
@@ -173,7 +182,7 @@ def write_onnx_decoder(file: Path, vocabulary: int, *, last_tokens: bool) -> dic
         "layers": LAYERS, "kv_heads": KV_HEADS, "head_size": HEAD, "kv_dtype": "float32",
         "past": "past_key_values.{layer}.{part}", "present": "present.{layer}.{part}",
         "input_ids": "input_ids", "attention_mask": "attention_mask",
-        **({"last_tokens": "last_tokens"} if last_tokens else {}),
+        **({"last_tokens": "last_tokens", "position_ids": "position_ids"} if last_tokens else {}),
     }
 
 
