@@ -1,4 +1,4 @@
-"""Steps 2 and 3: the bundle in its engine against the source, and against its own codes in torch."""
+"""Steps 2 and 3: the bundle in its engine against the source, and against its codes in torch."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +25,6 @@ from edgecompile.tokenizer import labels
 
 QUALITY, EXPORT = "quality", "export"
 LEAST_LABELLED = 100  # texts; fewer prove no accuracy
-NEEDED = "the embedding of one text at least"
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,8 @@ def _differing_codes(
         found = decoded.quantized.get(name)
         entry = tensors.get(name)
         if found is None or entry is None:
-            wrong.append(f"{name} ({'not in the file' if found is None else 'not in the manifest'})")
+            where = "file" if found is None else "manifest"
+            wrong.append(f"{name} (not in the {where})")
         elif found.scheme.name != entry["scheme"]:
             wrong.append(f"{name} ({found.scheme.name}, not {entry['scheme']})")
         elif found.digest(name) != entry["sha256"]:
@@ -105,7 +106,8 @@ def _differing_floats(decoded: Decoded, floats: Mapping[str, Mapping[str, Any]])
     for name in sorted(floats.keys() | decoded.floats.keys()):
         found, entry = decoded.floats.get(name), floats.get(name)
         if found is None or entry is None:
-            wrong.append(f"{name} ({'not in the file' if found is None else 'not in the manifest'})")
+            where = "file" if found is None else "manifest"
+            wrong.append(f"{name} (not in the {where})")
         elif float_digest(name, found, entry["dtype"]) != entry["sha256"]:
             wrong.append(name)
     return wrong

@@ -1,4 +1,4 @@
-"""Step 1: does the bundle give the source tokenizer's ids, and the source's chat prompts?"""
+"""Step 1: the bundle must give the source tokenizer's ids, and the source's chat prompts."""
 # ruff: noqa: RUF001 (conversations with characters that look like others)
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ STEP = "tokenizer"
 CONVERSATIONS: tuple[list[dict[str, str]], ...] = (
     [{"role": "user", "content": "Hello"}],
     [{"role": "user", "content": ""}],
-    [{"role": "system", "content": "Answer briefly."}, {"role": "user", "content": "¿Qué? 你好 😀"}],
+    [
+        {"role": "system", "content": "Answer briefly."},
+        {"role": "user", "content": "¿Qué? 你好 😀"},
+    ],
     [
         {"role": "user", "content": "  one\n\ttwo  "},
         {"role": "assistant", "content": "three <|im_end|> </s>"},
