@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
+    AutoModel,
     AutoModelForCausalLM,
     LlamaConfig,
     MistralConfig,
@@ -25,6 +27,7 @@ from transformers import (
 
 from edgecompile.backends.gguf import Gguf
 from edgecompile.errors import BadInputError, EdgecompileError
+from edgecompile.model import Pooling
 from edgecompile.sources.gguf import convert, describe
 from edgecompile.sources.gguf_file import read_gguf
 from edgecompile.sources.huggingface import describe as describe_folder
@@ -199,6 +202,33 @@ def test_an_unknown_pre_tokenizer_is_refused_with_what_was_found(tmp_path: Path)
     document = json.loads(file.read_text()) | {"pre_tokenizer": {"type": "Whitespace"}}
     file.write_text(json.dumps(document))
     assert "Whitespace" in Gguf().refusal(describe_folder(tmp_path, "odd"))
+
+
+@pytest.mark.parametrize(("mode", "row"), [("lasttoken", -1), ("cls", 0)])
+def test_a_decoder_without_a_head_embeds_with_its_pooling(
+    tmp_path: Path, mode: str, row: int
+) -> None:
+    torch.manual_seed(0)
+    module = AutoModel.from_config(CONFIGS["qwen3"], attn_implementation="eager").eval()
+    module.save_pretrained(tmp_path)  # names without the `model.` of a causal model
+    save_tokenizer(tmp_path)
+    model = describe_folder(tmp_path, "embedder", "embedding")
+    model = dataclasses.replace(model, pooling=Pooling(mode, normalize=True, max_length=64))
+    (tmp_path / "out").mkdir()
+    export = Gguf().export(model, tmp_path / "out", quiet)
+    with torch.no_grad():
+        expected = module(torch.tensor([PROMPT])).last_hidden_state[0, row].numpy()
+    engine = llama_cpp.Llama(
+        str(tmp_path / "out" / export.file), embedding=True, n_ctx=64, n_batch=64, n_ubatch=64,
+        verbose=False, n_threads=2,
+    )  # fmt: skip
+    engine._batch.add_sequence(PROMPT, 0, True)
+    engine._ctx.decode(engine._batch)
+    found = np.array(llama_cpp.llama_get_embeddings_seq(engine._ctx.ctx, 0)[:64])
+    engine.close()
+    assert export.options["pooling"] == mode
+    cosine = found @ expected / np.linalg.norm(found) / np.linalg.norm(expected)
+    assert cosine > 0.999
 
 
 def test_a_bias_that_llama_cpp_does_not_add_is_refused_by_name(tmp_path: Path) -> None:
