@@ -1,4 +1,4 @@
-"""Finished stages by content: a folder a stage, named by the SHA-256 of everything that shaped it."""
+"""Finished stages by content: a folder a stage, named by the SHA-256 of all that shaped it."""
 from __future__ import annotations
 
 import fcntl

@@ -4,6 +4,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 from edgecompile.numerics.schemes import QuantizedTensor, Scheme
 
@@ -15,7 +18,7 @@ def save(folder: Path, quantized: Mapping[str, QuantizedTensor]) -> None:
     """codes.safetensors (`<name>.codes` int8, `<name>.scales` float32) and schemes.json."""
     from safetensors.numpy import save_file
 
-    arrays = {}
+    arrays: dict[str, NDArray[Any]] = {}
     for name, tensor in quantized.items():
         arrays[f"{name}.codes"] = tensor.codes
         arrays[f"{name}.scales"] = tensor.scales
@@ -34,6 +37,6 @@ def load(folder: Path, schemes_file: str = SCHEMES) -> dict[str, QuantizedTensor
             name: QuantizedTensor(
                 Scheme.parse(scheme), arrays.get_tensor(f"{name}.codes"),
                 arrays.get_tensor(f"{name}.scales"),
-            )  # fmt: skip
+            )
             for name, scheme in schemes.items()
         }

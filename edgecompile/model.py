@@ -1,4 +1,4 @@
-"""A model on its way through the stages: a folder of safetensors, and what the passes made of it."""
+"""A model on its way through the stages: safetensors, and what the passes made of them."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
@@ -110,7 +110,7 @@ class Model:
         return sum(int(np.prod(info.shape)) for info in self.weights.infos.values())
 
     def dense(self, name: str) -> Float32:
-        """The tensor as engines will see it: dequantized codes where there are any, else float32."""
+        """The tensor as engines will see it: codes dequantized where there are any, or float32."""
         if name in self.quantized:
             return self.quantized[name].dequantize()
         return self.weights.float32(name)

@@ -122,10 +122,8 @@ def _schemes(choices: Iterable[PassChoice], model: Model) -> dict[str, Scheme]:
 
 
 def _others(task: str, one: Target) -> str:
-    able = [
-        name for name in target.names()
-        if name != one.name and task in registry.find("backends", target.find(name).backend, name).tasks
-    ]  # fmt: skip
+    backends = {name: target.find(name).backend for name in target.names() if name != one.name}
+    able = [n for n, b in backends.items() if task in registry.find("backends", b, n).tasks]
     return " or ".join(able) or "another target"
 
 

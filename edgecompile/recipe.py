@@ -115,7 +115,8 @@ def parse(
     variants = merged.get("variants", {})
     if variant:
         if variant not in variants:
-            raise UsageError("--variant", f"{variant!r} is not in {where}", nearest(variant, variants))
+            found = f"{variant!r} is not in {where}"
+            raise UsageError("--variant", found, nearest(variant, variants))
         merged = merge(merged, variants[variant])
     for setting in settings:
         apply_setting(merged, setting)

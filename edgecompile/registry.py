@@ -1,4 +1,4 @@
-"""Plug-ins by file name: passes/quantize_rtn.py defines the pass `quantize_rtn`, class QuantizeRtn."""
+"""Plug-ins by file name: passes/quantize_rtn.py holds `quantize_rtn`, class QuantizeRtn."""
 from __future__ import annotations
 
 import importlib

@@ -24,7 +24,8 @@ def roles(model: Model) -> Mapping[str, str]:
     for source, name in names.items():
         found, expected = model.weights.infos[source].shape, tuple(module.state_dict()[name].shape)
         if found != expected:
-            raise BadInputError(model.source.reference, f"{source} has shape {found}", str(expected))
+            where = model.source.reference
+            raise BadInputError(where, f"{source} has shape {found}", str(expected))
     found_roles = _parameter_roles(module)
     return {
         source: found_roles.get(names[source], "other") if source in names else "unused"

@@ -39,7 +39,8 @@ class Comparison:
                 f"same weights: {self.tensors} tensors, every code and scale equal\n"
                 f"weights digest {self.digests[0]}"
             )
-        lines = [f"{len(self.differences)} of {self.tensors} tensors differ:", *self.differences[:20]]
+        head = f"{len(self.differences)} of {self.tensors} tensors differ:"
+        lines = [head, *self.differences[:20]]
         return "\n  ".join(lines)
 
 
@@ -72,7 +73,8 @@ def _difference(
         return f"{name}: only in the {'second' if name not in first else 'first'} bundle"
     one, other = first[name], second[name]
     if one.scheme != other.scheme or one.codes.shape != other.codes.shape:
-        return f"{name}: {one.scheme.name} {one.codes.shape}, {other.scheme.name} {other.codes.shape}"
+        found = f"{other.scheme.name} {other.codes.shape}"
+        return f"{name}: {one.scheme.name} {one.codes.shape}, {found}"
     for what in ("codes", "scales"):
         places = np.argwhere(getattr(one, what) != getattr(other, what))
         if len(places):

@@ -13,7 +13,7 @@ from edgecompile.passes import Progress
 
 @dataclass(frozen=True)
 class Port:
-    """One input or output of the engine's file; a shape entry is a size or a name such as `batch`."""
+    """One input or output of the engine's file; a shape entry is a size or a name (`batch`)."""
 
     name: str
     dtype: str  # numpy spelling: int64, float32
@@ -31,7 +31,7 @@ class Export:
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     options: Mapping[str, Any] = field(default_factory=dict)  # what the runtime needs to know
-    unused: Mapping[str, str] = field(default_factory=dict)  # source tensor -> why it is not written
+    unused: Mapping[str, str] = field(default_factory=dict)  # source tensor -> why it is left out
     float_dtypes: Mapping[str, str] = field(default_factory=dict)  # source tensor -> not float32
     notes: tuple[str, ...] = ()
 
@@ -56,7 +56,7 @@ class Backend(Protocol):
     tasks: ClassVar[tuple[str, ...]]
 
     def refusal(self, model: Model) -> str:
-        """Why this backend cannot write that model (from config and headers alone); empty if it can."""
+        """Why this backend cannot write that model, from config and headers; empty if it can."""
         ...
 
     def size(self, model: Model, schemes: Mapping[str, Scheme]) -> int:
@@ -64,7 +64,7 @@ class Backend(Protocol):
         ...
 
     def export(self, model: Model, folder: Path, progress: Progress) -> Export:
-        """Write the engine's file(s) into the empty `folder`, the same bytes from the same model."""
+        """Write the engine's files into the empty `folder`, the same bytes from the same model."""
         ...
 
     def decode(self, folder: Path, manifest: Mapping[str, Any]) -> Decoded:

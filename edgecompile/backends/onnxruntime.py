@@ -28,7 +28,7 @@ PRESENT = "present.{layer}.{part}"
 
 @dataclass(frozen=True)
 class Onnxruntime:
-    """accuracy_level 4 multiplies with int8 activations, 1 with float32 ones (ContribOperators.md)."""
+    """accuracy_level 4 multiplies with int8 activations, 1 with float32 (ContribOperators.md)."""
 
     name: ClassVar[str] = "onnxruntime"
     tasks: ClassVar[tuple[str, ...]] = ("embedding", "classification", "text-generation", "module")
@@ -143,7 +143,8 @@ def decoder_options(graph: onnx.GraphProto) -> dict[str, Any]:
     options: dict[str, Any] = {
         "layers": len(keys), "kv_heads": dims[1], "head_size": dims[3] or cos.dims[1] * 2,
         "kv_dtype": ports(keys[:1])[0].dtype, "past": PAST, "present": PRESENT,
-        "input_ids": "input_ids", "attention_mask": "attention_mask", "last_tokens": tune.LAST_TOKENS,
+        "input_ids": "input_ids", "attention_mask": "attention_mask",
+        "last_tokens": tune.LAST_TOKENS,
     }  # fmt: skip
     if "position_ids" in names:
         options["position_ids"] = "position_ids"

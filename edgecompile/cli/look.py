@@ -20,7 +20,8 @@ def targets_command(form: str) -> None:
     found = [target.find(str(path)) for path in target.names().values()]
     rows = [(one.name, one.backend, one.description) for one in sorted(found, key=lambda t: t.name)]
     if form == "json":
-        output.dump([dict(zip(("name", "backend", "description"), row, strict=True)) for row in rows])
+        keys = ("name", "backend", "description")
+        output.dump([dict(zip(keys, row, strict=True)) for row in rows])
         return
     output.table("", ("target", "backend", "for"), rows)
 
@@ -32,7 +33,7 @@ def models_command(form: str) -> None:
     from edgecompile import recipe
 
     found = [recipe.read(path) for path in recipe.names().values()]
-    rows = [(one.name, one.task, one.source.pip or one.source.path, one.description) for one in found]
+    rows = [(m.name, m.task, m.source.pip or m.source.path, m.description) for m in found]
     if form == "json":
         names = ("name", "task", "weights", "description")
         output.dump([dict(zip(names, row, strict=True)) for row in rows])
@@ -61,7 +62,7 @@ def cache_group() -> None:
 @output.FORMAT
 def cache_list_command(form: str) -> None:
     """List the stages in the cache, those used longest ago first."""
-    import datetime
+    from datetime import datetime
 
     from edgecompile import cache
 
@@ -70,7 +71,7 @@ def cache_list_command(form: str) -> None:
         output.dump([dict(zip(("stage", "bytes", "used"), row, strict=True)) for row in rows])
         return
     shown = [
-        (name[:40], output.megabytes(size), datetime.datetime.fromtimestamp(used).isoformat(" ", "minutes"))
+        (name[:40], output.megabytes(size), datetime.fromtimestamp(used).isoformat(" ", "minutes"))
         for name, size, used in rows
     ]  # fmt: skip
     total = sum(size for _, size, _ in rows)
@@ -79,7 +80,7 @@ def cache_list_command(form: str) -> None:
 
 
 @cache_group.command("prune")
-@click.option("--max-size", default="0GB", help="Keep at most this, for example 20GB; 0GB keeps none.")
+@click.option("--max-size", default="0GB", help="Keep at most this much; 0GB keeps none.")
 def cache_prune_command(max_size: str) -> None:
     """Remove the stages used longest ago, and what killed builds left."""
     from edgecompile import cache

@@ -1,4 +1,4 @@
-"""Round to nearest on the grid, with the scale of each group searched for the least square error."""
+"""Round to nearest on the grid, each group's scale searched for the least square error."""
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
@@ -57,7 +57,8 @@ def best_scales(groups: Float32, scheme: Scheme, search: bool) -> Float32:
 def encode(groups: Float32, scales: Float32, scheme: Scheme) -> Int8:
     """Nearest codes int8 [n, size] for groups [n, size] and scales [n]; halves go to even."""
     codes = np.rint(groups / scales[:, None])
-    return np.clip(codes, scheme.low, scheme.high).astype(np.int8)
+    found: Int8 = np.clip(codes, scheme.low, scheme.high).astype(np.int8)
+    return found
 
 
 def squared_error(groups: Float32, scales: Float32, scheme: Scheme) -> Float32:

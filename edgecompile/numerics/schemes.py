@@ -63,7 +63,7 @@ class QuantizedTensor:
     scales: Float32
 
     def dequantize(self) -> Float32:
-        """codes * scales, float32 [out, in]: exact, for each scale has at most 8 significant bits."""
+        """codes * scales, float32 [out, in]: exact, as scales have at most 8 significant bits."""
         out, columns = self.codes.shape
         groups = self.scales.shape[1]
         values = self.codes.reshape(out, groups, columns // groups).astype(np.float32)
@@ -79,7 +79,7 @@ class QuantizedTensor:
 
 
 def float_digest(name: str, values: Float32, dtype: str) -> str:
-    """SHA-256 over (name, shape, dtype in the file, values as float32) of a tensor without codes."""
+    """SHA-256 over (name, shape, dtype in the file, values in float32) of a float tensor."""
     digest = hashlib.sha256(f"{name}|{values.shape}|{dtype}|".encode())
     digest.update(np.ascontiguousarray(values, "<f4").data)
     return digest.hexdigest()

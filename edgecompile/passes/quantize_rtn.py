@@ -59,7 +59,7 @@ class QuantizeRtn:
 
     def scheme(self, name: str, role: str) -> Scheme:
         """The scheme of one tensor, from the options alone."""
-        bits = self.embedding_bits or self.bits if role == "embedding" else self.bits
+        bits: int = self.embedding_bits or self.bits if role == "embedding" else self.bits
         for pattern, chosen in self.overrides.items():
             bits = chosen if fnmatchcase(name, pattern) else bits
         if bits not in (4, 8):
@@ -90,5 +90,5 @@ class QuantizeRtn:
             return LayerReport(name, "skipped", reason), None
         weight = model.weights.float32(name)
         codes = quantize(weight, self.scheme(name, role), self.scale_search)
-        error = np.linalg.norm(weight - codes.dequantize()) / max(np.linalg.norm(weight), 1e-30)
-        return LayerReport(name, "changed", codes.scheme.name, float(error)), codes
+        lost, norm = (float(np.linalg.norm(w)) for w in (weight - codes.dequantize(), weight))
+        return LayerReport(name, "changed", codes.scheme.name, lost / max(norm, 1e-30)), codes

@@ -38,7 +38,8 @@ def _cells(row: Row) -> tuple[str, ...]:
     limit = "" if row.limit is None else f"{sign} {row.limit:.5g}"
     verdict = f"[{COLOURS[row.verdict]}]{row.verdict}[/]" if row.verdict != "measured" else ""
     detail = f" {row.detail}" if row.detail and row.verdict != "pass" else ""
-    return row.step, row.metric, number(row.value, row.unit), limit, str(row.samples), verdict + detail
+    value, samples = number(row.value, row.unit), str(row.samples)
+    return row.step, row.metric, value, limit, samples, verdict + detail
 
 
 def number(value: float, unit: str) -> str:

@@ -1,4 +1,4 @@
-"""Where models come from: a folder, a GGUF file, a torch function, a recipe, a name on the shelf."""
+"""Where models come from: a folder, a GGUF file, a torch function, a recipe, the shelf."""
 from __future__ import annotations
 
 import contextlib
@@ -172,7 +172,7 @@ def refuse_not_finite(model: Model, progress: Progress) -> None:
         progress("load", index, len(model.weights))
         if math.prod(info.shape) and model.weights[name].is_floating_point():
             flat = model.weights[name].view(-1)
-            for part in flat.split(CHECKED_ELEMENTS):
+            for part in torch.split(flat, CHECKED_ELEMENTS):
                 if not bool(torch.isfinite(part).all()):
                     raise BadInputError(
                         str(info.file), f"tensor {name} holds NaN or infinity", "finite weights",

@@ -85,7 +85,8 @@ def _shard(folder: Path, name: str) -> Path:
     if "/" in name or "\\" in name or name.startswith("."):
         raise BadInputError(str(folder), f"the index names a file outside the folder: {name!r}")
     if not (folder / name).is_file():
-        raise BadInputError(str(folder), f"shard {name} is missing", way_out="copy it beside the index")
+        found = f"shard {name} is missing"
+        raise BadInputError(str(folder), found, way_out="copy it beside the index")
     return folder / name
 
 
@@ -94,7 +95,8 @@ def read_json(file: Path) -> dict[str, Any]:
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise BadInputError(str(file.parent), f"no {file.name}", "a Hugging Face model folder") from error
+        where, found = str(file.parent), f"no {file.name}"
+        raise BadInputError(where, found, "a Hugging Face model folder") from error
     except (ValueError, OSError) as error:
         raise BadInputError(str(file), f"not readable as JSON: {error}") from error
     if not isinstance(value, dict):
@@ -114,8 +116,10 @@ def licence(folder: Path) -> Licence:
         text = card.read_text(encoding="utf-8", errors="replace")
         if text.startswith("---"):
             front = text.split("---", 2)[1]
-            fields = dict(re.findall(r"^(license(?:_name|_link)?):\s*(.+?)\s*$", front, re.MULTILINE))
-    policy = next((f.name for f in files if "use" in f.name.lower()), fields.get("license_link", ""))
+            pattern = r"^(license(?:_name|_link)?):\s*(.+?)\s*$"
+            fields = dict(re.findall(pattern, front, re.MULTILINE))
+    link = fields.get("license_link", "")
+    policy = next((f.name for f in files if "use" in f.name.lower()), link)
     identity = fields.get("license_name") or fields.get("license", "unknown")
     return Licence(identity.strip("'\""), tuple(files), policy)
 

@@ -30,7 +30,8 @@ def merged(adapter: Path, load: Mapping[str, Any], progress: Progress) -> Path:
     base = base_folder(adapter, load)
     weights = adapter / "adapter_model.safetensors"
     if not weights.is_file():
-        raise BadInputError(str(adapter), "no adapter_model.safetensors", "an adapter in safetensors")
+        found = "no adapter_model.safetensors"
+        raise BadInputError(str(adapter), found, "an adapter in safetensors")
     sums = [huggingface.sha256(file) for file in (weights, adapter / "adapter_config.json")]
     sums += [huggingface.sha256(file) for file in huggingface.weight_files(base)]
 

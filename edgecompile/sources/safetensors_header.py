@@ -48,7 +48,8 @@ def _info(file: Path, name: str, entry: Any, data_bytes: int) -> TensorInfo:
     if not 0 <= start <= end <= data_bytes or min(shape, default=0) < 0:
         raise _bad(file, f"tensor {name!r} ends at byte {end} of {data_bytes} bytes of data")
     if end - start != expected:
-        raise _bad(file, f"tensor {name!r} {dtype} {list(shape)} has {end - start} bytes", str(expected))
+        found = f"tensor {name!r} {dtype} {list(shape)} has {end - start} bytes"
+        raise _bad(file, found, str(expected))
     return TensorInfo(file, shape, dtype)
 
 

@@ -1,4 +1,4 @@
-"""A torch module named as package.module:function; the function returns (module, example inputs)."""
+"""A torch module by package.module:function, which returns (module, example inputs)."""
 from __future__ import annotations
 
 import hashlib

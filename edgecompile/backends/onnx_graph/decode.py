@@ -34,7 +34,7 @@ def decode(folder: Path, manifest: Mapping[str, Any]) -> Decoded:
 
 
 def _bits(graph: onnx.GraphProto) -> dict[str, int]:
-    """Bits per tensor by the nodes that read it; disagreeing nodes make it 0, which fits nothing."""
+    """Bits per tensor by the nodes that read it; 0, which fits nothing, where they disagree."""
     tables = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "Reshape"}
     bits: dict[str, int] = {}
     for node in graph.node:
@@ -52,7 +52,8 @@ def _tensor(
 ) -> QuantizedTensor:
     packed, scales = found[f"{name}.codes"], np.asarray(found[f"{name}.scales"], np.float32)
     if bits not in (4, 8) or packed.ndim != 3 or packed.shape[0] != shape[0]:
-        raise BadInputError(f"{name}.codes", f"{bits} bits, shape {packed.shape}", f"rows {shape[0]}")
+        what = f"{bits} bits, shape {packed.shape}"
+        raise BadInputError(f"{name}.codes", what, f"rows {shape[0]}")
     codes = unpack(np.asarray(packed).reshape(shape[0], -1), bits)[:, : shape[1]]
     block = packed.shape[2] * 8 // bits
     if bits == 8 and bool((scales == scales[:, :1]).all()):

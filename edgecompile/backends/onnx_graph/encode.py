@@ -82,7 +82,7 @@ def initializers(name: str, tensor: QuantizedTensor) -> list[onnx.TensorProto]:
 def matmul_node(
     site: Site, tensor: QuantizedTensor, accuracy_level: int
 ) -> list[onnx.NodeProto]:
-    """MatMulNBits in place of a MatMul or Gemm; `accuracy_level` 4 multiplies with int8 activations."""
+    """MatMulNBits in place of a MatMul or Gemm; `accuracy_level` 4: int8 activations."""
     out, columns = tensor.codes.shape
     name = site.source
     inputs = [site.node.input[0], f"{name}.codes", f"{name}.scales"]
@@ -105,7 +105,8 @@ def gather_nodes(site: Site, tensor: QuantizedTensor) -> list[onnx.NodeProto]:
     gather = helper.make_node(
         "GatherBlockQuantized", [f"{name}.table", site.node.input[1], f"{name}.scales"],
         list(site.node.output), name=site.node.name or f"{name}.gather", domain=DOMAIN,
-        bits=tensor.scheme.bits, block_size=block_size(tensor, name), gather_axis=0, quantize_axis=1,
+        bits=tensor.scheme.bits, block_size=block_size(tensor, name),
+        gather_axis=0, quantize_axis=1,
     )  # fmt: skip
     return [table, gather]
 

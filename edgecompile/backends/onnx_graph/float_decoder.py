@@ -40,16 +40,14 @@ def export(model: Model, folder: Path) -> onnx.ModelProto:
 def _write_source(model: Model, folder: Path) -> None:
     """A view of the model's folder: links to the weights, and a config that names its class."""
     files = {info.file for info in model.weights.infos.values()}
-    files |= {f for f in model.folder.glob("*.json")}
+    files |= set(model.folder.glob("*.json"))
     for file in files:
         (folder / file.name).symlink_to(file.resolve())
     config: dict[str, Any] = dict(model.config)
     if not config.get("architectures"):
-        import transformers
+        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-        config["architectures"] = [
-            transformers.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model.architecture]
-        ]
+        config["architectures"] = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model.architecture]]
     (folder / "config.json").unlink(missing_ok=True)
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
 

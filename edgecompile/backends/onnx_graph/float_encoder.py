@@ -65,7 +65,7 @@ def _export(
                 module, (), kwargs=given, dynamo=True, dynamic_shapes=axes, opset_version=OPSET,
                 input_names=list(given), output_names=outputs, verbose=False,
             )  # fmt: skip
-    except Exception as error:  # noqa: BLE001 - the exporter raises many kinds; each means the same
+    except Exception as error:
         reason = str(error).strip().splitlines()
         raise UnsupportedError(
             "onnxruntime backend", f"torch.onnx cannot export this module: {reason[0][:300]}",

@@ -31,7 +31,7 @@ class Rewritten:
 def rewrite(
     exported: onnx.ModelProto, folder: Path, model: Model, accuracy_level: int
 ) -> Rewritten:
-    """Replace every use of a quantized tensor; raises when one is used in a way that has no codes."""
+    """Replace every use of a quantized tensor; raises when a use has no form with codes."""
     graph = exported.graph
     matches = match(graph, folder, model.weights)
     sites = {id(site.node): site for site in _sites(graph, matches, model)}
@@ -91,9 +91,10 @@ def _site(node: onnx.NodeProto, position: int, source: str, flipped: bool) -> Si
     if node.op_type == "Gather" and position == 0 and not flipped and not attributes.get("axis"):
         return Site(node, source, "gather")
     plain = attributes.get("alpha", 1.0) == attributes.get("beta", 1.0) == 1.0
-    if node.op_type == "Gemm" and position == 1 and plain and not attributes.get("transA"):
-        if flipped != bool(attributes.get("transB")):
-            return Site(node, source, "matmul", node.input[2] if len(node.input) > 2 else "")
+    untouched = plain and not attributes.get("transA")
+    right = flipped != bool(attributes.get("transB"))
+    if node.op_type == "Gemm" and position == 1 and untouched and right:
+        return Site(node, source, "matmul", node.input[2] if len(node.input) > 2 else "")
     return None
 
 
