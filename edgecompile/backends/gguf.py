@@ -262,7 +262,7 @@ def _export(model: Model, layout: Layout, places: Mapping[str, str]) -> Export:
     left = {s: unused_reason(s, model.config) for s in model.weights if s not in places}
     return Export(
         engine="llama_cpp",
-        requires="llama-cpp-python>=0.3.9",
+        requires="llama-cpp-python>=0.3.36",
         tested=tested,
         file=FILE,
         inputs=(ids,),
