@@ -7,7 +7,8 @@ running=() # process groups that an interrupt has to end
 
 end_running() {
   local group
-  for group in "${running[@]}"; do kill -TERM -- "-$group" 2>/dev/null || true; done
+  # bash 3.2 (macOS) takes an empty list for an unset one
+  for group in ${running[@]+"${running[@]}"}; do kill -TERM -- "-$group" 2>/dev/null || true; done
 }
 trap end_running EXIT
 trap 'exit 130' INT
