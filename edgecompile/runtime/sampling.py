@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,17 @@ class SamplingOptions:
         for name, (holds, rule) in rules.items():
             if not holds:
                 raise UsageError(name, repr(getattr(self, name)), rule)
+
+
+class SamplingKeywords(TypedDict, total=False):
+    """The same options, as keywords of `Session.generate`."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    seed: int
 
 
 class Sampler:

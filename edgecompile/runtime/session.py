@@ -6,7 +6,7 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from .chat import ChatTemplate, Messages
 from .engine import Engine, Float32, open_engine
 from .errors import BadInputError, UsageError
 from .manifest import Manifest, read_manifest
-from .sampling import Sampler, SamplingOptions
+from .sampling import Sampler, SamplingKeywords, SamplingOptions
 from .streaming import StopStrings, TextStream
 from .threads import physical_cores
 from .tokens import Tokens
@@ -118,7 +118,7 @@ class Session:
         *,
         max_new_tokens: int = 256,
         stop: Sequence[str] = (),
-        **sampling: Any,
+        **sampling: Unpack[SamplingKeywords],
     ) -> Iterator[str]:
         """Text in pieces as it is generated; a str prompt is used raw, messages are templated.
 
@@ -224,7 +224,7 @@ def _texts(texts: Sequence[str]) -> Sequence[str]:
     return texts
 
 
-def _sampling_options(given: dict[str, Any]) -> SamplingOptions:
+def _sampling_options(given: SamplingKeywords) -> SamplingOptions:
     known = [field.name for field in dataclasses.fields(SamplingOptions)]
     if unknown := sorted(given.keys() - set(known)):
         raise UsageError("generate", f"unknown option {', '.join(unknown)}", ", ".join(known))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .engine import LOGIT_ROWS
-from .errors import BadInputError, EdgecompileError, ResourceError, UsageError
+from .errors import BadInputError, EdgecompileError, ResourceError, UnsupportedError, UsageError
 from .session import Session, load
 from .wire import error_fields, receive, send
 
@@ -127,7 +127,11 @@ def _generate(session: Session, header: dict[str, Any], arrays: Arrays) -> Itera
 def _peak_memory(_: Session, header: dict[str, Any], __: Arrays) -> Iterator[Reply]:
     mib = peak_memory_mib()
     if header.get("reset"):
-        Path("/proc/self/clear_refs").write_text("5")
+        try:
+            Path("/proc/self/clear_refs").write_text("5")
+        except OSError as error:
+            found = f"no reset of the peak ({error})"
+            raise UnsupportedError("peak_memory", found, "Linux") from error
     yield {"mib": mib}, {}
 
 
