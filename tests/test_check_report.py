@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from xml.etree import ElementTree
+
+from edgecompile.metrics import Measurement
+from edgecompile.report import CheckReport, Row, exact, judged, unproven
+from edgecompile.report.files import folder_of, markdown, write_reports
+
+
+def report(*rows: Row) -> CheckReport:
+    return CheckReport(
+        "m-cpu", "ab" * 32, "m", "embedding", "cpu", "int8", "onnxruntime", "1.31.1", rows,
+        {"cpu": "a CPU", "level": "x86-64-v3", "device": "real"}, {"name": "docstrings"}, {},
+    )  # fmt: skip
+
+
+GOOD = judged("quality", Measurement("cosine_mean", 0.999, "", "higher", 256), 0.99)
+BAD = judged("quality", Measurement("kl_mean", math.nan, "nats", "lower", 10), 0.1)
+
+
+def test_one_failing_row_fails_the_bundle_and_one_unproven_row_leaves_it_unproven() -> None:
+    missing = unproven("quality", "accuracy_ratio", "no labels")
+    assert (report(GOOD).verdict, report(GOOD).exit_code) == ("pass", 0)
+    assert (report(GOOD, missing).verdict, report(GOOD, missing).exit_code) == ("unproven", 6)
+    assert (report(GOOD, missing, BAD).verdict, report(GOOD, BAD).exit_code) == ("fail", 6)
+
+
+def test_a_report_without_any_limit_proves_nothing() -> None:
+    measured = judged("cost", Measurement("size", 3.0, "MB", "lower", 1))
+    assert measured.verdict == "measured"
+    assert report().verdict == report(measured).verdict == "unproven"
+
+
+def test_nan_fails_even_without_a_limit() -> None:
+    assert judged("cost", Measurement("latency", math.nan, "ms", "lower", 1)).verdict == "fail"
+
+
+def test_an_exact_comparison_names_what_differs() -> None:
+    row = exact("sealed", "codes_differing", [f"layer.{i}" for i in range(9)], 20)
+    assert (row.verdict, row.value) == ("fail", 9.0)
+    assert row.detail == "layer.0, layer.1, layer.2, layer.3, layer.4 and 4 more"
+    assert exact("sealed", "codes_differing", [], 20).verdict == "pass"
+
+
+def test_the_files_are_written_whole_and_replace_older_ones(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "m-cpu")
+    assert folder.name == "m-cpu.report"
+    write_reports(report(GOOD), folder)
+    write_reports(report(GOOD, BAD), folder)
+    assert sorted(f.name for f in folder.iterdir()) == ["junit.xml", "report.json", "report.md"]
+    data = json.loads((folder / "report.json").read_text("utf-8"))
+    assert (data["verdict"], data["rows"][1]["value"]) == ("fail", None)
+    assert data["manifest_sha256"] == "ab" * 32
+    assert [f.name for f in tmp_path.iterdir()] == ["m-cpu.report"]
+
+
+def test_junit_has_a_case_a_judged_row_and_a_failure_a_bad_one(tmp_path: Path) -> None:
+    dirty = exact("sealed", "codes_differing", ["a\x00<b>&"], 1)
+    write_reports(report(GOOD, BAD, dirty), tmp_path / "r")
+    suite = ElementTree.parse(tmp_path / "r" / "junit.xml").getroot()
+    assert (suite.get("tests"), suite.get("failures")) == ("3", "2")
+    assert [case.get("name") for case in suite.findall("testcase/failure/..")] == [
+        "kl_mean", "codes_differing",
+    ]  # fmt: skip
+
+
+def test_markdown_shows_each_row_with_its_limit() -> None:
+    text = markdown(report(GOOD, BAD))
+    assert "| quality | cosine_mean | 0.999 | ≥ 0.99 | 256 | pass |" in text
+    assert "| quality | kl_mean | none nats | ≤ 0.1 | 10 | **FAIL** |" in text
