@@ -15,10 +15,10 @@ from edgecompile.errors import UsageError
 # pass quantize_rtn, and a table without a method names the pass after the stage itself.
 STAGES = ("prune", "distill", "allocate_bits", "quantize")
 
-# What a plain build does where neither target nor recipe speaks: the widest format that is
-# usual for the task on small devices.
+# What a plain build does where neither target nor recipe speaks. A decoder's embedding, which is
+# often its head too, loses more at 4 bits than all its layers together (docs/quality.md).
 DEFAULT_QUANTIZE: Mapping[str, Table] = {
-    "text-generation": {"method": "rtn", "bits": 4},
+    "text-generation": {"method": "rtn", "bits": 4, "embedding_bits": 8},
     "embedding": {"method": "rtn", "bits": 8},
     "classification": {"method": "rtn", "bits": 8},
     "module": {"method": "rtn", "bits": 8},

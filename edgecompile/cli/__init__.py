@@ -35,6 +35,7 @@ def cli(context: click.Context, verbose: bool, quiet: bool, log_file: Path | Non
 def main() -> None:
     """Entry point: every error becomes a message and design.md's exit code, never a traceback."""
     os.environ.update(OFFLINE)
+    logging.getLogger("edgecompile").addHandler(logging.NullHandler())  # silent without --log-file
     try:
         cli(standalone_mode=False, prog_name="edgecompile")
     except click.exceptions.Abort:
