@@ -22,7 +22,7 @@ SEED_TEXT = "the quick brown fox jumps over the lazy dog "
 def bench(
     bundles: Sequence[Path], rounds: int, tokens: int, threads: int | None, progress: Progress
 ) -> list[dict[str, Any]]:
-    """One row a bundle: median and spread of each figure over `rounds`, all bundles in each round."""
+    """One row a bundle: median and spread of each figure over `rounds` that take turns."""
     with contextlib.ExitStack() as stack:
         workers = [stack.enter_context(Worker(path, threads=threads)) for path in bundles]
         figures: list[dict[str, list[float]]] = [{} for _ in workers]
@@ -46,9 +46,10 @@ def _round(worker: Worker, tokens: int) -> dict[str, float]:
     if task == "text-generation":
         timing = worker.generate_timed(ids[:64], tokens)
         return {n: timing[n] for n in ("first_token_ms", "tokens_per_second") if timing[n]}
-    call = worker.embed_ids if task == "embedding" else worker.classify
-    given = [ids] if task == "embedding" else [SEED_TEXT * (1 + tokens // 12)]
-    return {"latency_ms": statistics.median(timed(lambda: call(given), 5))}
+    if task == "embedding":
+        return {"latency_ms": statistics.median(timed(lambda: worker.embed_ids([ids]), 5))}
+    text = SEED_TEXT * (1 + tokens // 12)
+    return {"latency_ms": statistics.median(timed(lambda: worker.classify([text]), 5))}
 
 
 def _row(path: Path, worker: Worker, found: Mapping[str, Sequence[float]]) -> dict[str, Any]:

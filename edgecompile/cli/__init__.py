@@ -29,7 +29,8 @@ def cli(context: click.Context, verbose: bool, quiet: bool, log_file: Path | Non
     """Turn a trained model into a bundle for a device, proven on the bytes that ship."""
     context.obj = {"verbose": verbose, "quiet": quiet}
     if log_file:
-        logging.basicConfig(filename=log_file, level=logging.DEBUG, format="%(asctime)s %(message)s")
+        form = "%(asctime)s %(message)s"
+        logging.basicConfig(filename=log_file, level=logging.DEBUG, format=form)
 
 
 def main() -> None:
@@ -46,7 +47,7 @@ def main() -> None:
     except KeyboardInterrupt:
         click.echo("interrupted: finished stages are kept; run the same command to go on", err=True)
         sys.exit(INTERRUPTED)
-    except BaseException as error:  # noqa: BLE001 - the last place where an error can be told
+    except BaseException as error:  # the last place where an error can be told
         sys.exit(_report(error))
 
 
@@ -77,7 +78,8 @@ def _as_known(error: BaseException) -> EdgecompileError | None:
     if isinstance(error, EdgecompileError):
         return error
     if isinstance(error, MemoryError):
-        return ResourceError("memory", "none left", way_out="close programs or use a larger machine")
+        way_out = "close programs or use a larger machine"
+        return ResourceError("memory", "none left", way_out=way_out)
     if isinstance(error, ModuleNotFoundError) and error.name:
         return MissingLibraryError(
             "library", f"{error.name} is not installed", way_out="pip install 'edgecompile[all]'"
