@@ -103,6 +103,9 @@ def _open(library: ModuleType, file: Path, threads: int, task: str) -> Inference
     options = library.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    # Threads that spin between a graph's hundreds of small nodes made a token 11 % and a sentence
+    # 15 % faster (2 threads) than threads that sleep; they sleep soon after the last node.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1")
     # A memory plan is kept for every shape seen; a decoder sees a new one each token.
     options.enable_mem_pattern = task != "text-generation"
     options.log_severity_level = 4  # errors are raised as well; nothing goes to stderr
