@@ -27,13 +27,14 @@ background() {
 
 # watch JOB LOG TEXT: say what is done and for how long until JOB ends; on failure show the log's end.
 watch() {
-  local job=$1 log=$2 text=$3 start=$SECONDS waited=0
+  local job=$1 log=$2 text=$3 start=$SECONDS waited=0 mark=30
   [[ -t 1 ]] || printf '[%4d s] %s\n' "$SECONDS" "$text"
   while kill -0 "$job" 2>/dev/null; do
     waited=$((SECONDS - start))
     if [[ -t 1 ]]; then
       printf '\r[%4d s] %s ... %d s' "$SECONDS" "$text" "$waited"
-    elif ((waited > 0 && waited % 30 == 0)); then
+    elif ((waited >= mark)); then
+      mark=$((waited + 30))
       printf '[%4d s] ... %s, for %d s now\n' "$SECONDS" "$text" "$waited"
     fi
     sleep 1
@@ -118,7 +119,7 @@ compile_llama() {
   mkdir "$part"
   # Only libllama and ggml: neither llava (pictures) nor the tools' library, 3/5 of the whole.
   local only="-DLLAVA_BUILD=OFF '-DCMAKE_PROJECT_llama.cpp_INCLUDE=$PWD/.ci/llama.cmake'"
-  TMPDIR=$part CMAKE_ARGS="$only ${CMAKE_ARGS:-}" nice -n 19 \
+  TMPDIR=$part CMAKE_ARGS="$only ${CMAKE_ARGS:-}" nice -n "${NICE:-5}" \
     "$VENV/bin/python" -m pip wheel -v --no-deps -w "$part" "$LLAMA"
   mv "$part"/*.whl "$WHEELS/"
   rm -rf "$part"
