@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import signal
@@ -43,6 +44,26 @@ def test_a_generating_bundle_prints_its_answer_to_a_users_turn(bundles: Bundles)
     raw = run(bundle, "fox", "--raw", "--max-new-tokens", "9")[1]
     assert raw == "".join(session.generate("fox", max_new_tokens=9)) + "\n"
     assert files(bundle) == before
+
+
+def test_bytecode_goes_to_the_users_cache_and_a_cache_is_not_needed(
+    bundles: Bundles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = bundles("classifier")
+    monkeypatch.setenv("EDGECOMPILE_CACHE", str(tmp_path))
+    first = run(bundle, "fox")
+    digest = hashlib.sha256((bundle / "manifest.json").read_bytes()).hexdigest()
+    assert list((tmp_path / "bytecode" / digest).rglob("session.*.pyc"))
+    monkeypatch.setenv("EDGECOMPILE_CACHE", "/dev/null/none")
+    assert run(bundle, "fox") == first
+
+
+def test_a_bundle_without_its_manifest_exits_5(bundles: Bundles, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(bundles("classifier"), tmp_path / "copy"))
+    (bundle / "manifest.json").unlink()
+    code, _, err = run(bundle, "fox")
+    assert code == 5
+    assert err.startswith("error: ")
 
 
 def test_an_embedding_bundle_prints_one_json_object(bundles: Bundles) -> None:
