@@ -100,34 +100,25 @@ def _run(subject: _Subject, found: _Found) -> None:
     found.step("cost", _cost_rows(subject))
     if subject.model is None:
         return
-    source = None
-    if subject.info.tokenizer is not None:
-        source = tokens.FolderTokens(subject.model, subject.info.tokenizer.max_length)
-        found.step("tokenizer", _tokenizer_rows(subject, subject.model, source))
-    found.step("quality", _quality_rows(subject, subject.model, decoded, source))
+    found.step("engine", _engine_rows(subject, subject.model, decoded))
 
 
-def _tokenizer_rows(
-    subject: _Subject, model: Model, source: tokens.SourceTokens
-) -> Iterator[Row]:
-    texts = [document.text for document in subject.corpus.held_out]
+def _engine_rows(subject: _Subject, model: Model, decoded: Decoded) -> Iterator[Row]:
+    """Token ids and answers of the bundle in its engine, in one process without torch."""
+    info, held_out = subject.info, subject.corpus.held_out
     with _worker(subject) as worker:
-        yield from tokens.rows(worker, source, texts)
-    if subject.info.task == "text-generation":
-        yield tokens.template_row(model, subject.info, subject.bundle)
-
-
-def _quality_rows(
-    subject: _Subject, model: Model, decoded: Decoded, source: tokens.SourceTokens | None
-) -> Iterator[Row]:
-    with _worker(subject) as worker:
+        source = None
+        if info.tokenizer is not None:
+            source = tokens.FolderTokens(model, info.tokenizer.max_length)
+            yield from tokens.rows(worker, source, [document.text for document in held_out])
+        if info.task == "text-generation":
+            yield tokens.template_row(model, info, subject.bundle)
         comparison = quality.Comparison(
             worker, Reference(model, lean=True), decoded, source, subject.options, subject.limits,
             subject.progress,
         )  # fmt: skip
-        generation = subject.info.generation
-        context = generation.context_length if generation else 0
-        yield from quality.rows(comparison, subject.corpus.held_out, context)
+        context = info.generation.context_length if info.generation else 0
+        yield from quality.rows(comparison, held_out, context)
 
 
 def _cost_rows(subject: _Subject) -> Iterator[Row]:

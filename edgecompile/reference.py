@@ -17,6 +17,7 @@ from edgecompile.numerics.schemes import Float32, QuantizedTensor
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+BATCH = 16  # texts
 AUTO_CLASSES = {
     "embedding": "AutoModel",
     "classification": "AutoModelForSequenceClassification",
@@ -75,13 +76,20 @@ class Reference:
             yield self
 
     def embed(self, ids: Sequence[Sequence[int]]) -> Float32:
-        """Embeddings float32 [texts, dim] of token ids, special ones included; no padding."""
-        module = self.torch_module()
-        rows = [self._run(module, self._text_inputs(row))[0] for row in ids]
-        return np.concatenate(rows) if rows else np.zeros((0, 0), np.float32)
+        """Embeddings float32 [texts, dim] of token ids, special ones included.
+
+        Texts of like length run together, padded to the longest of BATCH and masked.
+        """
+        module, found = self.torch_module(), dict[int, Float32]()
+        order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
+        for start in range(0, len(ids), BATCH):
+            chosen = order[start : start + BATCH]
+            rows = self._run(module, self._text_inputs([ids[index] for index in chosen]))[0]
+            found.update(zip(chosen, rows, strict=True))
+        return np.stack([found[i] for i in range(len(ids))]) if found else np.zeros((0, 0), "f4")
 
     def classify(self, ids: Sequence[Sequence[int]]) -> Float32:
-        """Logits float32 [texts, labels] of token ids, special ones included; no padding."""
+        """Logits float32 [texts, labels] of token ids, special ones included."""
         return self.embed(ids)
 
     def logits(self, ids: Sequence[int]) -> Float32:
@@ -118,11 +126,17 @@ class Reference:
             return [fixed[self.model.task]]
         return [f"output_{index}" for index in range(count)]
 
-    def _text_inputs(self, ids: Sequence[int]) -> dict[str, Tensor]:
+    def _text_inputs(self, rows: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+        """int64 [texts, longest]; what is padded has the config's padding id and mask 0."""
         import torch
 
-        tokens = torch.tensor([list(ids)], dtype=torch.int64)
-        given = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+        shape = len(rows), max(map(len, rows))
+        tokens = torch.full(shape, int(self.model.config.get("pad_token_id") or 0))
+        mask = torch.zeros(shape, dtype=torch.int64)
+        for index, row in enumerate(rows):
+            tokens[index, : len(row)] = torch.tensor(list(row))
+            mask[index, : len(row)] = 1
+        given = {"input_ids": tokens, "attention_mask": mask}
         given["token_type_ids"] = torch.zeros_like(tokens)
         return {name: given[name] for name in self.input_names}
 

@@ -24,6 +24,7 @@ from edgecompile.text.parts import Document
 from edgecompile.tokenizer import labels
 
 QUALITY, EXPORT = "quality", "export"
+STEP_TEXTS = 64  # between two looks of the progress bar
 LEAST_LABELLED = 100  # texts; fewer prove no accuracy
 
 
@@ -87,18 +88,18 @@ def embedding_rows(comparison: Comparison, texts: Sequence[str]) -> Iterator[Row
 
 def _in_batches(comparison: Comparison, texts: Sequence[str]) -> NDArray[np.float32]:
     parts = []
-    for start in range(0, len(texts), 32):
+    for start in range(0, len(texts), STEP_TEXTS):
         comparison.progress("embed with the bundle", start, len(texts))
-        parts.append(comparison.worker.embed(texts[start : start + 32]))
+        parts.append(comparison.worker.embed(texts[start : start + STEP_TEXTS]))
     comparison.progress("embed with the bundle", len(texts), len(texts))
     return np.concatenate(parts) if parts else np.zeros((0, 1), np.float32)
 
 
 def _embed(comparison: Comparison, ids: Sequence[Sequence[int]], what: str) -> NDArray[np.float32]:
     parts = []
-    for done, row in enumerate(ids):
-        comparison.progress(what, done, len(ids))
-        parts.append(comparison.reference.embed([row]))
+    for start in range(0, len(ids), STEP_TEXTS):
+        comparison.progress(what, start, len(ids))
+        parts.append(comparison.reference.embed(ids[start : start + STEP_TEXTS]))
     comparison.progress(what, len(ids), len(ids))
     return np.concatenate(parts) if parts else np.zeros((0, 1), np.float32)
 
