@@ -223,7 +223,8 @@ def _library(manifest: Manifest) -> ModuleType:
         raise MissingLibraryError("llama_cpp", str(error), way_out=way_out) from error
     llama_cpp.llama_log_set(_silence(llama_cpp), ctypes.c_void_p())
     llama_cpp.llama_backend_init()
-    return llama_cpp
+    library: ModuleType = llama_cpp
+    return library
 
 
 def _silence(library: ModuleType) -> Any:
