@@ -83,6 +83,7 @@ def check_bundle(
     subject = _Subject(bundle, info, model, corpus, options, limits, progress)
     if model is not None:
         sealed.refuse_another_source(info.data, model)
+        model.weights.release()  # each step maps what it reads
     found = _Found()
     _run(subject, found)
     found.rows.extend(_never_measured(subject, found.rows))

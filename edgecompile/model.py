@@ -46,6 +46,10 @@ class Weights(Mapping[str, "torch.Tensor"]):
         tensor: torch.Tensor = self._open[info.file].get_tensor(name)
         return tensor
 
+    def release(self) -> None:
+        """Unmap the files, as soon as no tensor read from them is in use."""
+        self._open.clear()
+
     def float32(self, name: str) -> Float32:
         """The tensor as float32 numpy; exact from float16 and bfloat16."""
         array: Float32 = self[name].float().numpy().astype(np.float32, copy=False)

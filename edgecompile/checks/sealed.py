@@ -12,12 +12,18 @@ from edgecompile import facts, registry
 from edgecompile.backends import Backend, Decoded
 from edgecompile.errors import BadInputError
 from edgecompile.metrics import Measurement
-from edgecompile.model import Model
-from edgecompile.numerics.schemes import QuantizedTensor, float_digest, weights_digest
+from edgecompile.model import Model, Weights
+from edgecompile.numerics.schemes import (
+    Float32,
+    QuantizedTensor,
+    float_digest,
+    weights_digest,
+)
 from edgecompile.report import Row, exact, judged
 
 STEP = "sealed"
 FACT_TOLERANCE = 1e-6  # relative: float32 in the file, a decimal in the config
+BLOCK = 1 << 22  # elements of a tensor compared with its source at a time
 NEAREST = {"quantize_rtn"}  # passes that move no weight by more than half a step
 
 
@@ -135,10 +141,11 @@ def _weight_rows(decoded: Decoded, manifest: Mapping[str, Any], model: Model) ->
     It sees what was chosen wrongly, which no comparison with the manifest can.
     """
     passes = {entry["name"] for entry in manifest["passes"]}
+    infos = model.weights.infos
     ratios = {
-        name: worst_group(tensor, model.weights.float32(name))
+        name: worst_group(tensor, Weights({name: infos[name]}).float32(name))  # unmapped after
         for name, tensor in decoded.quantized.items()
-        if name in model.weights and model.weights.infos[name].shape == tensor.codes.shape
+        if name in infos and tuple(infos[name].shape) == tensor.codes.shape
     }
     if not ratios:
         return
@@ -147,15 +154,29 @@ def _weight_rows(decoded: Decoded, manifest: Mapping[str, Any], model: Model) ->
     yield judged(STEP, measured, 1.25 if passes <= NEAREST else None, worst)
 
 
-def worst_group(tensor: QuantizedTensor, weight: np.typing.NDArray[np.float32]) -> float:
-    """Max over groups of |w - codes x scale| / |w|, over the bound sqrt(n) / (2 high).
+def worst_group(tensor: QuantizedTensor, weight: Float32) -> float:
+    """max over groups of |w - codes x scale| / |w|, over the bound sqrt(n) / (2 high).
 
     A group of zeros has to stay zero.
     """
+    worst = 0.0
+    rows = max(1, BLOCK // weight.shape[1])
+    for start in range(0, len(weight), rows):
+        part = slice(start, start + rows)
+        ratio = _group_errors(
+            QuantizedTensor(tensor.scheme, tensor.codes[part], tensor.scales[part]), weight[part]
+        )
+        worst = float(np.maximum(worst, ratio.max()))  # NaN stays
+    size = weight.shape[1] // tensor.scales.shape[1]
+    return worst / (math.sqrt(size) / (2 * tensor.scheme.high))
+
+
+def _group_errors(tensor: QuantizedTensor, weight: Float32) -> Float32:
+    """|w - codes x scale| / |w| of each group, float32 [out, groups]."""
     out, groups = tensor.scales.shape
     error = (weight - tensor.dequantize()).reshape(out, groups, -1)
     errors = np.linalg.norm(error, axis=2)
     norms = np.linalg.norm(weight.reshape(out, groups, -1), axis=2)
     with np.errstate(invalid="ignore", divide="ignore"):
-        ratio = np.where(errors == 0, 0.0, errors / norms)
-    return float(ratio.max()) / (math.sqrt(error.shape[2]) / (2 * tensor.scheme.high))
+        ratio: Float32 = np.where(errors == 0, np.float32(0), errors / norms)
+    return ratio

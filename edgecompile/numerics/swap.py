@@ -171,12 +171,11 @@ def swapped(
             if name in feeds:
                 stack.enter_context(_fed(feeds[name], _dequantizer(tensor)))
                 continue
-            for owner in owners[id(module.get_parameter(name))]:
-                if lazily and type(owner) is nn.Linear:
-                    feed = Feed(owner, _dequantizer(tensor))
-                    stack.callback(feed.close)
-                else:
-                    stack.enter_context(_swapped_now(owner, tensor, name))
+            holders = owners[id(module.get_parameter(name))]
+            if lazily and len(holders) == 1 and type(holders[0]) is nn.Linear:
+                stack.callback(Feed(holders[0], _dequantizer(tensor)).close)
+            else:
+                stack.enter_context(_swapped_now(module.get_parameter(name), tensor))
         yield
 
 
@@ -203,8 +202,8 @@ def _owners(module: nn.Module) -> dict[int, list[nn.Module]]:
 
 
 @contextmanager
-def _swapped_now(owner: nn.Module, tensor: QuantizedTensor, name: str) -> Iterator[None]:
-    parameter = owner.get_parameter(name.rpartition(".")[2])
+def _swapped_now(parameter: nn.Parameter, tensor: QuantizedTensor) -> Iterator[None]:
+    """The parameter's own data changes, so every module that is tied to it sees it."""
     before = parameter.data
     parameter.data = torch.from_numpy(tensor.dequantize())
     try:
