@@ -158,7 +158,7 @@ def _compare(
     for done, ids in enumerate(pieces):
         comparison.progress(what, done, len(pieces))
         row = ids.tolist()
-        both.add(ids, comparison.reference.logit_chunks(row), comparison.worker.logits(row))
+        both.add(ids, comparison.reference.logit_chunks(row, 64), comparison.worker.logits(row))
     comparison.progress(what, len(pieces), len(pieces))
     return both.measure()
 
