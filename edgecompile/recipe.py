@@ -15,10 +15,12 @@ from edgecompile.errors import UsageError
 # pass quantize_rtn, and a table without a method names the pass after the stage itself.
 STAGES = ("prune", "distill", "allocate_bits", "quantize")
 
-# What a plain build does where neither target nor recipe speaks. A decoder's embedding, which is
-# often its head too, loses more at 4 bits than all its layers together (docs/quality.md).
+# What a plain build does where neither target nor recipe speaks. In a decoder the embedding, which
+# is often the head too, and the small value projections lose most at 4 bits (docs/quality.md).
 DEFAULT_QUANTIZE: Mapping[str, Table] = {
-    "text-generation": {"method": "rtn", "bits": 4, "embedding_bits": 8},
+    "text-generation": {
+        "method": "rtn", "bits": 4, "embedding_bits": 8, "overrides": {"*.v_proj.weight": 8},
+    },
     "embedding": {"method": "rtn", "bits": 8},
     "classification": {"method": "rtn", "bits": 8},
     "module": {"method": "rtn", "bits": 8},

@@ -197,10 +197,8 @@ def _described_gguf(ref: SourceRef) -> Model:
 def _converted_gguf(file: Path, progress: Progress) -> Path:
     from edgecompile.sources import gguf
 
-    modules = tuple(
-        f"edgecompile.sources.{name}"
-        for name in ("gguf", "gguf_config", "gguf_file", "gguf_pre", "gguf_tokenizer")
-    )
+    files = sorted(Path(__file__).parent.glob("gguf*.py"))
+    modules = tuple(f"{__name__}.{file.stem}" for file in files)
 
     def work(folder: Path) -> None:
         notes = gguf.convert(file, folder, progress)

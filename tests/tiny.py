@@ -1,0 +1,105 @@
+"""Small seeded models of true architectures, saved as a user would save them."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+TEXT = (
+    "the quick brown fox jumps over the lazy dog while numbers such as 1234567890 and symbols "
+    "like , . ; : ! ? pass by and a decoder learns to write again and again what it has read"
+)
+CHAT = "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}</s>{% endfor %}"
+
+
+def llama(folder: Path, seed: int = 0, **changes: Any) -> Path:
+    """A Llama of two layers with grouped-query attention, a tied head and a byte-level BPE."""
+    import torch
+    import transformers
+
+    torch.manual_seed(seed)
+    size = byte_bpe(folder)
+    settings: dict[str, Any] = {
+        "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": size,
+        "max_position_embeddings": 256, "tie_word_embeddings": True, "rms_norm_eps": 1e-5,
+        "bos_token_id": 0, "eos_token_id": 1, "initializer_range": 0.1,
+    }  # fmt: skip
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**settings | changes))
+    model.save_pretrained(folder)
+    card(folder)
+    return folder
+
+
+def bert(folder: Path, seed: int = 0, **changes: Any) -> Path:
+    """A BERT of two layers in the sentence-transformers layout, with a WordPiece vocabulary."""
+    import torch
+    import transformers
+
+    torch.manual_seed(seed)
+    size = word_piece(folder)
+    settings: dict[str, Any] = {
+        "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "vocab_size": size, "max_position_embeddings": 128,
+        "initializer_range": 0.1,
+    }  # fmt: skip
+    model = transformers.BertModel(transformers.BertConfig(**settings | changes))
+    model.save_pretrained(folder)
+    kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
+    modules = [{"path": p, "type": f"sentence_transformers.models.{k}"} for p, k in kinds.items()]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir(exist_ok=True)
+    pooling = {"word_embedding_dimension": 64, "pooling_mode_mean_tokens": True}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    card(folder)
+    return folder
+
+
+def card(folder: Path) -> None:
+    """A model card with a licence."""
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n# A tiny model\n")
+
+
+def byte_bpe(folder: Path) -> int:
+    """tokenizer.json of a byte-level BPE with two special tokens; returns the vocabulary's size."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet,
+        show_progress=False,
+    )  # fmt: skip
+    tokenizer.train_from_iterator([TEXT], trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>",
+        "model_max_length": 256, "chat_template": CHAT,
+    }  # fmt: skip
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return int(tokenizer.get_vocab_size())
+
+
+def word_piece(folder: Path) -> int:
+    """tokenizer.json of an uncased WordPiece with [CLS] and [SEP]; returns the vocabulary's size."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+
+    folder.mkdir(parents=True, exist_ok=True)
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=200, special_tokens=special, show_progress=False
+    )
+    tokenizer.train_from_iterator([TEXT], trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 128}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return int(tokenizer.get_vocab_size())
