@@ -1,4 +1,5 @@
 """The whole way on small real models: one command's worth of plan, build and check."""
+
 from __future__ import annotations
 
 import contextlib
@@ -63,7 +64,9 @@ def test_one_command_builds_a_bundle_for_each_target(results: list[BuildResult])
 def test_a_random_model_is_judged_like_any_other(results: list[BuildResult]) -> None:
     # Random weights have nothing to lose; what the file must hold exactly still has to hold.
     rows = {row.metric: row.verdict for row in results[0].report.rows}
-    assert {rows[name] for name in ("codes_differing", "floats_differing", "facts_differing")} == {"pass"}
+    assert {rows[name] for name in ("codes_differing", "floats_differing", "facts_differing")} == {
+        "pass"
+    }
 
 
 def test_two_engines_hold_the_same_codes(results: list[BuildResult]) -> None:
@@ -82,7 +85,9 @@ def test_nothing_of_this_machine_is_in_a_manifest(results: list[BuildResult], ll
     assert str(llama.parent) not in (results[0].bundle / "manifest.json").read_text()
 
 
-def test_the_report_lies_beside_the_bundle_and_names_its_manifest(results: list[BuildResult]) -> None:
+def test_the_report_lies_beside_the_bundle_and_names_its_manifest(
+    results: list[BuildResult],
+) -> None:
     folder = results[0].bundle.with_name(f"{results[0].bundle.name}.report")
     report = json.loads((folder / "report.json").read_text())
     raw = (results[0].bundle / "manifest.json").read_bytes()
@@ -104,11 +109,13 @@ def test_a_second_build_resumes_from_the_cache(
     assert built(llama, tmp_path, "cpu")[0].reused == ("quantize", "export")
 
 
-def test_an_existing_bundle_is_refused_before_any_work(results: list[BuildResult], llama: Path) -> None:
+def test_an_existing_bundle_is_refused_before_any_work(
+    results: list[BuildResult], llama: Path
+) -> None:
     out = results[0].bundle.parent
     existing = out / "tiny-llama-cpu"
     existing.mkdir(exist_ok=True)
-    with pytest.raises(UsageError, match="exists already.*--overwrite"):
+    with pytest.raises(UsageError, match=r"exists already.*--overwrite"):
         plan(Request(str(llama), ("cpu",), out))
 
 
@@ -181,7 +188,7 @@ def test_nan_weights_name_the_tensor(tmp_path: Path) -> None:
     folder = tiny.bert(tmp_path / "m")
     with changed_tensors(folder) as tensors:
         tensors["encoder.layer.0.output.dense.weight"][0, 0] = float("nan")
-    with pytest.raises(BadInputError, match="encoder.layer.0.output.dense.weight holds NaN"):
+    with pytest.raises(BadInputError, match=r"encoder\.layer\.0\.output\.dense\.weight holds NaN"):
         built(folder, tmp_path / "dist", "cpu")
 
 
@@ -193,7 +200,9 @@ def test_an_unknown_architecture_is_exit_3(tmp_path: Path) -> None:
         plan(Request(str(folder), ("cpu",), tmp_path))
 
 
-def test_a_full_disk_is_told_by_plan(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_told_by_plan(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from shutil import disk_usage
 
     little = disk_usage(tmp_path)._replace(free=10)

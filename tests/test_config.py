@@ -1,4 +1,5 @@
 """TOML tables become frozen dataclasses, and say all that is wrong with them at once."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -33,7 +34,9 @@ def test_broken_toml_is_told_with_its_line(tmp_path: Path) -> None:
         read_toml(file)
 
 
-@pytest.mark.parametrize(("text", "value"), [("4", 4), ("true", True), ("cpu", "cpu"), ("[1]", [1])])
+@pytest.mark.parametrize(
+    ("text", "value"), [("4", 4), ("true", True), ("cpu", "cpu"), ("[1]", [1])]
+)
 def test_a_set_value_is_toml_where_it_can_be(text: str, value: object) -> None:
     assert parse_value(text) == value
 
@@ -55,7 +58,10 @@ def test_a_misspelt_recipe_section_names_the_nearest_one() -> None:
 
 
 def test_a_variant_changes_only_what_it_names() -> None:
-    table = {"quantize": {"bits": 4, "embedding_bits": 8}, "variants": {"a": {"quantize": {"bits": 8}}}}
+    table = {
+        "quantize": {"bits": 4, "embedding_bits": 8},
+        "variants": {"a": {"quantize": {"bits": 8}}},
+    }
     assert recipe.parse("m", Path(), table, "a").quantize == {"bits": 8, "embedding_bits": 8}
 
 

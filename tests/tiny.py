@@ -1,4 +1,5 @@
 """Small seeded models of true architectures, saved as a user would save them."""
+
 from __future__ import annotations
 
 import json
@@ -84,7 +85,7 @@ def byte_bpe(folder: Path) -> int:
 
 
 def word_piece(folder: Path) -> int:
-    """tokenizer.json of an uncased WordPiece with [CLS] and [SEP]; returns the vocabulary's size."""
+    """tokenizer.json of an uncased WordPiece with [CLS] and [SEP]; returns its size."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -92,9 +93,7 @@ def word_piece(folder: Path) -> int:
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=200, special_tokens=special, show_progress=False
-    )
+    trainer = trainers.WordPieceTrainer(vocab_size=200, special_tokens=special, show_progress=False)
     tokenizer.train_from_iterator([TEXT], trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]

@@ -1,4 +1,5 @@
 """ONNX bundles hold the chosen codes and answer as torch does on those codes."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -81,7 +82,10 @@ def test_every_source_tensor_is_in_the_file_or_named_as_unused(encoder: Made) ->
 
 def test_hyperparameters_are_found_again_in_the_file(decoder: Made) -> None:
     model, written, folder = decoder
-    expected, found = facts.of_config(model.config), EXACT.decode(folder, manifest(model, written)).facts
+    expected, found = (
+        facts.of_config(model.config),
+        EXACT.decode(folder, manifest(model, written)).facts,
+    )
     assert found == pytest.approx({name: expected[name] for name in found}, rel=1e-6)
 
 
@@ -124,7 +128,9 @@ def test_only_the_logits_that_were_asked_for_are_computed(decoder: Made) -> None
 def test_a_tied_head_is_stored_once(decoder: Made) -> None:
     graph = onnx.load(decoder[2] / storage.GRAPH, load_external_data=False).graph
     rows = decoder[0].weights.infos["model.embed_tokens.weight"].shape[0]
-    stored = [t.name for t in graph.initializer if t.dims and t.dims[0] == rows and len(t.dims) == 3]
+    stored = [
+        t.name for t in graph.initializer if t.dims and t.dims[0] == rows and len(t.dims) == 3
+    ]
     assert stored == ["model.embed_tokens.weight.codes"]
 
 

@@ -1,4 +1,5 @@
 """The grid: scales that every engine can hold, codes that err by half a step at most."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -12,7 +13,9 @@ from edgecompile.numerics.schemes import QuantizedTensor, Scheme, representable_
 
 INT4, INT8 = Scheme(4, 32), Scheme(8, 0)
 finite = st.floats(-1e4, 1e4, width=32)
-matrices = arrays(np.float32, st.tuples(st.integers(1, 4), st.sampled_from([32, 64])), elements=finite)
+matrices = arrays(
+    np.float32, st.tuples(st.integers(1, 4), st.sampled_from([32, 64])), elements=finite
+)
 
 
 @given(st.floats(2.0**-17, 60000.0, width=32))
@@ -31,13 +34,17 @@ def test_rounding_a_scale_moves_it_by_less_than_one_part_in_256(value: float) ->
 
 @settings(deadline=None)
 @given(matrices, st.sampled_from([INT4, INT8]), st.booleans())
-def test_scales_are_positive_whatever_the_weights(weight: np.ndarray, scheme: Scheme, search: bool) -> None:
+def test_scales_are_positive_whatever_the_weights(
+    weight: np.ndarray, scheme: Scheme, search: bool
+) -> None:
     assert (quantize(weight, scheme, search).scales > 0).all()
 
 
 @settings(deadline=None)
 @given(matrices, st.sampled_from([INT4, INT8]))
-def test_without_a_search_no_weight_moves_by_more_than_its_step(weight: np.ndarray, scheme: Scheme) -> None:
+def test_without_a_search_no_weight_moves_by_more_than_its_step(
+    weight: np.ndarray, scheme: Scheme
+) -> None:
     tensor = quantize(weight, scheme, search=False)
     step = np.repeat(tensor.scales, weight.shape[1] // tensor.scales.shape[1], axis=1)
     # A scale rounded down clips its largest weight: by less than 1/256 of high steps.

@@ -23,7 +23,9 @@ def plainly(logits: np.ndarray, options: SamplingOptions) -> set[int]:
     weights = np.exp(scaled - scaled[0])
     weights /= weights.sum()
     before = np.concatenate([[0.0], np.cumsum(weights)[:-1]])
-    kept = (before < options.top_p) & (weights >= options.min_p * weights[0])
+    kept = ((before < options.top_p) | (options.top_p == 1)) & (
+        weights >= options.min_p * weights[0]
+    )
     return set(order[kept].tolist())
 
 
@@ -85,8 +87,13 @@ def test_logits_that_are_no_numbers_choose_nothing(temperature: float) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"temperature": -1.0}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.1},
-        {"min_p": 1.0}, {"repetition_penalty": 0.0}, {"seed": -1},
+        {"temperature": -1.0},
+        {"top_k": -1},
+        {"top_p": 0.0},
+        {"top_p": 1.1},
+        {"min_p": 1.0},
+        {"repetition_penalty": 0.0},
+        {"seed": -1},
     ],
 )
 def test_an_option_out_of_range_is_named(wrong: dict[str, Any]) -> None:
