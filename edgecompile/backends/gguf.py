@@ -13,7 +13,15 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecompile.backends import Decoded, Export, Port, gguf_blocks, gguf_metadata, gguf_tokens
+from edgecompile.backends import (
+    Decoded,
+    Export,
+    Port,
+    gguf_blocks,
+    gguf_metadata,
+    gguf_stock,
+    gguf_tokens,
+)
 from edgecompile.backends.gguf_layout import (
     LAYOUTS,
     Layout,
@@ -91,7 +99,7 @@ class Gguf:
             self._write_tensors(writer, model, places, kinds, progress)
         finally:
             writer.close()
-        return _export(model, layout, places)
+        return _export(model, layout, places, folder / FILE)
 
     def decode(self, folder: Path, manifest: Mapping[str, Any]) -> Decoded:
         """Codes, floats and facts of `folder`/model.gguf under the manifest's tensor names.
@@ -246,7 +254,7 @@ def _vocabulary_rows(model: Model) -> int:
     return model.weights.infos[source].shape[0]
 
 
-def _export(model: Model, layout: Layout, places: Mapping[str, str]) -> Export:
+def _export(model: Model, layout: Layout, places: Mapping[str, str], file: Path) -> Export:
     try:
         tested = version("llama-cpp-python")
     except PackageNotFoundError as error:
@@ -255,6 +263,11 @@ def _export(model: Model, layout: Layout, places: Mapping[str, str]) -> Export:
     options: dict[str, Any] = {"n_ctx": gguf_metadata.context_length(model.config)}
     if model.pooling:
         options["pooling"] = model.pooling.mode
+    wrong, compared = gguf_stock.differing(file, model.folder)
+    options["stock_tokenizer"] = "differs" if wrong else "same"
+    notes = gguf_tokens.notes(model.folder)
+    if wrong:
+        notes += (f"llama.cpp's own tokenizer differs on {wrong} of {compared} hard strings",)
     ids = Port("input_ids", "int64", ("batch", "length"))
     output = Port("embedding", "float32", ("batch", int(model.config["hidden_size"])))
     if model.task == "text-generation":
@@ -269,7 +282,7 @@ def _export(model: Model, layout: Layout, places: Mapping[str, str]) -> Export:
         outputs=(output,),
         options=options,
         unused=left,
-        notes=gguf_tokens.notes(model.folder),
+        notes=notes,
     )
 
 

@@ -65,6 +65,8 @@ class Onnxruntime:
             options["shared"] = dict(sorted(done.shared.items()))
         if decoder:
             options |= decoder_options(done.model.graph)
+        if model.config.get("problem_type") == "multi_label_classification":
+            options["activation"] = "sigmoid"
         return Export(
             engine="onnxruntime", requires=f"onnxruntime>={_minor(version)}", tested=version,
             file=storage.GRAPH, inputs=ports(done.model.graph.input),

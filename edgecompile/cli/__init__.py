@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -36,6 +37,7 @@ def cli(context: click.Context, verbose: bool, quiet: bool, log_file: Path | Non
 def main() -> None:
     """Entry point: every error becomes a message and design.md's exit code, never a traceback."""
     os.environ.update(OFFLINE)
+    signal.signal(signal.SIGTERM, _terminated)  # so that folders are tidied and children end
     logging.getLogger("edgecompile").addHandler(logging.NullHandler())  # silent without --log-file
     try:
         cli(standalone_mode=False, prog_name="edgecompile")
@@ -49,6 +51,10 @@ def main() -> None:
         sys.exit(INTERRUPTED)
     except BaseException as error:  # the last place where an error can be told
         sys.exit(_report(error))
+
+
+def _terminated(_signal: int, _frame: object) -> None:
+    raise SystemExit(128 + signal.SIGTERM)
 
 
 def _report(error: BaseException) -> int:
