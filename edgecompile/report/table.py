@@ -59,9 +59,8 @@ def summary_rows(folder: Path) -> list[dict[str, Any]]:
             "load": _figure(rows, ("load_time",)),
             "speed": _figure(rows, SPEED),
             "quality": _figure(rows, QUALITY),
-            "perplexity": _figure(rows, ("perplexity_ratio",)),
+            "perplexity": _times(rows),
             "weights": report["width"],
-            "engine": f"{report['engine']} {report['engine_version']}",
             "verdict": report["verdict"],
         })  # fmt: skip
     return found
@@ -76,6 +75,12 @@ def _figure(rows: dict[str, dict[str, Any]], names: tuple[str, ...]) -> str:
     return ""
 
 
+def _times(rows: dict[str, dict[str, Any]]) -> str:
+    """The perplexity as a multiple of the source's."""
+    row = rows.get("perplexity_ratio")
+    return f"x {row['value']:.4f}" if row is not None and row["value"] is not None else ""
+
+
 def summary(folder: Path, console: Console) -> None:
     """The table of all bundles below `folder`."""
     rows = summary_rows(folder)
@@ -83,7 +88,8 @@ def summary(folder: Path, console: Console) -> None:
         raise UsageError(str(folder), "no *.report in it", "the output folder of a build")
     table = Table(box=None, pad_edge=False)
     for name in rows[0]:
-        table.add_column(name, justify="right" if name in ("size", "load", "speed") else "left")
+        right = name in ("size", "load", "speed", "perplexity")
+        table.add_column(name, justify="right" if right else "left", no_wrap=True)
     for row in rows:
         colour = COLOURS[row["verdict"]]
         table.add_row(*[str(v) for v in list(row.values())[:-1]], f"[{colour}]{row['verdict']}[/]")
