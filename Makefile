@@ -20,11 +20,14 @@ help:
 demo:
 	@.ci/demo
 
+# One file a worker: fixtures of a file are built once.
+PYTEST := $(BIN)/pytest -q -n auto --maxprocesses 4 --dist loadfile
+
 test: venv
-	$(BIN)/pytest -q
+	$(PYTEST)
 
 test-full: venv
-	$(BIN)/pytest -q -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow"
 
 lint:
 	@.ci/setup base

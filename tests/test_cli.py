@@ -72,7 +72,7 @@ def test_init_writes_a_recipe_that_plan_understands(
     monkeypatch.chdir(tmp_path)
     assert run("init", "my-model", monkeypatch=monkeypatch) == 0
     assert run("plan", "my-model", "--target", "cpu", monkeypatch=monkeypatch) == 0
-    assert "12 tensors" in capsys.readouterr().out
+    assert "13 tensors" in capsys.readouterr().out
 
 
 def test_init_never_replaces_a_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,16 +41,23 @@ def main() -> None:
     logging.getLogger("edgecompile").addHandler(logging.NullHandler())  # silent without --log-file
     try:
         cli(standalone_mode=False, prog_name="edgecompile")
-    except click.exceptions.Abort:
-        sys.exit(INTERRUPTED)
+    except click.exceptions.Abort:  # click's word for Ctrl-C
+        _interrupted()
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        click.echo("interrupted: finished stages are kept; run the same command to go on", err=True)
-        sys.exit(INTERRUPTED)
+        _interrupted()
     except BaseException as error:  # the last place where an error can be told
         sys.exit(_report(error))
+
+
+def _interrupted() -> None:
+    """Leave with 130 at once: Python itself would end by the signal where it hit an `exec`."""
+    click.echo("interrupted: finished stages are kept; run the same command to go on", err=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(INTERRUPTED)
 
 
 def _terminated(_signal: int, _frame: object) -> None:

@@ -48,7 +48,7 @@ def number(value: float, unit: str) -> str:
 
 
 def summary_rows(folder: Path) -> list[dict[str, Any]]:
-    """What each `<bundle>.report/report.json` below `folder` says, in four figures."""
+    """What each `<bundle>.report/report.json` below `folder` says, in a few figures."""
     found = []
     for file in sorted(folder.glob("*.report/report.json")):
         report = json.loads(file.read_text(encoding="utf-8"))
@@ -56,7 +56,6 @@ def summary_rows(folder: Path) -> list[dict[str, Any]]:
         found.append({
             "bundle": report["bundle"],
             "size": _figure(rows, ("size",)),
-            "load": _figure(rows, ("load_time",)),
             "speed": _figure(rows, SPEED),
             "quality": _figure(rows, QUALITY),
             "perplexity": _times(rows),
@@ -70,7 +69,7 @@ def _figure(rows: dict[str, dict[str, Any]], names: tuple[str, ...]) -> str:
     for name in names:
         row = rows.get(name)
         if row is not None and row["value"] is not None:
-            shown = number(row["value"], row["unit"])
+            shown = f"{row['value']:.4g} {row['unit']}".strip()
             return f"{name.replace('_mean', '')} {shown}" if len(names) > 2 else shown
     return ""
 
@@ -88,7 +87,7 @@ def summary(folder: Path, console: Console) -> None:
         raise UsageError(str(folder), "no *.report in it", "the output folder of a build")
     table = Table(box=None, pad_edge=False)
     for name in rows[0]:
-        right = name in ("size", "load", "speed", "perplexity")
+        right = name in ("size", "speed", "perplexity")
         table.add_column(name, justify="right" if right else "left", no_wrap=True)
     for row in rows:
         colour = COLOURS[row["verdict"]]

@@ -16,6 +16,7 @@ from edgecompile.build import BuildResult, build
 from edgecompile.plan import Request, plan
 from edgecompile.runtime import load
 from edgecompile.runtime.manifest import read_manifest
+from edgecompile.sources.gguf_file import read_gguf
 
 FEWER = ("check.tokens=1024", "check.texts=64")  # a check's full size is for `make demo`
 
@@ -62,7 +63,8 @@ def test_one_altered_code_is_found_though_all_hashes_agree(
     altered = shutil.copytree(smollm["gguf"].bundle, tmp_path / "altered")
     file = altered / "model" / "model.gguf"
     raw = bytearray(file.read_bytes())
-    raw[-1] ^= 1  # the last code of the last tensor
+    stored = next(t for t in read_gguf(file).tensors.values() if t.type.name == "Q4_0")
+    raw[stored.offset + 2] ^= 1  # a block is a float16 scale, then codes
     file.write_bytes(raw)
     bundle.write_manifest(altered, dict(read_manifest(altered).data))
     verify.verify_files(altered)

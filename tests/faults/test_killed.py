@@ -50,7 +50,7 @@ def kill_at(moments: list[float], model: Path, out: Path, environment: dict[str,
         child = start(model, out, environment)
         time.sleep(moment)
         os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
+        child.communicate()
         whole_or_absent(out)
     last = start(model, out, environment)
     _, errors = last.communicate(timeout=120)
