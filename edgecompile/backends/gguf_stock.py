@@ -6,7 +6,6 @@ from pathlib import Path
 from edgecompile.text.hard_strings import hard_strings
 from edgecompile.tokenizer import tokenizer_json
 
-
 _KEPT: list[object] = []
 
 
