@@ -11,12 +11,15 @@ from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme
 from edgecompile.sources.huggingface import tokenizer_files
 
-# Measured with benchmarks/plan_against_facts.py; docs/decisions/0005-estimates.md says how.
-BASE_MIB = 620.0  # the compiler with torch, transformers and onnx imported
-FLOAT_COPIES = 1.0  # float32 copies of the weights alive at the peak of check and export
-QUANTIZE_BYTES_PER_SECOND = 40e6  # float32 bytes rounded, a core
-EXPORT_SECONDS = 12.0
-CHECK_FLOPS = 40e9  # float32 multiply-adds a second and core in torch
+# Fitted to benchmarks/plan_against_facts.py on four x86-64 cores (docs/quality.md has its table).
+BASE_MIB = 780.0  # the process with torch and transformers, and the check's windows of logits
+TORCH_EXPORT_MIB = 140.0  # torch.onnx and onnxscript, which encoders and modules need
+START_SECONDS = 8.0  # imports
+QUANTIZE_BYTES = 8e6  # float32 bytes rounded in a second, a core
+EXPORT_SECONDS = {"onnxruntime": 16.0}  # its exporters; other backends write at once
+CHECK_SECONDS = 15.0  # opening the bundle, token ids, timings
+CHECK_PRODUCTS = {"text-generation": 4e9}  # parameters x tokens a second, a core
+ENCODER_PRODUCTS = 18e9
 MANIFEST_BYTES_PER_TENSOR = 700
 
 
@@ -36,18 +39,24 @@ def estimate(model: Model, backend: Backend, schemes: Mapping[str, Scheme]) -> E
     engine_bytes = backend.size(model, schemes)
     floats = 4 * model.parameters
     other = _other_bytes(model)
-    cores = host.usable_cores()
-    seconds = (
-        floats / (QUANTIZE_BYTES_PER_SECOND * cores)
-        + EXPORT_SECONDS
-        + check_tokens(model) * model.parameters / (CHECK_FLOPS * cores)
-    )
+    exporter = backend.name == "onnxruntime" and model.task != "text-generation"
     return Estimate(
         size_bytes=engine_bytes + other,
-        build_mib=BASE_MIB + (FLOAT_COPIES * floats + engine_bytes) / 2**20,
+        build_mib=BASE_MIB + TORCH_EXPORT_MIB * exporter + (floats + engine_bytes) / 2**20,
         run_mib=60 + 1.2 * engine_bytes / 2**20,
-        seconds=seconds,
+        seconds=_seconds(model, backend, host.usable_cores()),
         cache_bytes=floats * (model.source.kind == "gguf") + 2 * engine_bytes,
+    )
+
+
+def _seconds(model: Model, backend: Backend, cores: int) -> float:
+    products = CHECK_PRODUCTS.get(model.task, ENCODER_PRODUCTS)
+    return (
+        START_SECONDS
+        + 4 * model.parameters / (QUANTIZE_BYTES * cores)
+        + EXPORT_SECONDS.get(backend.name, 2.0)
+        + CHECK_SECONDS
+        + check_tokens(model) * model.parameters / (products * cores)
     )
 
 
