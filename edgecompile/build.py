@@ -129,6 +129,7 @@ def _export(
         "export", modules=_backend_modules(backend.__module__), model=key, task=model.task,
         name=model.name, options=dataclasses.asdict(one.backend),  # type: ignore[call-overload]
         pooling=model.pooling, licence=model.licence.id,
+        backend=cache.library_versions(one.target.backend),
     )  # fmt: skip
 
     def work(folder: Path) -> None:

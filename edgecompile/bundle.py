@@ -110,7 +110,7 @@ def describe(contents: Contents, tokenizer_section: dict[str, Any] | None) -> di
         "unused": dict(export.unused),
         "facts": facts.of_config(model.config),
         "data": contents.data,
-        "libraries": cache.library_versions(),
+        "libraries": cache.library_versions(contents.target.backend),
         "cpu_level": host.cpu_level(),
     }  # fmt: skip
 

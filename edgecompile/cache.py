@@ -17,11 +17,13 @@ from typing import Any
 
 from edgecompile.errors import ResourceError
 
-# Libraries that can change a stage's bytes.
-LIBRARIES = (
-    "torch", "transformers", "tokenizers", "numpy", "safetensors", "peft", "onnx", "onnx-ir",
-    "onnxscript", "onnxruntime", "onnxruntime-genai", "gguf", "llama-cpp-python",
-)  # fmt: skip
+# Libraries that can change a stage's bytes; an exporter's or engine's only for its own backend, so
+# that what else is installed changes nothing.
+LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "safetensors", "peft", "gguf")
+BACKEND_LIBRARIES = {
+    "onnxruntime": ("onnx", "onnx-ir", "onnxscript", "onnxruntime", "onnxruntime-genai"),
+    "gguf": ("llama-cpp-python",),
+}
 LOCK = ".lock"
 
 
@@ -32,10 +34,10 @@ def folder() -> Path:
     return Path(named) if named else Path(base) / "edgecompile"
 
 
-def library_versions() -> dict[str, str]:
-    """Versions of the installed LIBRARIES, without local parts such as +cpu."""
+def library_versions(backend: str = "") -> dict[str, str]:
+    """Versions of the installed LIBRARIES and the backend's, without local parts such as +cpu."""
     found = {}
-    for name in LIBRARIES:
+    for name in (*LIBRARIES, *BACKEND_LIBRARIES.get(backend, ())):
         try:
             found[name] = metadata.version(name).partition("+")[0]
         except metadata.PackageNotFoundError:

@@ -85,6 +85,12 @@ def test_nothing_of_this_machine_is_in_a_manifest(results: list[BuildResult], ll
     assert str(llama.parent) not in (results[0].bundle / "manifest.json").read_text()
 
 
+def test_an_engine_that_a_bundle_does_not_use_is_not_in_it(results: list[BuildResult]) -> None:
+    manifest = json.loads((results[0].bundle / "manifest.json").read_text())
+    assert "onnxruntime" in manifest["libraries"]
+    assert "llama-cpp-python" not in manifest["libraries"]
+
+
 def test_the_report_lies_beside_the_bundle_and_names_its_manifest(
     results: list[BuildResult],
 ) -> None:
