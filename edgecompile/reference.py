@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,10 @@ AUTO_CLASSES = {
     "classification": "AutoModelForSequenceClassification",
     "text-generation": "AutoModelForCausalLM",
 }
+
+
+# no_init_weights changes torch.nn.init for the whole process: two at once would leave it changed.
+_ONE_AT_A_TIME = threading.Lock()
 
 
 class Reference:
@@ -177,7 +182,7 @@ def build_transformer(model: Model, attention: str) -> nn.Module:
     settings = {k: v for k, v in model.config.items() if k != "auto_map"}
     config = mapping[model.architecture].from_dict(settings)
     auto = getattr(transformers, AUTO_CLASSES[model.task])
-    with no_init_weights():
+    with _ONE_AT_A_TIME, no_init_weights():
         try:
             module = auto.from_config(
                 config, dtype=torch.float32, attn_implementation=attention, trust_remote_code=False

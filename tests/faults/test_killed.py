@@ -77,7 +77,9 @@ def test_ctrl_c_says_so_and_exits_130(
     model: Path, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     child = start(model, tmp_path / "dist", environment)
-    time.sleep(5)
+    stages, end = tmp_path / "cache" / "stages", time.monotonic() + 60
+    while not stages.is_dir() and time.monotonic() < end:
+        time.sleep(0.02)  # until the first stage begins: most of the build is still to come
     os.kill(child.pid, signal.SIGINT)
     _, errors = child.communicate(timeout=60)
     assert (child.returncode, "Traceback" in errors) == (130, False), errors
