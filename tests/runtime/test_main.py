@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import shutil
@@ -133,17 +132,22 @@ def test_without_numpy_it_exits_4_and_says_what_to_install(
 
 
 def test_ctrl_c_exits_130_without_a_traceback(bundles: Bundles) -> None:
-    command = [sys.executable, "-I", str(bundles("onnx-decoder") / "runtime"), "fox"]
-    process = subprocess.Popen(
-        [*command, "--max-new-tokens", "100000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    ended = [interrupted(bundles("onnx-decoder"))]
+    # A tiny model may be done before the signal arrives; then it is tried again.
+    while ended[-1] == (0, b"") and len(ended) < 20:
+        ended.append(interrupted(bundles("onnx-decoder")))
+    assert ended[-1] == (130, b"error: interrupted.\n")
+
+
+def interrupted(bundle: Path) -> tuple[int, bytes]:
+    """Exit code and standard error of a generation that is interrupted at its first byte."""
+    command = [sys.executable, "-I", str(bundle / "runtime"), "fox", "--max-new-tokens", "100000"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
-    # A pipe of one page: the writer waits for us in the middle of its text.
-    fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4096)
     process.stdout.read(1)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=20)
-    assert (process.returncode, err) == (130, b"error: interrupted.\n")
+    return process.returncode, err
 
 
 def test_a_reader_that_goes_away_is_no_error(bundles: Bundles) -> None:
