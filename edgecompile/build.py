@@ -163,7 +163,7 @@ def exit_with(results: list[BuildResult]) -> None:
     if bad:
         names = ", ".join(f"{result.bundle.name} ({result.report.verdict})" for result in bad)
         raise LimitError(
-            "check", names, "verdict pass", f"see {bad[0].bundle}.report/summary.md"
+            "check", names, "verdict pass", f"see {bad[0].bundle}.report/report.md"
         )
 
 
