@@ -6,7 +6,6 @@ in float32. Its process keeps its memory, prints and global state away from ours
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -64,8 +63,3 @@ def _failure(model: Model, errors: str) -> Exception:
         f"onnxruntime-genai's builder cannot write {model.architecture}: {lines[-1][:300]}",
         way_out="`--target gguf` may support this architecture",
     )
-
-
-def discard(folder: Path) -> None:
-    """Remove the builder's files but nothing beside them."""
-    shutil.rmtree(folder, ignore_errors=True)

@@ -1,7 +1,6 @@
 """Write a graph and its weights to two files, the same bytes from the same graph."""
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import onnx
@@ -62,11 +61,3 @@ def _raw(tensor: onnx.TensorProto) -> onnx.TensorProto:
         tensor.ClearField("metadata_props")
         return tensor
     return onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor), tensor.name)
-
-
-def digest(folder: Path) -> str:
-    """SHA-256 over both files."""
-    total = hashlib.sha256()
-    for name in (GRAPH, DATA):
-        total.update((folder / name).read_bytes())
-    return total.hexdigest()
