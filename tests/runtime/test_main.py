@@ -142,7 +142,13 @@ def test_ctrl_c_exits_130_without_a_traceback(bundles: Bundles) -> None:
 def interrupted(bundle: Path) -> tuple[int, bytes]:
     """Exit code and standard error of a generation that is interrupted at its first byte."""
     command = [sys.executable, "-I", str(bundle / "runtime"), "fox", "--max-new-tokens", "100000"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # Started in a shell's background, children would ignore the signal.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     assert process.stdout is not None
     process.stdout.read(1)
     process.send_signal(signal.SIGINT)
