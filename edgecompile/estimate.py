@@ -14,6 +14,8 @@ from edgecompile.sources.huggingface import tokenizer_files
 # Fitted to benchmarks/plan_against_facts.py on four x86-64 cores (docs/quality.md has its table).
 BASE_MIB = 740.0  # the process with torch and transformers, and the check's windows of logits
 TORCH_EXPORT_MIB = 140.0  # torch.onnx and onnxscript, which encoders and modules need
+RUN_MIB = 57.0  # Python, numpy, the tokenizer and the engine's library
+RUN_COPIES = 2.28  # the mapped file, the engine's repacked copy of it, scales and buffers
 START_SECONDS = 8.0  # imports
 QUANTIZE_BYTES = 8e6  # float32 bytes rounded in a second, a core
 EXPORT_SECONDS = {"onnxruntime": 16.0}  # its exporters; other backends write at once
@@ -43,7 +45,7 @@ def estimate(model: Model, backend: Backend, schemes: Mapping[str, Scheme]) -> E
     return Estimate(
         size_bytes=engine_bytes + other,
         build_mib=BASE_MIB + TORCH_EXPORT_MIB * exporter + (floats + engine_bytes) / 2**20,
-        run_mib=60 + 1.2 * engine_bytes / 2**20,
+        run_mib=RUN_MIB + RUN_COPIES * engine_bytes / 2**20,
         seconds=_seconds(model, backend, host.usable_cores()),
         cache_bytes=floats * (model.source.kind == "gguf") + 2 * engine_bytes,
     )

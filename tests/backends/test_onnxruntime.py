@@ -140,7 +140,7 @@ def test_the_same_model_gives_the_same_bytes(decoder: Made, tmp_path: Path) -> N
         assert (tmp_path / name).read_bytes() == (decoder[2] / name).read_bytes(), name
 
 
-def test_the_size_is_known_within_three_percent(tmp_path: Path) -> None:
+def test_the_size_of_a_small_file_is_known_within_fifteen_percent(tmp_path: Path) -> None:
     made = export(tiny.llama(tmp_path / "m", hidden_size=256, num_key_value_heads=4), 4)
     schemes = {name: tensor.scheme for name, tensor in made[0].quantized.items()}
     written = sum(file.stat().st_size for file in made[2].iterdir())
