@@ -133,7 +133,7 @@ def float_entries(model: Model, export: Export) -> list[dict[str, Any]]:
         if name in model.quantized or name in export.unused:
             continue
         dtype = export.float_dtypes.get(name, "float32")
-        values = model.weights.float32(name).astype(dtype).astype("float32")
+        values = model.dense(name).astype(dtype).astype("float32")
         entry = {"name": name, "shape": list(values.shape), "dtype": dtype}
         entries.append(entry | {"sha256": float_digest(name, values, dtype)})
     return entries

@@ -89,7 +89,8 @@ class Model:
     """A model between two stages.
 
     `weights` are the tensors as `load` left them; `quantized` holds the codes that replace some of
-    them, by source tensor name (two names that share one tensor appear once, under the first).
+    them, by source tensor name (two names that share one tensor appear once, under the first), and
+    may read each from disk when asked; `replaced` holds float tensors that a pass changed.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Model:
     licence: Licence
     pooling: Pooling | None = None
     quantized: Mapping[str, QuantizedTensor] = field(default_factory=dict)
+    replaced: Mapping[str, Float32] = field(default_factory=dict)  # norms that took a scale, ...
     entry_point: str = ""  # package.module:function of a torch module, else empty
 
     @property
@@ -117,4 +119,4 @@ class Model:
         """The tensor as engines will see it: codes dequantized where there are any, or float32."""
         if name in self.quantized:
             return self.quantized[name].dequantize()
-        return self.weights.float32(name)
+        return self.replaced[name] if name in self.replaced else self.weights.float32(name)

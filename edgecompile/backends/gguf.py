@@ -170,7 +170,7 @@ def _data(
     if source in model.quantized:
         data = gguf_blocks.encode(model.quantized[source])
     else:
-        data = model.weights.float32(source)
+        data = model.dense(source)
         if kind is gguf.GGMLQuantizationType.F16:
             data = _half(source, data)
     heads = rotated_heads(LAYOUTS[model.architecture], stored, model.config)
