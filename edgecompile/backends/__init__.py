@@ -1,14 +1,17 @@
 """Backends: each writes a model's codes and floats into one engine's file, and reads them back."""
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
+from edgecompile.codes import Codes
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme
 from edgecompile.passes import Progress
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Export:
 class Decoded:
     """What a sealed file holds, by source tensor name and in the source's layout.
 
+    Both mappings read a tensor from the file at each access: hold one at a time.
     `floats` keep the file's values as float32; `facts` are hyperparameters found in the file under
     the config's names (rms_norm_eps, rope_theta, num_attention_heads, ...).
     """
@@ -70,3 +74,33 @@ class Backend(Protocol):
     def decode(self, folder: Path, manifest: Mapping[str, Any]) -> Decoded:
         """Read codes, scales, floats and facts back from the files in `folder`."""
         ...
+
+
+def schemes_of(model: Model) -> dict[str, Scheme]:
+    """Scheme by tensor, from headers alone where the codes are on disk."""
+    quantized = model.quantized
+    if isinstance(quantized, Codes):
+        return {name: quantized.scheme(name) for name in quantized}
+    return {name: quantized[name].scheme for name in quantized}
+
+
+class ReadWhenAsked(Mapping[str, Value]):
+    """Tensors by name that are read anew from a sealed file at each access."""
+
+    def __init__(self, names: Iterable[str], read: Callable[[str], Value]) -> None:
+        self._names, self._read = dict.fromkeys(names), read
+
+    def __getitem__(self, name: str) -> Value:
+        """The tensor, read now; the caller's to keep or drop."""
+        if name not in self._names:
+            raise KeyError(name)
+        return self._read(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)

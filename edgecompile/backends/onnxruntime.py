@@ -1,4 +1,4 @@
-"""ONNX Runtime: encoders, classifiers and modules by torch.onnx, decoders by genai's builder."""
+"""ONNX Runtime: decoders by our own writer or genai's builder, the rest by torch.onnx."""
 from __future__ import annotations
 
 import math
@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 import onnx
 
 from edgecompile.backends import Decoded, Export, Port
-from edgecompile.backends.onnx_graph import encode, storage, tune
+from edgecompile.backends.onnx_graph import decoder_graph, decoder_plan, encode, storage, tune
 from edgecompile.backends.onnx_graph.decode import decode
 from edgecompile.backends.onnx_graph.rewrite import Rewritten, rewrite
 from edgecompile.errors import UnsupportedError
@@ -22,8 +22,14 @@ from edgecompile.numerics.schemes import Scheme
 from edgecompile.passes import Progress
 from edgecompile.structure import roles
 
-PAST = "past_key_values.{layer}.{part}"
-PRESENT = "present.{layer}.{part}"
+
+@dataclass(frozen=True)
+class _Written:
+    """The graph in the file; `shared`: a source tensor -> the equal one that holds its values."""
+
+    graph: onnx.GraphProto
+    shared: Mapping[str, str]
+    unused: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -48,30 +54,38 @@ class Onnxruntime:
         """Write model.onnx and model.onnx.data."""
         if reason := self.refusal(model):
             raise UnsupportedError("onnxruntime backend", reason)
+        version = metadata.version("onnxruntime")
+        done = self._write(model, folder, progress)
+        options: dict[str, Any] = {"accuracy_level": self.accuracy_level}
+        if done.shared:
+            options["shared"] = dict(sorted(done.shared.items()))
+        if model.task == "text-generation":
+            options |= decoder_options(done.graph)
+        if model.config.get("problem_type") == "multi_label_classification":
+            options["activation"] = "sigmoid"
+        return Export(
+            engine="onnxruntime", requires=f"onnxruntime>={_minor(version)}", tested=version,
+            file=storage.GRAPH, inputs=ports(done.graph.input),
+            outputs=ports(done.graph.output), options=options, unused=done.unused,
+        )  # fmt: skip
+
+    def _write(self, model: Model, folder: Path, progress: Progress) -> _Written:
+        """Draw known decoders ourselves, a tensor at a time; rewrite an exporter's graph else."""
         decoder = model.task == "text-generation"
+        if decoder and not decoder_plan.refusal(model):
+            drawn, plan = decoder_graph.write(model, folder, self.accuracy_level, progress)
+            return _Written(drawn.graph, {}, plan.unused)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".graph-") as scratch:
             progress("export graph", 0, 3)
-            graph = _float_graph(model, Path(scratch))
+            exported = _float_graph(model, Path(scratch))
             progress("encode codes", 1, 3)
-            done = rewrite(graph, Path(scratch), model, self.accuracy_level)
+            done = rewrite(exported, Path(scratch), model, self.accuracy_level)
             if decoder:
                 tune.keep_last_logits(done.model)
             progress("write file", 2, 3)
             storage.write(done.model, folder)
         progress("write file", 3, 3)
-        version = metadata.version("onnxruntime")
-        options: dict[str, Any] = {"accuracy_level": self.accuracy_level}
-        if done.shared:
-            options["shared"] = dict(sorted(done.shared.items()))
-        if decoder:
-            options |= decoder_options(done.model.graph)
-        if model.config.get("problem_type") == "multi_label_classification":
-            options["activation"] = "sigmoid"
-        return Export(
-            engine="onnxruntime", requires=f"onnxruntime>={_minor(version)}", tested=version,
-            file=storage.GRAPH, inputs=ports(done.model.graph.input),
-            outputs=ports(done.model.graph.output), options=options, unused=_unused(done),
-        )  # fmt: skip
+        return _Written(done.model.graph, done.shared, _unused(done))
 
     def decode(self, folder: Path, manifest: Mapping[str, Any]) -> Decoded:
         """Codes, floats and facts from the sealed graph."""
@@ -144,7 +158,8 @@ def decoder_options(graph: onnx.GraphProto) -> dict[str, Any]:
     dims = [d.dim_value for d in keys[0].type.tensor_type.shape.dim]
     options: dict[str, Any] = {
         "layers": len(keys), "kv_heads": dims[1], "head_size": dims[3] or cos.dims[1] * 2,
-        "kv_dtype": ports(keys[:1])[0].dtype, "past": PAST, "present": PRESENT,
+        "kv_dtype": ports(keys[:1])[0].dtype,
+        "past": decoder_graph.PAST, "present": decoder_graph.PRESENT,
         "input_ids": "input_ids", "attention_mask": "attention_mask",
         "last_tokens": tune.LAST_TOKENS,
     }  # fmt: skip

@@ -18,8 +18,8 @@ from edgecompile import sources
 from edgecompile.backends import Export
 from edgecompile.backends.gguf import Gguf
 from edgecompile.model import Model
-from edgecompile.passes.quantize_rtn import QuantizeRtn
 from edgecompile.sources.huggingface import describe
+from tests.backends.codes import rounded
 
 TEXTS = [
     "The cat sat on the mat.",
@@ -50,8 +50,8 @@ def made(
 ) -> tuple[Model, Export, Path]:
     """MiniLM quantized to that many bits, its export and the folder with model.gguf."""
     folder = tmp_path_factory.mktemp("export")
-    rounded = QuantizeRtn(bits=request.param, scale_search=False)
-    model = rounded(describe(minilm_folder, "minilm"), quiet).model
+    source = describe(minilm_folder, "minilm")
+    model = rounded(source, tmp_path_factory.mktemp("codes"), request.param)
     return model, Gguf().export(model, folder, quiet), folder
 
 

@@ -14,15 +14,15 @@ import pytest
 from edgecompile import bundle, facts, sources
 from edgecompile.backends import Export
 from edgecompile.backends.onnx_graph import encode, storage
-from edgecompile.backends.onnx_graph.decode import unpack
+from edgecompile.backends.onnx_graph.packing import unpack
 from edgecompile.backends.onnxruntime import Onnxruntime
 from edgecompile.errors import UnsupportedError
 from edgecompile.model import Model
 from edgecompile.numerics.rtn import quantize
 from edgecompile.numerics.schemes import Scheme
-from edgecompile.passes.quantize_rtn import QuantizeRtn
 from edgecompile.reference import Reference
 from tests import tiny
+from tests.backends.codes import rounded
 
 EXACT = Onnxruntime(accuracy_level=1)
 Made = tuple[Model, Export, Path]
@@ -42,7 +42,7 @@ def manifest(model: Model, export: Export) -> Mapping[str, Any]:
 
 def export(folder: Path, bits: int, task: str = "") -> Made:
     model = sources.load(sources.resolve(str(folder), task=task), quiet)
-    model = QuantizeRtn(bits=bits)(model, quiet).model  # type: ignore[arg-type]
+    model = rounded(model, folder.with_name(f"{folder.name}-codes-{bits}"), bits)
     out = folder.parent / f"{folder.name}-onnx-{bits}"
     out.mkdir()
     return model, EXACT.export(model, out, quiet), out
@@ -159,4 +159,4 @@ def test_packing_is_undone_by_unpacking(bits: int) -> None:
 def test_a_group_size_that_the_operator_lacks_is_refused() -> None:
     tensor = quantize(np.ones((2, 96), np.float32), Scheme(4, 24))
     with pytest.raises(UnsupportedError, match="group size 24"):
-        encode.block_size(tensor, "w")
+        encode.block_size(tensor.scheme, 96, "w")

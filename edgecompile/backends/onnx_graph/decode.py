@@ -1,7 +1,8 @@
 """Read codes, scales, floats and hyperparameters back from a sealed graph."""
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,28 +10,75 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgecompile.backends import Decoded
-from edgecompile.backends.onnx_graph import storage
+from edgecompile.backends import Decoded, ReadWhenAsked
+from edgecompile.backends.onnx_graph import packing, storage
+from edgecompile.backends.onnx_graph.encode import CODES, JOIN
 from edgecompile.backends.onnx_graph.weights import initializer_array
 from edgecompile.errors import BadInputError
-from edgecompile.numerics.schemes import Float32, Int8, QuantizedTensor, Scheme
+from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme
 
 NORMS = ("LayerNormalization", "SimplifiedLayerNormalization", "SkipLayerNormalization",
          "SkipSimplifiedLayerNormalization")  # fmt: skip
 
 
 def decode(folder: Path, manifest: Mapping[str, Any]) -> Decoded:
-    """Tensors under their source names; schemes are the file's own, not the manifest's."""
+    """Tensors under their source names; schemes are the file's own, not the manifest's.
+
+    A row's scale that is stored for each of its blocks is taken for one where the manifest says so.
+    """
     proto = onnx.load(str(folder / storage.GRAPH), load_external_data=False)
-    found = {t.name: initializer_array(t, folder) for t in proto.graph.initializer}
-    bits = _bits(proto.graph)
-    quantized: dict[str, QuantizedTensor] = {}
-    for entry in manifest["tensors"]:
-        name, shape = entry["name"], tuple(entry["shape"])
-        if f"{name}.codes" in found:
-            quantized[name] = _tensor(found, name, shape, bits.get(name, 0))
-    floats = dict(_floats(found, manifest))
-    return Decoded(quantized, floats, facts(proto.graph))
+    stored = _Stored(folder, {t.name: t for t in proto.graph.initializer})
+    tensors = {entry["name"]: entry for entry in manifest["tensors"]}
+    floats = {entry["name"]: entry for entry in manifest["floats"]}
+    rows = {n: entry["shape"][0] for n, entry in (tensors | floats).items() if entry["shape"]}
+    places, bits = _places(stored.headers, rows), _bits(proto.graph)
+    shared = manifest["engine"]["options"].get("shared", {})
+
+    def quantized(name: str) -> QuantizedTensor:
+        return _tensor(stored, places[f"{name}.codes"], tensors[name], bits.get(name, 0))
+
+    def dense(name: str) -> Float32:
+        return _dense(stored, places, shared.get(name, name), floats[name])
+
+    return Decoded(
+        ReadWhenAsked((n for n in tensors if f"{n}.codes" in places), quantized),
+        ReadWhenAsked((n for n in floats if _held(places, shared.get(n, n))), dense),
+        facts(proto.graph),
+    )
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A source tensor among the rows of an initializer, from row `start` on."""
+
+    initializer: str
+    start: int
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A graph's initializers; `array` maps one from the file."""
+
+    folder: Path
+    headers: Mapping[str, onnx.TensorProto]
+
+    def array(self, name: str) -> NDArray[Any]:
+        """The values; BadInputError where there is no such initializer."""
+        if name not in self.headers:
+            raise BadInputError(str(self.folder / storage.GRAPH), f"no initializer {name!r}")
+        return initializer_array(self.headers[name], self.folder)
+
+
+def _places(names: Iterable[str], rows: Mapping[str, int]) -> dict[str, _Place]:
+    """Where each tensor is: `a|b.codes` holds the rows of a, then those of b."""
+    places: dict[str, _Place] = {}
+    for name in names:
+        sources, suffix = name.removesuffix(CODES), CODES * name.endswith(CODES)
+        start = 0
+        for source in sources.split(JOIN):
+            places[source + suffix] = _Place(name, start)
+            start += rows.get(source, 0)
+    return places
 
 
 def _bits(graph: onnx.GraphProto) -> dict[str, int]:
@@ -42,45 +90,45 @@ def _bits(graph: onnx.GraphProto) -> dict[str, int]:
             continue
         stored = node.input[1] if node.op_type == "MatMulNBits" else tables.get(node.input[0], "")
         value = next((a.i for a in node.attribute if a.name == "bits"), 4)
-        name = stored.removesuffix(".codes")
-        bits[name] = value if bits.get(name, value) == value else 0
+        for name in stored.removesuffix(CODES).split(JOIN):
+            bits[name] = value if bits.get(name, value) == value else 0
     return bits
 
 
 def _tensor(
-    found: Mapping[str, NDArray[Any]], name: str, shape: tuple[int, ...], bits: int
+    stored: _Stored, place: _Place, entry: Mapping[str, Any], bits: int
 ) -> QuantizedTensor:
-    packed, scales = found[f"{name}.codes"], np.asarray(found[f"{name}.scales"], np.float32)
-    if bits not in (4, 8) or packed.ndim != 3 or packed.shape[0] != shape[0]:
-        what = f"{bits} bits, shape {packed.shape}"
-        raise BadInputError(f"{name}.codes", what, f"rows {shape[0]}")
-    codes = unpack(np.asarray(packed).reshape(shape[0], -1), bits)[:, : shape[1]]
-    block = packed.shape[2] * 8 // bits
-    if bits == 8 and bool((scales == scales[:, :1]).all()):
-        return QuantizedTensor(Scheme(8, 0), codes, scales[:, :1].copy())
-    return QuantizedTensor(Scheme(bits, block), codes, scales)
+    name, (rows, columns) = entry["name"], entry["shape"]
+    part = slice(place.start, place.start + rows)
+    packed = stored.array(place.initializer)[part]
+    scales = stored.array(place.initializer.removesuffix(CODES) + ".scales")[part]
+    if bits not in (4, 8) or packed.ndim != 3 or packed.shape[0] != rows:
+        raise BadInputError(
+            f"{name}.codes", f"{bits} bits, shape {packed.shape}", f"4 or 8 bits, {rows} rows"
+        )
+    codes = packing.unpack(np.asarray(packed).reshape(rows, -1), bits)
+    codes = np.ascontiguousarray(codes[:, :columns])
+    by_row = entry["scheme"].endswith("-channel") and bool((scales == scales[:, :1]).all())
+    group = 0 if by_row else packed.shape[2] * 8 // bits
+    scales = scales[:, :1] if by_row else scales
+    return QuantizedTensor(Scheme(bits, group), codes, np.array(scales, np.float32))
 
 
-def unpack(packed: NDArray[np.uint8], bits: int) -> Int8:
-    """Codes int8 [rows, columns] from unsigned bytes, at 4 bits two a byte, low nibble first."""
-    if bits == 8:
-        return (packed.astype(np.int16) - 128).astype(np.int8)
-    codes = np.empty((packed.shape[0], packed.shape[1] * 2), np.int8)
-    codes[:, 0::2] = (packed & 15).astype(np.int8) - 8
-    codes[:, 1::2] = (packed >> 4).astype(np.int8) - 8
-    return codes
+def _held(places: Mapping[str, _Place], name: str) -> bool:
+    return name in places or f"{name}.transposed" in places
 
 
-def _floats(
-    found: Mapping[str, NDArray[Any]], manifest: Mapping[str, Any]
-) -> Iterator[tuple[str, Float32]]:
-    shared = manifest["engine"]["options"].get("shared", {})
-    for entry in manifest["floats"]:
-        name = shared.get(entry["name"], entry["name"])
-        if name in found:
-            yield entry["name"], np.asarray(found[name], np.float32)
-        elif f"{name}.transposed" in found:
-            yield entry["name"], np.asarray(found[f"{name}.transposed"], np.float32).T
+def _dense(
+    stored: _Stored, places: Mapping[str, _Place], name: str, entry: Mapping[str, Any]
+) -> Float32:
+    place, shape = places.get(name), entry["shape"]
+    if place is None:
+        found = stored.array(f"{name}.transposed").T
+    elif JOIN in place.initializer:
+        found = stored.array(place.initializer)[place.start : place.start + shape[0]]
+    else:
+        found = stored.array(place.initializer)
+    return np.array(found, np.float32)
 
 
 def facts(graph: onnx.GraphProto) -> dict[str, float]:

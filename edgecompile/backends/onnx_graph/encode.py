@@ -13,10 +13,13 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from edgecompile.backends.onnx_graph import packing
 from edgecompile.errors import UnsupportedError
-from edgecompile.numerics.schemes import Float32, QuantizedTensor
+from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme
 
 DOMAIN = "com.microsoft"
+CODES = ".codes"  # of an initializer's name, after the source's
+JOIN = "|"  # between source names whose rows one initializer holds
 LARGEST_BLOCK = 128  # columns a scale of the file covers when a whole row shares one scale
 
 
@@ -30,16 +33,16 @@ class Site:
     bias: str = ""  # initializer added by a Gemm
 
 
-def block_size(tensor: QuantizedTensor, name: str) -> int:
+def block_size(scheme: Scheme, columns: int, name: str) -> int:
     """Columns that share one stored scale: the group, or the largest power of two in a row."""
-    group, columns = tensor.scheme.group_size, tensor.codes.shape[1]
-    if group:
-        if group < 16 or group & (group - 1):
-            raise UnsupportedError(
-                name, f"group size {group}", "a power of two from 16 on", "choose group_size=32"
-            )
-        return group
-    return row_block(columns)
+    group = scheme.group_size
+    if scheme.bits not in (4, 8):
+        raise UnsupportedError(name, f"{scheme.bits} bits", "4 or 8", "choose bits = 4 or 8")
+    if group and (group < 16 or group & (group - 1)):
+        raise UnsupportedError(
+            name, f"group size {group}", "a power of two from 16 on", "choose group_size=32"
+        )
+    return group or row_block(columns)
 
 
 def row_block(columns: int) -> int:
@@ -53,13 +56,11 @@ def row_block(columns: int) -> int:
 def packed_codes(tensor: QuantizedTensor, block: int) -> NDArray[np.uint8]:
     """uint8 [out, blocks, block * bits / 8]; a last block that is not full is padded with zeros."""
     out, columns = tensor.codes.shape
-    blocks = -(-columns // block)
-    zero = 1 << (tensor.scheme.bits - 1)
-    padded = np.full((out, blocks * block), zero, np.uint8)
-    padded[:, :columns] = (tensor.codes.astype(np.int16) + zero).astype(np.uint8)
-    if tensor.scheme.bits == 4:
-        padded = padded[:, 0::2] | (padded[:, 1::2] << 4)
-    return padded.reshape(out, blocks, -1)
+    blocks, codes = -(-columns // block), tensor.codes
+    if columns < blocks * block:
+        codes = np.zeros((out, blocks * block), np.int8)
+        codes[:, :columns] = tensor.codes
+    return packing.pack(codes, tensor.scheme.bits).reshape(out, blocks, -1)
 
 
 def stored_scales(tensor: QuantizedTensor, block: int) -> Float32:
@@ -70,12 +71,18 @@ def stored_scales(tensor: QuantizedTensor, block: int) -> Float32:
     return np.repeat(tensor.scales, blocks, axis=1)
 
 
+def stored(tensor: QuantizedTensor, name: str) -> tuple[NDArray[np.uint8], Float32]:
+    """Codes [out, blocks, bytes] and scales [out, blocks] as the operators read them."""
+    block = block_size(tensor.scheme, tensor.codes.shape[1], name)
+    return packed_codes(tensor, block), stored_scales(tensor, block)
+
+
 def initializers(name: str, tensor: QuantizedTensor) -> list[onnx.TensorProto]:
     """`<name>.codes` and `<name>.scales`."""
-    block = block_size(tensor, name)
+    codes, scales = stored(tensor, name)
     return [
-        numpy_helper.from_array(packed_codes(tensor, block), f"{name}.codes"),
-        numpy_helper.from_array(stored_scales(tensor, block), f"{name}.scales"),
+        numpy_helper.from_array(codes, f"{name}.codes"),
+        numpy_helper.from_array(scales, f"{name}.scales"),
     ]
 
 
@@ -90,8 +97,8 @@ def matmul_node(
         inputs += ["", "", site.bias]
     node = helper.make_node(
         "MatMulNBits", inputs, list(site.node.output), name=site.node.name or name, domain=DOMAIN,
-        K=columns, N=out, bits=tensor.scheme.bits, block_size=block_size(tensor, name),
-        accuracy_level=accuracy_level,
+        K=columns, N=out, bits=tensor.scheme.bits, accuracy_level=accuracy_level,
+        block_size=block_size(tensor.scheme, columns, name),
     )  # fmt: skip
     return [node]
 
@@ -105,7 +112,8 @@ def gather_nodes(site: Site, tensor: QuantizedTensor) -> list[onnx.NodeProto]:
     gather = helper.make_node(
         "GatherBlockQuantized", [f"{name}.table", site.node.input[1], f"{name}.scales"],
         list(site.node.output), name=site.node.name or f"{name}.gather", domain=DOMAIN,
-        bits=tensor.scheme.bits, block_size=block_size(tensor, name),
+        bits=tensor.scheme.bits,
+        block_size=block_size(tensor.scheme, tensor.codes.shape[1], name),
         gather_axis=0, quantize_axis=1,
     )  # fmt: skip
     return [table, gather]
@@ -113,12 +121,11 @@ def gather_nodes(site: Site, tensor: QuantizedTensor) -> list[onnx.NodeProto]:
 
 def table_shape(name: str, tensor: QuantizedTensor) -> onnx.TensorProto:
     """The Reshape's constant: [rows, bytes a row]."""
-    rows, blocks, size = packed_shape(tensor, name)
-    return numpy_helper.from_array(np.array([rows, blocks * size], np.int64), f"{name}.table_shape")
+    shape = [-1, row_bytes(tensor.scheme, tensor.codes.shape[1], name)]
+    return numpy_helper.from_array(np.array(shape, np.int64), f"{name}.table_shape")
 
 
-def packed_shape(tensor: QuantizedTensor, name: str) -> tuple[int, int, int]:
-    """Shape of `packed_codes` without making it."""
-    block = block_size(tensor, name)
-    out, columns = tensor.codes.shape
-    return out, -(-columns // block), block * tensor.scheme.bits // 8
+def row_bytes(scheme: Scheme, columns: int, name: str) -> int:
+    """Bytes that a row of codes takes, its padding included."""
+    block = block_size(scheme, columns, name)
+    return -(-columns // block) * block * scheme.bits // 8

@@ -2,8 +2,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import TracebackType
+from typing import Any
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 GRAPH = "model.onnx"
 DATA = "model.onnx.data"
@@ -11,29 +15,71 @@ ALIGNMENT = 4096  # a page: onnxruntime maps each tensor from the file
 SMALLEST_EXTERNAL = 1024  # bytes
 
 
+class DataFile:
+    """model.onnx.data while it is written: tensors one after the other, each on a page of its own.
+
+    Small tensors stay in the graph. Nothing is kept but the headers that the graph needs.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._stream = (folder / DATA).open("wb")
+
+    def __enter__(self) -> DataFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:  # fmt: skip
+        self._stream.close()
+
+    def add(self, name: str, *parts: NDArray[Any]) -> onnx.TensorProto:
+        """An initializer of `parts` joined along their first axis, written one after the other."""
+        first, size = parts[0], sum(part.nbytes for part in parts)
+        if size < SMALLEST_EXTERNAL:
+            whole = np.concatenate(parts) if len(parts) > 1 else first
+            return onnx.numpy_helper.from_array(whole, name)
+        shape = (sum(len(part) for part in parts), *first.shape[1:])
+        kind = onnx.helper.np_dtype_to_tensor_dtype(first.dtype)
+        tensor = onnx.TensorProto(name=name, data_type=kind, dims=shape)
+        self._begin(tensor, size)
+        for part in parts:
+            self._stream.write(np.ascontiguousarray(part).data)
+        return tensor
+
+    def move(self, tensor: onnx.TensorProto) -> None:
+        """Write an initializer's bytes here and leave a reference in their place."""
+        raw = tensor.raw_data
+        if len(raw) < SMALLEST_EXTERNAL:
+            return
+        tensor.ClearField("raw_data")
+        self._begin(tensor, len(raw))
+        self._stream.write(raw)
+
+    def _begin(self, tensor: onnx.TensorProto, length: int) -> None:
+        self._stream.write(b"\0" * (-self._stream.tell() % ALIGNMENT))
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        del tensor.external_data[:]
+        place = (("location", DATA), ("offset", self._stream.tell()), ("length", length))
+        for key, value in place:
+            entry = tensor.external_data.add()
+            entry.key, entry.value = key, str(value)
+
+
 def write(model: onnx.ModelProto, folder: Path) -> None:
     """model.onnx and model.onnx.data; tensors in the order of the graph's first use of them."""
     proto = onnx.ModelProto()
     proto.CopyFrom(model)
     _canonical(proto)
-    with (folder / DATA).open("wb") as stream:
+    with DataFile(folder) as data:
         for tensor in proto.graph.initializer:
-            raw = tensor.raw_data
-            if len(raw) < SMALLEST_EXTERNAL:
-                continue
-            stream.write(b"\0" * (-stream.tell() % ALIGNMENT))
-            _point(tensor, stream.tell(), len(raw))
-            stream.write(raw)
+            data.move(tensor)
+    write_graph(proto, folder)
+
+
+def write_graph(proto: onnx.ModelProto, folder: Path) -> None:
+    """model.onnx alone: its large tensors are in model.onnx.data already."""
     (folder / GRAPH).write_bytes(proto.SerializeToString(deterministic=True))
-
-
-def _point(tensor: onnx.TensorProto, offset: int, length: int) -> None:
-    tensor.ClearField("raw_data")
-    tensor.data_location = onnx.TensorProto.EXTERNAL
-    del tensor.external_data[:]
-    for key, value in (("location", DATA), ("offset", offset), ("length", length)):
-        entry = tensor.external_data.add()
-        entry.key, entry.value = key, str(value)
 
 
 def _canonical(proto: onnx.ModelProto) -> None:

@@ -1,0 +1,286 @@
+"""A decoder's graph written by ourselves: each weight goes to the file when its node is drawn.
+
+Operators of onnxruntime's ContribOperators.md: GroupQueryAttention (rotates q and k, keeps the KV
+cache), MatMulNBits, GatherBlockQuantized, SimplifiedLayerNormalization (RMSNorm, Zhang & Sennrich
+2019) and its form with the residual addition. Of the model one tensor at a time is in memory.
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from edgecompile.backends import schemes_of
+from edgecompile.backends.onnx_graph import encode, storage, tune
+from edgecompile.backends.onnx_graph.decoder_plan import (
+    DOWN,
+    EMBEDDING,
+    GATE_UP,
+    HEAD,
+    HEAD_NORMS,
+    NORM,
+    OUT,
+    QKV,
+    DecoderPlan,
+    plan,
+)
+from edgecompile.model import Model
+from edgecompile.numerics.schemes import Scheme
+from edgecompile.passes import Progress
+
+OPSET, IR_VERSION = 22, 10
+SEQLENS, TOTAL = "seqlens_k", "total_sequence_length"
+PAST = "past_key_values.{layer}.{part}"
+PRESENT = "present.{layer}.{part}"
+
+
+@dataclass
+class _Canvas:
+    """Nodes and tensor headers so far."""
+
+    model: Model
+    plan: DecoderPlan
+    data: storage.DataFile
+    accuracy_level: int
+    schemes: dict[str, Scheme]
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    tensors: dict[str, onnx.TensorProto] = field(default_factory=dict)
+
+    def node(
+        self, kind: str, inputs: Sequence[str], name: str, outputs: Sequence[str] = (),
+        **attributes: Any,
+    ) -> str:  # fmt: skip
+        """Add a node; its one output has its name where no others are given."""
+        made = helper.make_node(kind, list(inputs), list(outputs) or [name], name, **attributes)
+        self.nodes.append(made)
+        return str(made.output[0])
+
+    def constant(self, name: str, *parts: NDArray[Any]) -> str:
+        """A tensor of the file; one that is there already is not written again."""
+        if name not in self.tensors:
+            self.tensors[name] = self.data.add(name, *parts)
+        return name
+
+    def source(self, name: str) -> str:
+        """The source's name of a tensor; empty if the model has none."""
+        return self.plan.sources.get(name, "")
+
+    def floats(self, name: str) -> str:
+        """A float tensor under its source's name."""
+        source = self.source(name)
+        return source if source in self.tensors else self.constant(source, self.model.dense(source))
+
+
+def write(
+    model: Model, folder: Path, accuracy_level: int, progress: Progress
+) -> tuple[onnx.ModelProto, DecoderPlan]:
+    """Write model.onnx and model.onnx.data; returns the graph without its data."""
+    planned = plan(model)
+    with storage.DataFile(folder) as data:
+        canvas = _Canvas(model, planned, data, accuracy_level, schemes_of(model))
+        _draw(canvas, progress)
+    proto = _assemble(canvas)
+    storage.write_graph(proto, folder)
+    return proto, planned
+
+
+def _draw(canvas: _Canvas, progress: Progress) -> None:
+    layers = canvas.plan.layers
+    _lengths(canvas)
+    stream, added = _embedding(canvas), ""
+    for layer in range(layers):
+        progress("write file", layer, layers + 1)
+        start = f"model.layers.{layer}."
+        normed, stream = _norm(canvas, f"{start}input_layernorm.weight", stream, added)
+        added = _attention(canvas, layer, normed)
+        normed, stream = _norm(canvas, f"{start}post_attention_layernorm.weight", stream, added)
+        added = _mlp(canvas, start, normed)
+    progress("write file", layers, layers + 1)
+    normed, _ = _norm(canvas, NORM, stream, added)
+    _head(canvas, normed)
+    progress("write file", layers + 1, layers + 1)
+
+
+def _lengths(canvas: _Canvas) -> None:
+    """What GroupQueryAttention wants of the mask int64 [batch, total]: past + new - 1, total."""
+    one = canvas.constant("one", np.array([1], np.int64))
+    total = canvas.node("ReduceSum", ["attention_mask", one], "mask.sum", keepdims=0)
+    last = canvas.node("Sub", [total, one], "mask.last")
+    canvas.node("Cast", [last], SEQLENS, to=TensorProto.INT32)
+    shape = canvas.node("Shape", ["attention_mask"], "mask.shape")
+    index = canvas.constant("one.scalar", np.array(1, np.int64))
+    length = canvas.node("Gather", [shape, index], "mask.length", axis=0)
+    canvas.node("Cast", [length], TOTAL, to=TensorProto.INT32)
+
+
+def _embedding(canvas: _Canvas) -> str:
+    source = canvas.source(EMBEDDING)
+    if source not in canvas.schemes:
+        return canvas.node("Gather", [canvas.floats(EMBEDDING), "input_ids"], "embedding", axis=0)
+    scheme, columns = canvas.schemes[source], canvas.model.weights.infos[source].shape[1]
+    codes, scales = _codes(canvas, [source])
+    row = np.array([-1, encode.row_bytes(scheme, columns, source)], np.int64)
+    shape = canvas.constant(f"{source}.table_shape", row)
+    table = canvas.node("Reshape", [codes, shape], f"{source}.table")
+    return canvas.node(
+        "GatherBlockQuantized", [table, "input_ids", scales], "embedding", domain=encode.DOMAIN,
+        bits=scheme.bits,
+        block_size=encode.block_size(scheme, columns, source), gather_axis=0, quantize_axis=1,
+    )  # fmt: skip
+
+
+def _norm(canvas: _Canvas, name: str, stream: str, added: str) -> tuple[str, str]:
+    """RMSNorm of the residual stream plus what the last block gave; returns it and the sum."""
+    label, weight = name.removesuffix(".weight"), canvas.floats(name)
+    if not added:
+        return _rms(canvas, stream, weight, label), stream
+    total = f"{label}.sum"
+    outputs = [label] if name == NORM else [label, "", "", total]
+    canvas.node(
+        "SkipSimplifiedLayerNormalization", [stream, added, weight], label, outputs,
+        domain=encode.DOMAIN, epsilon=canvas.plan.epsilon,
+    )  # fmt: skip
+    return label, total
+
+
+def _rms(canvas: _Canvas, value: str, weight: str, label: str) -> str:
+    return canvas.node(
+        "SimplifiedLayerNormalization", [value, weight], label,
+        epsilon=canvas.plan.epsilon, axis=-1, stash_type=1,
+    )  # fmt: skip
+
+
+def _attention(canvas: _Canvas, layer: int, normed: str) -> str:
+    shape, start = canvas.plan, f"model.layers.{layer}."
+    inputs = _products(canvas, [start + name for name in QKV], normed)
+    if shape.head_norms:
+        for index, (norm, heads) in enumerate(
+            zip(HEAD_NORMS, (shape.heads, shape.kv_heads), strict=True)
+        ):
+            inputs[index] = _head_norm(canvas, start + norm, inputs[index], heads)
+    past, present = (
+        [pattern.format(layer=layer, part=part) for part in ("key", "value")]
+        for pattern in (PAST, PRESENT)
+    )
+    tables = [canvas.constant("cos_cache", shape.cos), canvas.constant("sin_cache", shape.sin)]
+    mixed = canvas.node(
+        "GroupQueryAttention", [*inputs, *past, SEQLENS, TOTAL, *tables],
+        f"{start}self_attn", [f"{start}self_attn", *present], domain=encode.DOMAIN,
+        num_heads=shape.heads, kv_num_heads=shape.kv_heads, scale=1 / math.sqrt(shape.head_size),
+        local_window_size=shape.windows[layer], do_rotary=1, rotary_interleaved=0,
+    )  # fmt: skip
+    return _products(canvas, [start + OUT], mixed)[0]
+
+
+def _head_norm(canvas: _Canvas, name: str, value: str, heads: int) -> str:
+    """RMSNorm over each head of q or k [batch, length, heads * size]."""
+    size = canvas.plan.head_size
+    one = canvas.constant(f"one_head.{size}", np.array([0, -1, size], np.int64))
+    all_heads = canvas.constant(f"heads.{heads}", np.array([0, -1, heads * size], np.int64))
+    split = canvas.node("Reshape", [value, one], f"{name}.split")
+    normed = _rms(canvas, split, canvas.floats(f"{name}.weight"), name)
+    return canvas.node("Reshape", [normed, all_heads], f"{name}.joined")
+
+
+def _mlp(canvas: _Canvas, start: str, normed: str) -> str:
+    """SwiGLU (Shazeer 2020): down(silu(gate(x)) * up(x))."""
+    gate, up = _products(canvas, [start + name for name in GATE_UP], normed)
+    sigmoid = canvas.node("Sigmoid", [gate], f"{start}mlp.sigmoid")
+    silu = canvas.node("Mul", [gate, sigmoid], f"{start}mlp.silu")
+    product = canvas.node("Mul", [silu, up], f"{start}mlp.product")
+    return _products(canvas, [start + DOWN], product)[0]
+
+
+def _head(canvas: _Canvas, normed: str) -> None:
+    """Logits of the last positions alone, as many as `last_tokens` says."""
+    end = canvas.constant("last_tokens.end", np.array([tune.END], np.int64))
+    axis = canvas.constant("last_tokens.axis", np.array([1], np.int64))
+    first = canvas.node("Neg", [tune.LAST_TOKENS], "last_tokens.start")
+    kept = canvas.node("Slice", [normed, first, end, axis], "last_tokens.hidden")
+    name = EMBEDDING if canvas.plan.tied else HEAD
+    _product(canvas, [name.removesuffix(".weight")], kept, "logits")
+
+
+def _products(canvas: _Canvas, names: Sequence[str], value: str) -> list[str]:
+    """`value` times each of the weights [out, in] transposed, plus its bias if there is one."""
+    return [_product(canvas, [name], value, name) for name in names]
+
+
+def _product(canvas: _Canvas, names: Sequence[str], value: str, output: str) -> str:
+    sources = [canvas.source(f"{name}.weight") for name in names]
+    biases = [source for name in names if (source := canvas.source(f"{name}.bias"))]
+    bias = encode.JOIN.join(biases)
+    if bias:
+        canvas.constant(bias, *(canvas.model.dense(name) for name in biases))
+    if sources[0] in canvas.schemes:
+        return _coded(canvas, sources, [value, *_codes(canvas, sources)], bias, output)
+    label = f"{output}.product" if bias else output
+    made = canvas.node(
+        "FusedMatMul", [value, canvas.floats(f"{names[0]}.weight")], label,
+        domain=encode.DOMAIN, transB=1,
+    )  # fmt: skip
+    return canvas.node("Add", [made, bias], output) if bias else made
+
+
+def _coded(
+    canvas: _Canvas, sources: Sequence[str], inputs: list[str], bias: str, output: str
+) -> str:
+    infos, scheme = canvas.model.weights.infos, canvas.schemes[sources[0]]
+    columns = infos[sources[0]].shape[1]
+    return canvas.node(
+        "MatMulNBits", [*inputs, "", "", bias] if bias else inputs, output, domain=encode.DOMAIN,
+        K=columns, N=sum(infos[source].shape[0] for source in sources), bits=scheme.bits,
+        block_size=encode.block_size(scheme, columns, sources[0]),
+        accuracy_level=canvas.accuracy_level,
+    )  # fmt: skip
+
+
+def _codes(canvas: _Canvas, sources: Sequence[str]) -> tuple[str, str]:
+    """Names of the codes and scales of tensors that one product reads, rows below rows."""
+    name = encode.JOIN.join(sources)
+    codes, scales = f"{name}.codes", f"{name}.scales"
+    if codes not in canvas.tensors:
+        stored = [encode.stored(canvas.model.quantized[source], source) for source in sources]
+        canvas.constant(codes, *(part for part, _ in stored))
+        canvas.constant(scales, *(part for _, part in stored))
+    return codes, scales
+
+
+def _assemble(canvas: _Canvas) -> onnx.ModelProto:
+    shape = canvas.plan
+    ids: list[str | int | None] = ["batch_size", "sequence_length"]
+    mask: list[str | int | None] = ["batch_size", "total_sequence_length"]
+    rows: list[str | int | None] = ["batch_size", "logits_length", shape.vocabulary]
+    inputs = [
+        helper.make_tensor_value_info("input_ids", TensorProto.INT64, ids),
+        helper.make_tensor_value_info("attention_mask", TensorProto.INT64, mask),
+        *_caches(shape, PAST, "past_sequence_length"),
+        helper.make_tensor_value_info(tune.LAST_TOKENS, TensorProto.INT64, [1]),
+    ]
+    outputs = [
+        helper.make_tensor_value_info("logits", TensorProto.FLOAT, rows),
+        *_caches(shape, PRESENT, "total_sequence_length"),
+    ]
+    tensors = list(canvas.tensors.values())
+    graph = helper.make_graph(canvas.nodes, "decoder", inputs, outputs, tensors)
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(encode.DOMAIN, 1)]
+    return helper.make_model(
+        graph, producer_name="edgecompile", opset_imports=opsets, ir_version=IR_VERSION
+    )
+
+
+def _caches(shape: DecoderPlan, pattern: str, length: str) -> list[onnx.ValueInfoProto]:
+    """A key and a value cache float32 [batch, kv heads, length, head size] for each layer."""
+    dims: list[str | int | None] = ["batch_size", shape.kv_heads, length, shape.head_size]
+    names = (
+        pattern.format(layer=layer, part=part)
+        for layer in range(shape.layers) for part in ("key", "value")
+    )  # fmt: skip
+    return [helper.make_tensor_value_info(name, TensorProto.FLOAT, dims) for name in names]

@@ -1,0 +1,271 @@
+"""Our own decoder graph computes what transformers computes, on floats and on codes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+import transformers
+from numpy.typing import NDArray
+
+from edgecompile import bundle
+from edgecompile.backends import Export
+from edgecompile.backends.onnx_graph import decoder_plan, storage
+from edgecompile.backends.onnxruntime import Onnxruntime
+from edgecompile.model import Model
+from edgecompile.numerics.rtn import quantize
+from edgecompile.numerics.schemes import QuantizedTensor, Scheme
+from edgecompile.sources.huggingface import describe
+from tests import tiny
+
+EXACT = Onnxruntime(accuracy_level=1)
+SIZES: dict[str, Any] = {
+    "vocab_size": 320, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
+    "rms_norm_eps": 1e-3, "bos_token_id": 0, "eos_token_id": 1,
+}  # fmt: skip
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0, "original_max_position_embeddings": 64,
+}  # fmt: skip
+YARN = {
+    "rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0,
+    "original_max_position_embeddings": 128,
+}  # fmt: skip
+LINEAR = {"rope_type": "linear", "rope_theta": 100.0, "factor": 2.0}
+WINDOWS = {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1}
+CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {}),
+    "llama-tied": ("llama", {"tie_word_embeddings": True}),
+    "llama-biases-wide-heads": (
+        "llama", {"attention_bias": True, "mlp_bias": True, "head_dim": 32}
+    ),
+    "llama-llama3-rope": ("llama", {"rope_parameters": LLAMA3}),
+    "llama-linear-rope": ("llama", {"rope_parameters": LINEAR}),
+    "llama-yarn-rope": ("llama", {"rope_parameters": YARN}),
+    "mistral-window": ("mistral", {"sliding_window": 7, "head_dim": 16}),
+    "qwen2": ("qwen2", {"tie_word_embeddings": True}),
+    "qwen2-windows-in-some-layers": ("qwen2", WINDOWS),
+    "qwen3": ("qwen3", {"head_dim": 32}),
+}  # fmt: skip
+PROMPT = [0, *range(5, 315, 9)]
+
+
+def quiet(_what: str, _done: int, _total: int) -> None:
+    """No progress."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A source folder, its torch module and what the module answers on PROMPT."""
+
+    folder: Path
+    module: Any
+    expected: NDArray[np.float32]
+
+    @property
+    def model(self) -> Model:
+        return describe(self.folder, "tiny")
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    kind, changes = CONFIGS[request.param]
+    return make(tmp_path_factory.mktemp("source"), kind, changes)
+
+
+def make(folder: Path, kind: str, changes: Mapping[str, Any]) -> Case:
+    """Random weights of which every one matters: small embeddings, so that epsilon does too."""
+    torch.manual_seed(0)
+    config = transformers.CONFIG_MAPPING[kind](**{**SIZES, "rope_theta": 100.0, **changes})
+    auto = transformers.AutoModelForCausalLM
+    module = auto.from_config(config, attn_implementation="eager").eval()
+    with torch.no_grad():
+        for name, value in module.named_parameters():
+            spread = 0.05 if "embed" in name else 0.3 if value.dim() > 1 else 0.2
+            value.copy_(torch.randn_like(value) * spread + ("norm" in name))
+    module.save_pretrained(folder)
+    tiny.byte_bpe(folder)
+    return Case(folder, module, answer(module))
+
+
+def answer(module: Any) -> NDArray[np.float32]:
+    with torch.no_grad():
+        found: NDArray[np.float32] = module(torch.tensor([PROMPT])).logits[0].numpy()
+    return found
+
+
+def rounded(model: Model) -> Model:
+    """Codes for every matrix: 4 bits, but 8 for the embedding and v_proj, as by default."""
+    codes: dict[str, QuantizedTensor] = {}
+    for name, info in model.weights.infos.items():
+        if len(info.shape) == 2:
+            wide = "embed" in name or "v_proj" in name
+            scheme = Scheme(8, 0) if wide else Scheme(4, 32)
+            codes[name] = quantize(model.weights.float32(name), scheme, search=False)
+    return replace(model, quantized=codes)
+
+
+def answer_on_codes(case: Case, model: Model) -> NDArray[np.float32]:
+    """torch's answer with the dequantized codes; its weights are put back."""
+    before = {name: value.clone() for name, value in case.module.state_dict().items()}
+    case.module.load_state_dict(
+        {name: torch.from_numpy(model.dense(name)) for name in model.quantized}, strict=False
+    )
+    found = answer(case.module)
+    case.module.load_state_dict(before)
+    return found
+
+
+def export(model: Model, folder: Path) -> Export:
+    folder.mkdir(exist_ok=True)
+    return EXACT.export(model, folder, quiet)
+
+
+def run(folder: Path, written: Export, ids: list[int], step: int) -> NDArray[np.float32]:
+    """Logits of all `ids`, fed `step` at a time with the cache grown between the calls."""
+    session, options = onnxruntime.InferenceSession(folder / storage.GRAPH), written.options
+    shape = (1, options["kv_heads"], 0, options["head_size"])
+    names = [port.name for port in written.inputs if port.name.startswith("past")]
+    past = dict.fromkeys(names, np.zeros(shape, np.float32))
+    found = []
+    for start in range(0, len(ids), step):
+        part = ids[start : start + step]
+        mask = np.ones((1, start + len(part)), np.int64)
+        inputs = {"input_ids": np.array([part]), "attention_mask": mask, **past}
+        outputs = session.run(None, inputs | {"last_tokens": np.array([len(part)])})
+        found.append(outputs[0][0])
+        present = dict(zip([port.name for port in written.outputs], outputs, strict=True))
+        past = {name: present[name.replace("past_key_values", "present")] for name in names}
+    return np.concatenate(found)
+
+
+@pytest.mark.parametrize("step", [len(PROMPT), 1])
+def test_float_logits_are_those_of_transformers(case: Case, step: int, tmp_path: Path) -> None:
+    written = export(case.model, tmp_path)
+    found = run(tmp_path, written, PROMPT, step)
+    assert np.abs(found - case.expected).max() < 1e-4
+
+
+@pytest.mark.parametrize("step", [len(PROMPT), 1])
+def test_logits_on_codes_are_those_of_transformers(case: Case, step: int, tmp_path: Path) -> None:
+    model = rounded(case.model)
+    written = export(model, tmp_path)
+    found = run(tmp_path, written, PROMPT, step)
+    assert np.abs(found - answer_on_codes(case, model)).max() < 1e-4
+
+
+def other_base(model: Model) -> Model:
+    rope = dict(model.config["rope_parameters"])
+    return with_config(model, rope_parameters={**rope, "rope_theta": rope["rope_theta"] * 1.05})
+
+
+def other_epsilon(model: Model) -> Model:
+    return with_config(model, rms_norm_eps=model.config["rms_norm_eps"] * 1.05)
+
+
+def other_heads(model: Model) -> Model:
+    """The rows of two query heads change places, in the first layer alone."""
+    name = "model.layers.0.self_attn.q_proj.weight"
+    weight, size = model.dense(name), model.config.get("head_dim") or 16
+    order = np.arange(len(weight)).reshape(-1, size)[[1, 0, 2, 3]].reshape(-1)
+    return replace(model, replaced={name: weight[order]})
+
+
+def with_config(model: Model, **changes: Any) -> Model:
+    return replace(model, config={**model.config, **changes})
+
+
+@pytest.mark.parametrize("alter", [other_base, other_epsilon, other_heads])
+def test_the_comparison_sees_an_altered_graph(case: Case, alter: Any, tmp_path: Path) -> None:
+    written = export(alter(case.model), tmp_path)
+    assert np.abs(run(tmp_path, written, PROMPT, len(PROMPT)) - case.expected).max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["mistral-window", "qwen2-windows-in-some-layers"])
+def test_the_comparison_sees_a_window_that_is_one_wider(kind: str, tmp_path: Path) -> None:
+    case = make(tmp_path / "source", *CONFIGS[kind])
+    wider = with_config(case.model, sliding_window=case.model.config["sliding_window"] + 1)
+    written = export(wider, tmp_path / "out")
+    found = run(tmp_path / "out", written, PROMPT, len(PROMPT))
+    assert np.abs(found - case.expected).max() > 1e-3
+
+
+def manifest(model: Model, written: Export) -> Mapping[str, Any]:
+    return {
+        "tensors": bundle.tensor_entries(model, written),
+        "floats": bundle.float_entries(model, written),
+        "engine": {"options": dict(written.options)},
+    }
+
+
+def test_every_tensor_is_decoded_as_it_was_given(case: Case, tmp_path: Path) -> None:
+    model = rounded(case.model)
+    written = export(model, tmp_path)
+    entries = manifest(model, written)
+    found = EXACT.decode(tmp_path, entries)
+    assert {n: found.quantized[n].digest(n) for n in found.quantized} == {
+        n: tensor.digest(n) for n, tensor in model.quantized.items()
+    }
+    assert found.floats.keys() | found.quantized.keys() == set(model.weights)
+    assert all((found.floats[name] == model.dense(name)).all() for name in found.floats)
+
+
+def test_the_same_model_gives_the_same_bytes(case: Case, tmp_path: Path) -> None:
+    model = rounded(case.model)
+    for name in ("a", "b"):
+        export(model, tmp_path / name)
+    for file in (storage.GRAPH, storage.DATA):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["llama-tied", "qwen3"])
+def test_the_answers_are_those_of_genais_graph(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = make(tmp_path / "source", *CONFIGS[kind])
+    model = rounded(case.model)
+    ours = export(model, tmp_path / "ours")
+    monkeypatch.setattr(decoder_plan, "ARCHITECTURES", ())
+    theirs = export(model, tmp_path / "theirs")
+    assert ours.options == theirs.options
+    found = [
+        run(tmp_path / name, written, PROMPT, len(PROMPT))
+        for name, written in (("ours", ours), ("theirs", theirs))
+    ]
+    assert np.abs(found[0] - found[1]).max() < 1e-4
+
+
+def test_large_tensors_begin_on_a_page(tmp_path: Path) -> None:
+    case = make(tmp_path / "source", *CONFIGS["llama"])
+    export(rounded(case.model), tmp_path / "out")
+    graph = onnx.load(tmp_path / "out" / storage.GRAPH, load_external_data=False).graph
+    places = [{e.key: e.value for e in t.external_data} for t in graph.initializer]
+    offsets = [int(place["offset"]) for place in places if place]
+    assert len(offsets) > 20
+    assert all(offset % storage.ALIGNMENT == 0 for offset in offsets)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"model_type": "gemma"}, "architecture 'gemma'"),
+        ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
+        ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "rope"),
+        ({"num_hidden_layers": 2}, "tensor 'model.layers.2.input_layernorm.weight' has no place"),
+        ({"num_hidden_layers": 4}, "no tensor 'model.layers.3.input_layernorm.weight'"),
+    ],
+)
+def test_what_it_does_not_draw_is_left_to_another_writer(
+    change: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    model = make(tmp_path, *CONFIGS["llama"]).model
+    assert decoder_plan.refusal(model) == ""
+    assert reason in decoder_plan.refusal(with_config(model, **change))
