@@ -16,10 +16,11 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from edgecompile import host, sources
+from edgecompile.build import run_passes
 from edgecompile.checks.limits import EXPORT
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Float32, QuantizedTensor, representable_scale
-from edgecompile.plan import Request, make_pass, plan
+from edgecompile.plan import Request, plan
 from edgecompile.reference import Reference
 from edgecompile.text import default_corpus
 from edgecompile.tokenizer import tokenizer_json
@@ -38,9 +39,7 @@ def load(name: str) -> Model:
 
     found = plan(Request(name, ("null",), Path("none")))
     model = sources.load(found.source, quiet)
-    for choice in found.targets[0].passes:
-        model = make_pass(choice)(model, quiet).model
-    return model
+    return run_passes(found, found.targets[0], model, quiet)
 
 
 def token_windows(model: Model, tokens: int) -> list[list[int]]:

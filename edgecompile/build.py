@@ -5,17 +5,18 @@ import dataclasses
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgecompile import bundle, cache, codes, sources
+from edgecompile import bundle, cache, codes, estimate, sources
 from edgecompile.backends import Export, Port
 from edgecompile.check import check_bundle
 from edgecompile.checks import Limits
 from edgecompile.errors import LimitError
 from edgecompile.model import Model
-from edgecompile.passes import LayerReport, PassResult, Progress
+from edgecompile.numerics.schemes import Scheme
+from edgecompile.passes import LayerReport, PassResult, Progress, Work
 from edgecompile.plan import Plan, TargetPlan, make_pass
 from edgecompile.recipe import PassChoice, Recipe
 from edgecompile.report import CheckReport
@@ -23,7 +24,8 @@ from edgecompile.report.files import folder_of, write_reports
 from edgecompile.text import Corpus, corpus_for
 
 SOURCES = "edgecompile."
-SHARED_MODULES = ("numerics.schemes", "model", "structure", "reference", "codes")
+LAYERS, BITS = "layers.json", "bits.json"  # of a pass's stage, beside its codes
+SHARED_MODULES = ("numerics.schemes", "numerics.swap", "model", "structure", "reference", "codes")
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,8 @@ def _build_target(
     plan: Plan, one: TargetPlan, model: Model, progress: Progress, clock: _Clock
 ) -> BuildResult:
     request = plan.request
-    results: list[tuple[PassChoice, PassResult]] = []
-    key = model.source.digest
-    for choice in one.passes:
-        result, key = _run_pass(choice, model, key, progress, clock)
-        model = result.model
-        results.append((choice, result))
+    results, key = _run_passes(plan, one, model, progress, clock)
+    model = results[-1][1].model if results else model
     written, export = _export(one, model, key, progress, clock)
     contents = bundle.Contents(model, one.target, request.variant, export, tuple(results))
     one.output.parent.mkdir(parents=True, exist_ok=True)
@@ -80,6 +78,25 @@ def _build_target(
     return BuildResult(one.target.name, final, report, clock.seconds, tuple(clock.reused))
 
 
+def run_passes(plan: Plan, one: TargetPlan, model: Model, progress: Progress) -> Model:
+    """The model after a target's passes, from the cache or by running them."""
+    results, _ = _run_passes(plan, one, model, progress, _Clock())
+    return results[-1][1].model if results else model
+
+
+def _run_passes(
+    plan: Plan, one: TargetPlan, model: Model, progress: Progress, clock: _Clock
+) -> tuple[list[tuple[PassChoice, PassResult]], str]:
+    """Each pass with its result, and the key of what they made."""
+    results: list[tuple[PassChoice, PassResult]] = []
+    key = model.source.digest
+    for choice in one.passes:
+        result, key = _run_pass(choice, _Stage(plan, one, model, key), progress, clock)
+        model = result.model
+        results.append((choice, result))
+    return results, key
+
+
 def rejected(output: Path) -> Path:
     """Where a bundle is kept that did not pass its check."""
     return output.with_name(f"{output.name}.rejected")
@@ -97,27 +114,65 @@ def corpus_of(recipe: Recipe, data: Path | None) -> Corpus:
     return corpus_for(recipe.data, data or (recipe.folder / named if named else None))
 
 
+@dataclass(frozen=True)
+class _Stage:
+    """What a pass of one target starts from."""
+
+    plan: Plan
+    target: TargetPlan
+    model: Model
+    key: str
+
+    def corpus(self) -> Corpus:
+        return corpus_of(self.plan.recipe, self.plan.request.data)
+
+    def size(self, schemes: Mapping[str, Scheme]) -> int:
+        return estimate.estimate(self.model, self.target.backend, schemes).size_bytes
+
+
 def _run_pass(
-    choice: PassChoice, model: Model, key: str, progress: Progress, clock: _Clock
+    choice: PassChoice, stage: _Stage, progress: Progress, clock: _Clock
 ) -> tuple[PassResult, str]:
     """A pass from the cache or by running it; returns its result and the next stage's key."""
-    modules = (f"passes.{choice.name}", "numerics.rtn", *SHARED_MODULES)
+    chosen = make_pass(choice)
+    text = {name: stage.corpus().digests[name] for name in chosen.reads_text}
     key = cache.key(
-        choice.name, modules=tuple(SOURCES + name for name in modules), model=key,
-        task=model.task, options=dict(choice.options),
+        choice.name, modules=_pass_modules(choice.name), model=stage.key, task=stage.model.task,
+        options=dict(choice.options), text=text,
+        target=stage.target.target.name if chosen.reads_target else "",
     )  # fmt: skip
 
     def work(folder: Path) -> None:
-        result = make_pass(choice)(model, progress)
-        codes.save(folder, result.model.quantized)
+        given = Work(progress, folder, stage.corpus, stage.size)
+        result = chosen(stage.model, given)
+        (folder / BITS).write_text(json.dumps(dict(result.model.bits)), encoding="utf-8")
         layers = [dataclasses.asdict(layer) for layer in result.layers]
-        (folder / "layers.json").write_text(json.dumps(layers), encoding="utf-8")
+        (folder / LAYERS).write_text(json.dumps(layers), encoding="utf-8")
 
-    folder, reused = cache.stage(choice.name, key, work)
-    layers = json.loads((folder / "layers.json").read_text(encoding="utf-8"))
-    changed = dataclasses.replace(model, quantized=codes.load(folder))
+    folder, reused = cache.resumable_stage(choice.name, key, work)
     clock.stop(choice.stage, reused)
-    return PassResult(changed, tuple(LayerReport(**layer) for layer in layers)), key
+    return _finished(stage.model, folder), key
+
+
+def _finished(model: Model, folder: Path) -> PassResult:
+    """A pass's result from its stage's folder."""
+    quantized, replaced = codes.load(folder)
+    bits = json.loads((folder / BITS).read_text(encoding="utf-8"))
+    layers = json.loads((folder / LAYERS).read_text(encoding="utf-8"))
+    changed = dataclasses.replace(
+        model, quantized=quantized, replaced={**model.replaced, **replaced}, bits=bits
+    )
+    return PassResult(changed, tuple(LayerReport(**layer) for layer in layers))
+
+
+def _pass_modules(name: str) -> tuple[str, ...]:
+    """A pass's own module, those that passes share, and all arithmetic."""
+    folder = Path(__file__).parent
+    numerics = (f"numerics.{file.stem}" for file in folder.glob("numerics/*.py"))
+    calibration = (f"calibration.{file.stem}" for file in folder.glob("calibration/*.py"))
+    shared = ("passes.grid", *numerics, *calibration, *SHARED_MODULES)
+    names = {SOURCES + module for module in (f"passes.{name}", *shared)}
+    return tuple(sorted(name for name in names if not name.endswith("__init__")))
 
 
 def _export(

@@ -25,6 +25,7 @@ BACKEND_LIBRARIES = {
     "gguf": ("llama-cpp-python",),
 }
 LOCK = ".lock"
+PARTIAL = ".partial"  # ends the name of a resumable stage's folder until it is whole
 
 
 def folder() -> Path:
@@ -72,6 +73,43 @@ def stage(name: str, stage_key: str, work: Callable[[Path], None]) -> tuple[Path
         work(staging)
         publish(staging, final)
     return final, False
+
+
+def resumable_stage(
+    name: str, stage_key: str, work: Callable[[Path], None]
+) -> tuple[Path, bool]:
+    """As `stage`, for long work that keeps whole parts: a killed one finds its folder again.
+
+    Of two builds that want the same stage the second waits for the first.
+    """
+    final = folder() / "stages" / f"{name}-{stage_key}"
+    if final.is_dir():
+        return stage(name, stage_key, work)
+    holder = final.parent / f".{final.name}{PARTIAL}"
+    try:
+        with _held(holder):
+            if final.is_dir():
+                return final, True
+            (holder / "work").mkdir(exist_ok=True)
+            work(holder / "work")
+            publish(holder / "work", final)
+            shutil.rmtree(holder, ignore_errors=True)
+    except OSError as error:
+        raise disk_error(error, final.parent) from error
+    return final, False
+
+
+@contextmanager
+def _held(holder: Path) -> Iterator[None]:
+    """Inside, this process alone has the folder, which it made if need be."""
+    while True:
+        holder.mkdir(parents=True, exist_ok=True)
+        with (holder / LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (holder / LOCK).exists():
+                continue  # its last holder finished and removed it
+            yield
+            return
 
 
 @contextmanager
@@ -146,11 +184,12 @@ def disk_error(error: OSError, where: Path) -> Exception:
 
 
 def entries() -> list[tuple[Path, int, float]]:
-    """Finished stages as (folder, bytes, last used), oldest first."""
+    """Stages, finished or partial, as (folder, bytes, last used), oldest first."""
     stages = folder() / "stages"
     found = [
         (path, tree_bytes(path), path.stat().st_mtime)
-        for path in stages.glob("*-*") if not path.name.startswith(".")
+        for path in stages.glob("*-*")
+        if path.name.endswith(PARTIAL) or not path.name.startswith(".")
     ] if stages.is_dir() else []  # fmt: skip
     return sorted(found, key=lambda entry: entry[2])
 
@@ -163,10 +202,24 @@ def prune(max_bytes: int) -> list[Path]:
     for path, size, _ in kept:
         if total <= max_bytes:
             break
+        if _in_use(path):
+            continue
         shutil.rmtree(path, ignore_errors=True)
         removed.append(path)
         total -= size
     return removed
+
+
+def _in_use(path: Path) -> bool:
+    """Whether a running build holds this partial stage."""
+    if not (path / LOCK).is_file():
+        return False
+    with (path / LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
 
 
 def tree_bytes(tree: Path) -> int:

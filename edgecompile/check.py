@@ -25,6 +25,7 @@ from edgecompile.runtime.manifest import Manifest, read_manifest
 from edgecompile.runtime.verify import verify
 from edgecompile.runtime.worker_client import Worker
 from edgecompile.text.parts import Corpus
+from edgecompile.text.source_tokens import FolderTokens
 
 __all__ = ["CheckReport", "Limits", "check_bundle", "write_reports"]
 
@@ -110,7 +111,7 @@ def _engine_rows(subject: _Subject, model: Model, decoded: Decoded) -> Iterator[
     with _worker(subject) as worker:
         source = None
         if info.tokenizer is not None:
-            source = tokens.FolderTokens(model, info.tokenizer.max_length)
+            source = FolderTokens(model, info.tokenizer.max_length)
             yield from tokens.rows(worker, source, [document.text for document in held_out])
         if info.task == "text-generation":
             yield tokens.template_row(model, info, subject.bundle)

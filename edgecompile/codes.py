@@ -1,42 +1,114 @@
-"""Keep quantized tensors on disk between stages."""
+"""Quantized tensors on disk between stages: files that are whole or absent, read when asked."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from edgecompile.numerics.schemes import QuantizedTensor, Scheme
+from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme
+from edgecompile.passes import LayerReport
 
-CODES = "codes.safetensors"
-SCHEMES = "schemes.json"
+PART = "codes-{:05d}.safetensors"
+PARTS = "codes-*.safetensors"
+FLOAT = "float32"  # in place of a scheme's name: a float tensor that a pass replaced
 
 
-def save(folder: Path, quantized: Mapping[str, QuantizedTensor]) -> None:
-    """codes.safetensors (`<name>.codes` int8, `<name>.scales` float32) and schemes.json."""
+class Codes(Mapping[str, QuantizedTensor]):
+    """Quantized tensors by source name, in the order of their parts; each access reads the file."""
+
+    def __init__(self, places: Mapping[str, tuple[Path, Scheme]]) -> None:
+        self._places = dict(places)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
+
+    def __getitem__(self, name: str) -> QuantizedTensor:
+        """Codes and scales, read now; the caller's to keep or drop."""
+        from safetensors import safe_open
+
+        file, scheme = self._places[name]
+        with safe_open(file, framework="numpy") as arrays:
+            codes, scales = (arrays.get_tensor(f"{name}.{what}") for what in ("codes", "scales"))
+        return QuantizedTensor(scheme, codes, scales)
+
+    def scheme(self, name: str) -> Scheme:
+        """A tensor's scheme, from the file's header."""
+        return self._places[name][1]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a pass finished in one step: codes, float tensors that it replaced, its report."""
+
+    quantized: Mapping[str, QuantizedTensor]
+    replaced: Mapping[str, Float32] = field(default_factory=dict)
+    layers: Sequence[LayerReport] = ()
+
+
+def add_part(folder: Path, number: int, part: Part) -> Path:
+    """Write one part: `<name>.codes` int8, `<name>.scales` float32, `<name>` float32.
+
+    The file gets its name when it is whole and on the disk, so that a killed pass can go on.
+    """
     from safetensors.numpy import save_file
 
     arrays: dict[str, NDArray[Any]] = {}
-    for name, tensor in quantized.items():
-        arrays[f"{name}.codes"] = tensor.codes
-        arrays[f"{name}.scales"] = tensor.scales
-    save_file(arrays, folder / CODES)
-    schemes = {name: tensor.scheme.name for name, tensor in quantized.items()}
-    (folder / SCHEMES).write_text(json.dumps(schemes, indent=1), encoding="utf-8")
+    schemes = {name: tensor.scheme.name for name, tensor in part.quantized.items()}
+    for name, tensor in part.quantized.items():
+        arrays |= {f"{name}.codes": tensor.codes, f"{name}.scales": tensor.scales}
+    for name, values in part.replaced.items():
+        arrays[name], schemes[name] = np.ascontiguousarray(values, np.float32), FLOAT
+    final = folder / PART.format(number)
+    unfinished = final.with_suffix(".unfinished")
+    layers = [asdict(layer) for layer in part.layers]
+    save_file(
+        arrays, unfinished, {"schemes": json.dumps(schemes), "layers": json.dumps(layers)}
+    )
+    with unfinished.open("rb") as stream:
+        os.fsync(stream.fileno())
+    return unfinished.rename(final)
 
 
-def load(folder: Path, schemes_file: str = SCHEMES) -> dict[str, QuantizedTensor]:
-    """What `save` kept, in the same order."""
+def parts(folder: Path) -> list[int]:
+    """Numbers of the parts that are there, in order."""
+    return sorted(int(file.stem.rpartition("-")[2]) for file in folder.glob(PARTS))
+
+
+def layers(folder: Path) -> dict[str, LayerReport]:
+    """The reports of all parts, by tensor."""
     from safetensors import safe_open
 
-    schemes = json.loads((folder / schemes_file).read_text(encoding="utf-8"))
-    with safe_open(folder / CODES, framework="numpy") as arrays:
-        return {
-            name: QuantizedTensor(
-                Scheme.parse(scheme), arrays.get_tensor(f"{name}.codes"),
-                arrays.get_tensor(f"{name}.scales"),
-            )
-            for name, scheme in schemes.items()
-        }
+    found: dict[str, LayerReport] = {}
+    for file in sorted(folder.glob(PARTS)):
+        with safe_open(file, framework="numpy") as arrays:
+            rows = json.loads(arrays.metadata()["layers"])
+        found |= {row["name"]: LayerReport(**row) for row in rows}
+    return found
+
+
+def load(folder: Path) -> tuple[Codes, dict[str, Float32]]:
+    """What `add_part` wrote: codes, read when asked, and replaced float tensors, read now."""
+    from safetensors import safe_open
+
+    places: dict[str, tuple[Path, Scheme]] = {}
+    replaced: dict[str, Float32] = {}
+    for file in sorted(folder.glob(PARTS)):
+        with safe_open(file, framework="numpy") as arrays:
+            for name, scheme in json.loads(arrays.metadata()["schemes"]).items():
+                if scheme == FLOAT:
+                    replaced[name] = arrays.get_tensor(name)
+                else:
+                    places[name] = file, Scheme.parse(scheme)
+    return Codes(places), replaced

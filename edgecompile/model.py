@@ -103,6 +103,7 @@ class Model:
     pooling: Pooling | None = None
     quantized: Mapping[str, QuantizedTensor] = field(default_factory=dict)
     replaced: Mapping[str, Float32] = field(default_factory=dict)  # norms that took a scale, ...
+    bits: Mapping[str, int] = field(default_factory=dict)  # chosen by allocate_bits, a tensor
     entry_point: str = ""  # package.module:function of a torch module, else empty
 
     @property

@@ -47,7 +47,7 @@ class Reference:
         from edgecompile.numerics.swap import load_weights
 
         where = model.source.reference
-        self.unused, self._feeds = load_weights(self.body, model.weights, where, lean)
+        self.unused, self.feeds = load_weights(self.body, model.weights, where, lean)
         self.body.eval().requires_grad_(False)
 
     @property
@@ -77,7 +77,7 @@ class Reference:
         """Inside, this reference computes with `codes`, dequantized, in place of those tensors."""
         from edgecompile.numerics.swap import swapped
 
-        with swapped(self.body, codes, self._feeds):
+        with swapped(self.body, codes, self.feeds):
             yield self
 
     def embed(self, ids: Sequence[Sequence[int]]) -> Float32:

@@ -24,6 +24,8 @@ from edgecompile.recipe import PassChoice
 from edgecompile.runtime.manifest import read_manifest
 from edgecompile.runtime.worker_client import Worker
 from edgecompile.text import Corpus, default_corpus
+from edgecompile.text.source_tokens import FolderTokens
+from tests.tiny import work
 
 FEW = Limits(texts=32, fidelity_texts=8, repeats=3, threads=2)
 LAYER = "encoder.layer.2.output.dense.weight"
@@ -42,8 +44,8 @@ def source(minilm_folder: Path) -> Model:
 
 
 @pytest.fixture(scope="module")
-def rounded(source: Model) -> PassResult:
-    return QuantizeRtn(bits=8)(source, quiet)
+def rounded(source: Model, tmp_path_factory: pytest.TempPathFactory) -> PassResult:
+    return QuantizeRtn(bits=8)(source, work(tmp_path_factory.mktemp("codes")))
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +215,7 @@ def test_a_dropped_tokenizer_rule_fails(
 ) -> None:
     wrong = seal(rounded.model, rounded, tmp_path, drop(rule, value))
     with Worker(wrong) as worker:
-        rows = list(tokens.rows(worker, tokens.FolderTokens(source, 256), ["Plain words."]))
+        rows = list(tokens.rows(worker, FolderTokens(source, 256), ["Plain words."]))
     assert [row.verdict for row in rows][1] == "fail"
 
 

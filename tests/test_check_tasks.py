@@ -17,6 +17,7 @@ from edgecompile.passes.quantize_rtn import QuantizeRtn
 from edgecompile.recipe import PassChoice
 from edgecompile.reference import Reference
 from edgecompile.text import Corpus, Document, default_corpus
+from tests.tiny import work
 
 FEW = Limits(
     texts=120, tokens=512, window=128, fidelity_tokens=128, repeats=3, new_tokens=8, threads=2
@@ -47,7 +48,7 @@ def quiet(_what: str, _done: int, _total: int) -> None:
 def built(model: Model, name: str, folder: Path) -> Path:
     """A sealed bundle of the model, rounded to 8 bits, for the target of that name."""
     device = target.find(name)
-    result = QuantizeRtn(bits=8)(model, quiet)
+    result = QuantizeRtn(bits=8)(model, work(folder / "codes"))
     files, out = folder / "files", folder / "bundle"
     files.mkdir()
     out.mkdir()

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgecompile.passes import Work
+    from edgecompile.text import Corpus
 
 TEXT = (
     "the quick brown fox jumps over the lazy dog while numbers such as 1234567890 and symbols "
@@ -102,3 +106,15 @@ def word_piece(folder: Path) -> int:
     settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 128}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     return int(tokenizer.get_vocab_size())
+
+
+def work(folder: Path, corpus: Corpus | None = None) -> Work:
+    """What a build gives to a pass: an empty folder, text (else the default), sizes in bytes."""
+    from edgecompile.passes import Work
+    from edgecompile.text import default_corpus
+
+    folder.mkdir(parents=True, exist_ok=True)
+    return Work(
+        lambda *_: None, folder, lambda: corpus or default_corpus(),
+        lambda schemes: sum(scheme.bits for scheme in schemes.values()),
+    )  # fmt: skip

@@ -42,17 +42,16 @@ class Null:
         return total
 
     def export(self, model: Model, folder: Path, progress: Progress) -> Export:
-        """codes.safetensors, floats.safetensors and the facts."""
+        """Codes, floats.safetensors and the facts."""
         from safetensors.numpy import save_file
 
         progress("write file", 0, 1)
-        codes.save(folder, model.quantized)
-        (folder / codes.SCHEMES).rename(folder / "schemes.txt")
-        floats = {n: model.weights.float32(n) for n in model.weights if n not in model.quantized}
+        file = codes.add_part(folder, 0, codes.Part(model.quantized))
+        floats = {n: model.dense(n) for n in model.weights if n not in model.quantized}
         save_file(floats, folder / FLOATS)
         (folder / FACTS).write_text(json.dumps(facts.of_config(model.config)), encoding="utf-8")
         progress("write file", 1, 1)
-        return Export("null", "edgecompile", "1", codes.CODES, (), ())
+        return Export("null", "edgecompile", "1", file.name, (), ())
 
     def decode(self, folder: Path, manifest: Mapping[str, Any]) -> Decoded:
         """What `export` wrote."""
@@ -60,4 +59,4 @@ class Null:
 
         floats = {k: np.asarray(v, np.float32) for k, v in load_file(folder / FLOATS).items()}
         found = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-        return Decoded(codes.load(folder, "schemes.txt"), floats, found)
+        return Decoded(codes.load(folder)[0], floats, found)

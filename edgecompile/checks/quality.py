@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from edgecompile.backends import Decoded
 from edgecompile.checks import Limits
-from edgecompile.checks.tokens import SourceTokens
 from edgecompile.errors import BadInputError
 from edgecompile.metrics import Measurement, accuracy, cosine, error, rank, top1
 from edgecompile.metrics.logits import LogitComparison
@@ -21,6 +20,7 @@ from edgecompile.reference import Reference
 from edgecompile.report import Row, judged, unproven
 from edgecompile.runtime.worker_client import Worker
 from edgecompile.text.parts import Document
+from edgecompile.text.source_tokens import SourceTokens, windows
 from edgecompile.tokenizer import labels
 
 QUALITY, EXPORT = "quality", "export"
@@ -161,25 +161,6 @@ def _compare(
         both.add(ids, comparison.reference.logit_chunks(row, 64), comparison.worker.logits(row))
     comparison.progress(what, len(pieces), len(pieces))
     return both.measure()
-
-
-def windows(
-    tokens: SourceTokens, texts: Sequence[str], size: int, total: int
-) -> list[NDArray[np.int64]]:
-    """Windows of `size` tokens, at most `total` in all, of the texts one after the other.
-
-    Each begins with what the tokenizer puts before every text (a begin token, or nothing).
-    """
-    start = tokens.encode([""])[0]
-    ids: list[int] = []
-    for text in texts:
-        row = tokens.encode([text + "\n\n"])[0]
-        ids += row[len(start) :] if start and row[: len(start)] == start else row
-        if len(ids) >= total:
-            break
-    step = size - len(start)
-    pieces = [start + ids[i : i + step] for i in range(0, min(len(ids), total), step)]
-    return [np.array(piece, np.int64) for piece in pieces if len(piece) > 1]
 
 
 def module_rows(comparison: Comparison) -> Iterator[Row]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from edgecompile.errors import EdgecompileError
 from edgecompile.metrics import tokens
@@ -14,6 +14,7 @@ from edgecompile.runtime.chat import ChatTemplate
 from edgecompile.runtime.manifest import Manifest
 from edgecompile.runtime.worker_client import Worker
 from edgecompile.text.hard_strings import hard_strings
+from edgecompile.text.source_tokens import SourceTokens
 
 STEP = "tokenizer"
 CONVERSATIONS: tuple[list[dict[str, str]], ...] = (
@@ -29,46 +30,6 @@ CONVERSATIONS: tuple[list[dict[str, str]], ...] = (
         {"role": "user", "content": "ｆｏｕｒ\r\n{{ five }}"},
     ],
 )  # fmt: skip
-
-
-class SourceTokens(Protocol):
-    """The source's tokenizer: ids with special tokens, cut at the model's length."""
-
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text."""
-        ...
-
-
-class FolderTokens:
-    """A Hugging Face folder's tokenizer, opened by transformers; by tokenizers for a GGUF source.
-
-    transformers rebuilds some tokenizers from their class and then loses rules that a GGUF file
-    states (engines.md), so the file converted from it is read as it is.
-    """
-
-    def __init__(self, model: Model, max_length: int) -> None:
-        self.max_length = max_length
-        self._fast: Any = None
-        if model.source.kind == "gguf":
-            from tokenizers import Tokenizer
-
-            self._fast = Tokenizer.from_file(str(model.folder / "tokenizer.json"))
-            self._fast.no_padding()
-            self._fast.no_truncation()
-            return
-        from transformers import AutoTokenizer
-
-        self._tokenizer = AutoTokenizer.from_pretrained(
-            model.folder, local_files_only=True, trust_remote_code=False
-        )
-
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, special tokens included, at most `max_length`."""
-        if self._fast is not None:
-            return [encoding.ids for encoding in self._fast.encode_batch(list(texts))]
-        cut = {"truncation": True, "max_length": self.max_length} if self.max_length else {}
-        found: list[list[int]] = self._tokenizer(list(texts), padding=False, **cut)["input_ids"]
-        return found
 
 
 def rows(

@@ -1,24 +1,47 @@
 """Passes: each changes the model and says what it matched, changed and skipped."""
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Protocol
 
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme
+from edgecompile.text.parts import Corpus
 
 Progress = Callable[[str, int, int], None]  # (what is done now, steps done, steps in all)
 
 
 @dataclass(frozen=True)
+class Work:
+    """What a pass may use while it runs.
+
+    `folder` holds this very pass's finished parts (edgecompile.codes): a pass that was killed finds
+    them there and goes on. `corpus` reads text when called: calibration and tuning are for passes,
+    held-out text is for the check alone. `size` gives the bundle's bytes for schemes by tensor.
+    """
+
+    progress: Progress
+    folder: Path
+    corpus: Callable[[], Corpus]
+    size: Callable[[Mapping[str, Scheme]], int]
+
+
+@dataclass(frozen=True)
 class LayerReport:
-    """What a pass did to one tensor; `error` is the relative error it made (Frobenius norm)."""
+    """What a pass did to one tensor, and the relative error it made (Frobenius norm).
+
+    The error is that of the `weights`, or of the layer's `outputs` on calibration inputs; `nearest`
+    is the same for rounding to nearest on the same scheme, where the pass measured it.
+    """
 
     name: str
     action: str  # changed, skipped
     detail: str  # the scheme, or why it was skipped
     error: float = 0.0
+    nearest: float | None = None
+    of: str = "weights"
 
 
 @dataclass(frozen=True)
@@ -38,11 +61,13 @@ class Pass(Protocol):
     """A frozen dataclass whose fields are its options; calling it runs it."""
 
     name: ClassVar[str]
+    reads_text: ClassVar[tuple[str, ...]]  # the parts of the text that shape its result
+    reads_target: ClassVar[bool]  # its result is for one target alone
 
     def preview(self, model: Model) -> dict[str, Scheme]:
         """The scheme that each tensor will get, from headers alone; empty if the pass sets none."""
         ...
 
-    def __call__(self, model: Model, progress: Progress) -> PassResult:
+    def __call__(self, model: Model, work: Work) -> PassResult:
         """Return the changed model; raise UsageError when no tensor matches."""
         ...

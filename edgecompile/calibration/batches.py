@@ -1,0 +1,69 @@
+"""Text as a model's inputs, many texts in one call."""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgecompile.model import Model
+from edgecompile.reference import build_entry_point
+from edgecompile.text.parts import Document
+from edgecompile.text.source_tokens import FolderTokens, windows
+
+BATCH_TOKENS = 2048  # run through a block at once
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One call's inputs; `mask` bool [batch, length] is False where a text was padded."""
+
+    inputs: Mapping[str, Any]
+    mask: Tensor | None = None
+
+
+def text_batches(
+    model: Model, documents: Sequence[Document], texts: int, length: int
+) -> list[Batch]:
+    """Text as the task's inputs: windows of `length` tokens for a decoder, or else whole texts.
+
+    A module is calibrated on its own example inputs.
+    """
+    if model.task == "module":
+        examples = build_entry_point(model.entry_point)[1]
+        return [Batch({name: torch.from_numpy(array) for name, array in examples.items()})]
+    written = [document.text for document in documents]
+    tokens = FolderTokens(model, longest(model, length))
+    if model.task == "text-generation":
+        pieces = windows(tokens, written, longest(model, length), texts * length)
+        whole = [piece for piece in pieces if len(piece) == len(pieces[0])][:texts]
+        rows = torch.from_numpy(np.stack(whole))
+        parts = torch.split(rows, _rows(length))
+        return [Batch({"input_ids": part, "use_cache": False}) for part in parts]
+    ids = sorted(tokens.encode(written[:texts]), key=len)
+    size = _rows(length)
+    return [_padded(model, ids[start : start + size]) for start in range(0, len(ids), size)]
+
+
+def longest(model: Model, length: int) -> int:
+    """Tokens of a window: as asked for, at most what the model takes."""
+    pooled = model.pooling.max_length if model.pooling else 0
+    allowed = int(pooled or model.config.get("max_position_embeddings") or length)
+    return min(length, allowed)
+
+
+def _rows(length: int) -> int:
+    return max(1, BATCH_TOKENS // length)
+
+
+def _padded(model: Model, ids: Sequence[Sequence[int]]) -> Batch:
+    width = max(map(len, ids))
+    tokens = torch.full((len(ids), width), int(model.config.get("pad_token_id") or 0))
+    mask = torch.zeros((len(ids), width), dtype=torch.int64)
+    for index, row in enumerate(ids):
+        tokens[index, : len(row)] = torch.tensor(list(row))
+        mask[index, : len(row)] = 1
+    return Batch({"input_ids": tokens, "attention_mask": mask}, mask.bool())

@@ -1,0 +1,288 @@
+"""A model's blocks one after another, with the activations that enter each.
+
+One block's weights are in memory at a time; what passes from block to block is in a file below the
+stage's folder. Each block sees what the already quantized blocks before it give (GPTQ, section 3).
+"""
+from __future__ import annotations
+
+import functools
+import shutil
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from edgecompile.calibration.batches import Batch
+from edgecompile.calibration.moments import Moments, rows_of
+from edgecompile.errors import UnsupportedError
+from edgecompile.model import Model
+from edgecompile.numerics.swap import Feeds, parameter_names
+from edgecompile.reference import Reference
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A matrix product inside a block: its source tensor and module."""
+
+    source: str
+    linear: nn.Linear
+
+
+class _StopError(Exception):
+    """Ends a block's run when the wanted inputs have been seen."""
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """Adds up what enters layers, and stops the run when all were seen."""
+
+    moments: Mapping[str, Moments]
+    mask: Tensor | None
+    waiting: set[str]
+
+    def note(self, name: str, _module: nn.Module, args: tuple[Any, ...]) -> None:
+        self.moments[name].add(rows_of(args[0], self.mask))
+        self.waiting.discard(name)
+        if not self.waiting:
+            raise _StopError
+
+
+class Hidden:
+    """Activations float32 between blocks, one array a batch, in a file."""
+
+    def __init__(self, file: Path, shapes: Sequence[tuple[int, ...]]) -> None:
+        sizes = [int(np.prod(shape)) for shape in shapes]
+        self._data = np.memmap(file, np.float32, "w+", shape=(max(1, sum(sizes)),))
+        self._ends = np.cumsum([0, *sizes])
+        self._shapes = list(shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+    def __getitem__(self, index: int) -> Tensor:
+        """One batch's activations; a copy."""
+        part = self._data[self._ends[index] : self._ends[index + 1]]
+        return torch.from_numpy(part.reshape(self._shapes[index]).copy())
+
+    def __setitem__(self, index: int, value: Tensor) -> None:
+        self._data[self._ends[index] : self._ends[index + 1]] = value.reshape(-1).numpy()
+
+
+class Walk:
+    """A model's blocks in order, with the activations that enter the current one.
+
+    `given` are activations after the quantized blocks, `source` those of the float model.
+    """
+
+    def __init__(self, model: Model, batches: Sequence[Batch], folder: Path) -> None:
+        self.model, self.batches = model, batches
+        self.reference = Reference(model, "sdpa", lean=True)
+        self.body = self.reference.body
+        self.feeds: Feeds = self.reference.feeds
+        self.names = {m: s for s, m in parameter_names(self.body, model.weights).items()}
+        self.blocks = find_blocks(self.body)
+        self.folder = folder / "activations"
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir()
+        first, self._calls = self._entry()
+        shapes = [tuple(value.shape) for value in first]
+        self.given, self.source = (Hidden(self.folder / n, shapes) for n in ("given", "source"))
+        for index, value in enumerate(first):
+            self.given[index] = self.source[index] = value
+
+    def close(self) -> None:
+        """Remove the activations."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _entry(self) -> tuple[list[Tensor], list[list[_Call]]]:
+        """What enters the first block, a batch; how each block is called, a batch and block.
+
+        The blocks are passed through untouched, so only the model's outer parts run.
+        """
+        hidden: list[Tensor] = []
+        calls: list[list[_Call]] = []
+        for batch in self.batches:
+            found: list[_Call] = []
+            with _recorded(self.blocks, found), torch.inference_mode():
+                run_until_stopped(self.body, batch)
+            if not found:
+                raise UnsupportedError(self.model.name, "no block of the model ran")
+            hidden.append(found[0].first)
+            calls.append([_Call(call.args, call.named, torch.empty(0)) for call in found])
+        return hidden, calls
+
+    def layers(self, index: int) -> list[list[Layer]]:
+        """The block's matrices in the order of their use, those with one input together."""
+        path, block = self.blocks[index]
+        groups: list[tuple[Tensor, list[Layer]]] = []
+
+        def see(owner: nn.Linear, name: str) -> Callable[..., None]:
+            def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
+                layer = Layer(self.names[name], owner)
+                for value, members in groups:
+                    if value is args[0]:
+                        members.append(layer)
+                        return
+                groups.append((args[0], [layer]))
+
+            return hook
+
+        with ExitStack() as hooks:
+            for inner, module in block.named_modules():
+                name = f"{path}.{inner}.weight" if inner else f"{path}.weight"
+                if isinstance(module, nn.Linear) and name in self.names:
+                    hooks.callback(module.register_forward_pre_hook(see(module, name)).remove)
+            self.run(index, 0, self.given[0])
+        return [members for _, members in groups]
+
+    def run(self, index: int, batch: int, hidden: Tensor) -> Tensor:
+        """One block on one batch's activations."""
+        call = self._calls[batch][index]
+        with torch.inference_mode():
+            out = self.blocks[index][1](hidden, *call.args, **call.named)
+        found: Tensor = out if isinstance(out, Tensor) else out[0]
+        return found
+
+    def inputs(self, index: int, batch: int, layer: Layer, hidden: Tensor) -> Tensor:
+        """What enters a layer, float32 [tokens, in] without padding; what follows is not run."""
+        seen: list[Tensor] = []
+
+        def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
+            seen.append(args[0])
+            raise _StopError
+
+        handle = layer.linear.register_forward_pre_hook(hook, prepend=True)
+        try:
+            self.run(index, batch, hidden)
+        except _StopError:
+            pass
+        finally:
+            handle.remove()
+        return rows_of(seen[0], self.batches[batch].mask)
+
+    def advance(self, index: int, progress: Callable[[int], None]) -> None:
+        """Run the block with the weights that it has now; what it gives enters the next one."""
+        for batch in range(len(self.batches)):
+            progress(batch)
+            self.given[batch] = self.run(index, batch, self.given[batch])
+
+    def outside(self, sources: Collection[str]) -> dict[str, Moments]:
+        """Inputs of matrices outside of blocks (an untied head, a classifier), by source tensor."""
+        linears = {
+            self.names[f"{path}.weight"]: module for path, module in self.body.named_modules()
+            if isinstance(module, nn.Linear) and self.names.get(f"{path}.weight") in sources
+        }  # fmt: skip
+        found = {name: Moments(linear.in_features) for name, linear in linears.items()}
+        for index, batch in enumerate(self.batches if found else ()):
+            with (
+                ExitStack() as hooks, _passed_through(self.blocks, self.given[index]),
+                torch.inference_mode(),
+            ):  # fmt: skip
+                seen = _Seen(found, batch.mask, set(found))
+                for name, linear in linears.items():
+                    hook = functools.partial(seen.note, name)
+                    hooks.callback(linear.register_forward_pre_hook(hook, prepend=True).remove)
+                run_until_stopped(self.body, batch)
+        return found
+
+    def hold(self, layers: Iterable[Layer]) -> None:
+        """Keep the source's weights of a block in memory, where they were read at each run."""
+        for layer in layers:
+            self.set_weight(layer, torch.from_numpy(self.model.weights.float32(layer.source)))
+
+    def drop(self, layers: Iterable[Layer]) -> None:
+        """Let go of a block's weights: it has run."""
+        for layer in layers:
+            self.set_weight(layer, torch.empty(0))
+        self.model.weights.release()
+
+    def set_weight(self, layer: Layer, weight: Tensor) -> None:
+        """Let a layer compute with a weight float32 [out, in]."""
+        set_weight(layer.linear, weight, self.feeds)
+
+
+def set_weight(linear: nn.Linear, weight: Tensor, feeds: Feeds) -> None:
+    """Let a layer compute with a weight, whether it is read at each run or held."""
+    for feed in feeds.values():
+        if feed.owner is linear:
+            feed.supply = lambda: weight
+            return
+    linear.weight.data = weight
+
+
+def find_blocks(body: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Path and module of each block: the outermost list of alike modules with the most weights.
+
+    A module without such a list is one block by itself.
+    """
+    best: list[tuple[str, nn.Module]] = [("", body)]
+    most = 0
+    for path, module in body.named_modules():
+        if not isinstance(module, nn.ModuleList) or len({type(child) for child in module}) != 1:
+            continue
+        linears = [m for m in module.modules() if isinstance(m, nn.Linear)]
+        count = sum(linear.in_features * linear.out_features for linear in linears)
+        if count > most:
+            most = count
+            best = [(f"{path}.{index}", child) for index, child in enumerate(module)]
+    return best
+
+
+@dataclass(frozen=True)
+class _Call:
+    """How a block was called: arguments after the activations, which are `first`."""
+
+    args: tuple[Any, ...]
+    named: Mapping[str, Any]
+    first: Tensor
+
+
+@contextmanager
+def _recorded(blocks: Iterable[tuple[str, nn.Module]], found: list[_Call]) -> Iterator[None]:
+    """Inside, each block only notes its call and gives back its activations as they came."""
+    originals = [(block, block.forward) for _, block in blocks]
+
+    def note(hidden: Tensor, *args: Any, **named: Any) -> Tensor:
+        found.append(_Call(args, named, hidden))
+        return hidden
+
+    for block, _ in originals:
+        block.forward = note
+    try:
+        yield
+    finally:
+        for block, _ in originals:
+            del block.forward
+
+
+@contextmanager
+def _passed_through(blocks: Sequence[tuple[str, nn.Module]], last: Tensor) -> Iterator[None]:
+    """Inside, blocks give back what they get, and the last one gives `last`."""
+    originals = [block for _, block in blocks]
+    for block in originals:
+        given = last if block is originals[-1] else None
+
+        def forward(
+            hidden: Tensor, *_args: Any, _given: Tensor | None = given, **_named: Any
+        ) -> Tensor:
+            return hidden if _given is None else _given
+
+        block.forward = forward
+    try:
+        yield
+    finally:
+        for block in originals:
+            del block.forward
+
+
+def run_until_stopped(body: nn.Module, batch: Batch) -> None:
+    """Run the whole module; a hook may end it."""
+    try:
+        body(**batch.inputs)
+    except _StopError:
+        return

@@ -1,0 +1,103 @@
+"""What every quantize pass shares: which tensors, on which scheme, and the report of one."""
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from edgecompile import codes
+from edgecompile.errors import UsageError
+from edgecompile.model import Model
+from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme
+from edgecompile.passes import LayerReport, PassResult
+from edgecompile.structure import roles
+
+FLOAT_BITS = 16  # in Model.bits: the tensor stays as it is
+
+
+@dataclass(frozen=True)
+class GridOptions:
+    """Options: the grid, and patterns of tensor names that are skipped or get other bits.
+
+    What allocate_bits chose for a tensor comes before all of them but `skip`.
+    """
+
+    name: ClassVar[str] = "quantize"
+    bits: Literal[4, 8] = 8
+    group_size: int = -1  # -1: 32 at 4 bits, a whole row at 8; 0: a whole row
+    embedding_bits: Literal[0, 4, 8] = 0  # 0: as `bits`
+    scale_search: bool = True
+    skip: tuple[str, ...] = ()
+    overrides: Mapping[str, int] = field(default_factory=dict)  # pattern -> bits
+
+    def preview(self, model: Model) -> dict[str, Scheme]:
+        """Which tensor gets which scheme, from headers alone, in the source's order."""
+        return {
+            name: self.scheme(name, role, model)
+            for name, role in roles(model).items()
+            if not self.reason_to_skip(name, role, model)
+        }
+
+    def schemes(self, model: Model) -> dict[str, Scheme]:
+        """As `preview`; raises UsageError when no tensor matches."""
+        found = self.preview(model)
+        if not found:
+            raise UsageError(
+                self.name, f"no tensor of {model.name} matched", "at least one matrix",
+                "see `edgecompile plan` for the tensors and the patterns in skip",
+            )  # fmt: skip
+        return found
+
+    def scheme(self, name: str, role: str, model: Model) -> Scheme:
+        """The scheme of one tensor, from the options and allocated bits alone."""
+        bits: int = self.embedding_bits or self.bits if role == "embedding" else self.bits
+        for pattern, chosen in self.overrides.items():
+            bits = chosen if fnmatchcase(name, pattern) else bits
+        bits = model.bits.get(name, bits)
+        if bits not in (4, 8, FLOAT_BITS):
+            raise UsageError(f"{self.name}.overrides", f"{bits} bits for {name}", "4 or 8")
+        if self.group_size >= 0:
+            return Scheme(bits, self.group_size)
+        return Scheme(bits, 32 if bits == 4 else 0)
+
+    def reason_to_skip(self, name: str, role: str, model: Model) -> str:
+        """Why a tensor stays as it is; empty if it is quantized."""
+        if role == "other":
+            return "no matrix product or vocabulary table"
+        if role == "unused":
+            return "not part of the task's graph"
+        if any(fnmatchcase(name, pattern) for pattern in self.skip):
+            return "named in skip"
+        scheme = self.scheme(name, role, model)
+        if scheme.bits == FLOAT_BITS:
+            return "left as floats by allocate_bits"
+        columns = (model.weights.infos[name].shape or (0,))[-1]
+        if scheme.group_size and columns % scheme.group_size:
+            return f"{columns} columns do not divide into groups of {scheme.group_size}"
+        return ""
+
+    def result(self, model: Model, folder: Path) -> PassResult:
+        """The model with what the finished parts in `folder` hold, a row for every tensor."""
+        quantized, replaced = codes.load(folder)
+        rows = {n: LayerReport(n, "skipped", why) for n, why in self.skipped(model).items()}
+        rows |= codes.layers(folder)
+        changed = dataclasses.replace(
+            model, quantized=quantized, replaced={**model.replaced, **replaced}
+        )
+        return PassResult(changed, tuple(rows[name] for name in model.weights if name in rows))
+
+    def skipped(self, model: Model) -> dict[str, str]:
+        """Why each tensor that is not quantized stays as it is."""
+        reasons = {n: self.reason_to_skip(n, role, model) for n, role in roles(model).items()}
+        return {name: reason for name, reason in reasons.items() if reason}
+
+
+def weight_error(weight: Float32, tensor: QuantizedTensor) -> float:
+    """|w - codes x scale| / |w|, Frobenius norms."""
+    lost, norm = (float(np.linalg.norm(w)) for w in (weight - tensor.dequantize(), weight))
+    return lost / max(norm, 1e-30)

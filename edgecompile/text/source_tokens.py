@@ -1,0 +1,69 @@
+"""The source model's own tokenizer, and windows of tokens of a text."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecompile.model import Model
+
+
+class SourceTokens(Protocol):
+    """The source's tokenizer: ids with special tokens, cut at the model's length."""
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text."""
+        ...
+
+
+class FolderTokens:
+    """A Hugging Face folder's tokenizer, opened by transformers; by tokenizers for a GGUF source.
+
+    transformers rebuilds some tokenizers from their class and then loses rules that a GGUF file
+    states (engines.md), so the file converted from it is read as it is.
+    """
+
+    def __init__(self, model: Model, max_length: int) -> None:
+        self.max_length = max_length
+        self._fast: Any = None
+        if model.source.kind == "gguf":
+            from tokenizers import Tokenizer
+
+            self._fast = Tokenizer.from_file(str(model.folder / "tokenizer.json"))
+            self._fast.no_padding()
+            self._fast.no_truncation()
+            return
+        from transformers import AutoTokenizer
+
+        self._tokenizer = AutoTokenizer.from_pretrained(
+            model.folder, local_files_only=True, trust_remote_code=False
+        )
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, special tokens included, at most `max_length`."""
+        if self._fast is not None:
+            return [encoding.ids for encoding in self._fast.encode_batch(list(texts))]
+        cut = {"truncation": True, "max_length": self.max_length} if self.max_length else {}
+        found: list[list[int]] = self._tokenizer(list(texts), padding=False, **cut)["input_ids"]
+        return found
+
+
+def windows(
+    tokens: SourceTokens, texts: Sequence[str], size: int, total: int
+) -> list[NDArray[np.int64]]:
+    """Windows of `size` tokens, at most `total` in all, of the texts one after the other.
+
+    Each begins with what the tokenizer puts before every text (a begin token, or nothing).
+    """
+    start = tokens.encode([""])[0]
+    ids: list[int] = []
+    for text in texts:
+        row = tokens.encode([text + "\n\n"])[0]
+        ids += row[len(start) :] if start and row[: len(start)] == start else row
+        if len(ids) >= total:
+            break
+    step = size - len(start)
+    pieces = [start + ids[i : i + step] for i in range(0, min(len(ids), total), step)]
+    return [np.array(piece, np.int64) for piece in pieces if len(piece) > 1]
