@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -45,21 +46,18 @@ def onnxruntime(file: Path, windows: Sequence[Window], threads: int) -> Iterator
     """A decoder graph of onnxruntime-genai's builder in plain onnxruntime, with an empty past."""
     import onnxruntime as ort
 
+    config = json.loads((file.parent / "genai_config.json").read_text("utf-8"))
+    decoder = config["model"]["decoder"]
+    past = np.zeros((1, decoder["num_key_value_heads"], 0, decoder["head_size"]), np.float32)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    empty = {
-        port.name: np.zeros([d if isinstance(d, int) else (1, 0)[at > 0]
-                             for at, d in enumerate(port.shape)], np.float32)
-        for port in session.get_inputs() if port.name.startswith("past_key_values")
-    }  # fmt: skip
     named = {port.name for port in session.get_inputs()}
     for ids in windows:
-        feeds: dict[str, Any] = dict(empty)
-        feeds["input_ids"] = ids[None]
-        feeds["attention_mask"] = np.ones((1, len(ids)), np.int64)
-        feeds["position_ids"] = np.arange(len(ids))[None]
-        feeds = {name: value for name, value in feeds.items() if name in named}
+        feeds = {name: past for name in named if name.startswith("past_key_values")}
+        feeds |= {"input_ids": ids[None], "attention_mask": np.ones((1, len(ids)), np.int64)}
+        if "position_ids" in named:
+            feeds["position_ids"] = np.arange(len(ids))[None]
         (logits,) = session.run(["logits"], feeds)
         yield logits[0].astype(np.float32, copy=False)
 

@@ -33,7 +33,7 @@ class LlamaCpp:
     @property
     def name(self) -> str:
         """As llama.cpp's users write it."""
-        return f"llama.cpp {self.type}{', importance matrix' if self.importance else ''}"
+        return f"llama.cpp {self.type}{' + imatrix' if self.importance else ''}"
 
     def make(self, setup: Setup) -> Made:
         """Quantize; the note counts the types that llama.cpp chose."""

@@ -29,7 +29,7 @@ class Ours:
     @property
     def name(self) -> str:
         """With the target, as both share the label."""
-        return f"ours, {self.label}, {self.target}"
+        return f"ours {self.label} ({self.target})"
 
     def make(self, setup: Setup) -> Made:
         """The bundle, sealed or rejected: a limit that breaks must not hide what it measures."""
@@ -48,6 +48,7 @@ class Ours:
         return Made(
             tuple(map(str, files)), ENGINES[self.target],
             f"{schemes}; verdict {result.report.verdict}", manifest["weights_digest"],
+            self.label,
         )  # fmt: skip
 
     def answer(self, setup: Setup, made: Made, windows: Sequence[Window]) -> Iterator[Float32]:

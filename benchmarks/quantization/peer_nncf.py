@@ -27,7 +27,10 @@ def compress(options: argparse.Namespace) -> None:
 
     class Logits(torch.nn.Module):
         def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-            logits: torch.Tensor = causal(input_ids=input_ids, use_cache=False).logits
+            # With a mask given, transformers does not look for packed texts (aten::diff).
+            seen = torch.ones_like(input_ids)
+            found = causal(input_ids=input_ids, attention_mask=seen, use_cache=False)
+            logits: torch.Tensor = found.logits
             return logits
 
     wrapper = Logits()

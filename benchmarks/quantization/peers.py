@@ -40,7 +40,7 @@ class Nncf:
     @property
     def name(self) -> str:
         """As NNCF's options are called."""
-        return f"NNCF int4{', AWQ + scale estimation' if self.calibrated else ''}"
+        return f"NNCF int4{' + AWQ + scale estimation' if self.calibrated else ''}"
 
     def make(self, setup: Setup) -> Made:
         """Convert and compress in NNCF's environment."""
@@ -70,7 +70,7 @@ class LlmCompressor:
     Its codes and bfloat16 scales are exact in Q4_0; the embedding is on our grid at 8 bits.
     """
 
-    name: str = "llm-compressor GPTQ, in Q4_0"
+    name: str = "llm-compressor GPTQ in Q4_0"
 
     def make(self, setup: Setup) -> Made:
         """Quantize in its environment, read its codes, write them with our backend."""

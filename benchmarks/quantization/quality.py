@@ -10,17 +10,16 @@ FOLDER: a stopped run goes on, and `--again` makes rows anew. Prints a table in 
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import held_out
+import table
 from genai import Genai
-from held_out import Score, Source, Summary
+from held_out import Source, Summary
 from llama import LlamaCpp
 from ours import ENGINES, Ours
 from peers import LlmCompressor, Nncf, versions
@@ -54,20 +53,21 @@ def main() -> None:
     work = options.work.resolve() / model.source.digest[:12]
     setup = Setup(model, options.data / held_out.CALIBRATION, work, options.threads)
     results = work / f"results-{options.tokens}"
-    chosen = [row for row in ROWS if _named(row, options.rows)]
-    for row in chosen:
-        if _named(row, options.again) and options.again:
+    chosen = {row: results / f"{slug(row.name)}.json" for row in ROWS if _named(row, options.rows)}
+    if options.again:
+        for row in (row for row in chosen if _named(row, options.again)):
             shutil.rmtree(setup.made(row), ignore_errors=True)
-            (results / f"{slug(row.name)}.json").unlink(missing_ok=True)
-    pending = [row for row in chosen if not (results / f"{slug(row.name)}.json").exists()]
-    if pending:
-        references = _references(model, options, work)
-        for row in pending:
-            try:
-                measure(row, setup, references, results / f"{slug(row.name)}.json")
-            except (Exception, SystemExit):  # a peer that breaks must not stop the others
-                traceback.print_exc()
-    text = f"{machine(options.threads, options.work)}\n\n{table(results)}"
+            chosen[row].unlink(missing_ok=True)
+    pending = {row: file for row, file in chosen.items() if not file.exists()}
+    references = _references(model, options, work) if pending else {}
+    for row, file in pending.items():
+        try:
+            measure(row, setup, references, file)
+        except (Exception, SystemExit):  # a peer that breaks must not stop the others
+            traceback.print_exc()
+    found = table.read(results / f"{slug(row.name)}.json" for row in ROWS)
+    parts = machine(options.threads, options.work), table.rows(found), table.against(found)
+    text = "\n\n".join(parts)
     (results / "table.md").write_text(text + "\n", "utf-8")
     print(text)
 
@@ -92,47 +92,8 @@ def measure(row: Row, setup: Setup, references: Mapping[str, Source], file: Path
 def _about(row: Row, made: Made) -> dict[str, object]:
     return {
         "row": row.name, "engine": made.engine, "megabytes": made.megabytes, "note": made.note,
-        "digest": made.digest,
+        "digest": made.digest, "settings": made.settings,
     }  # fmt: skip
-
-
-def table(results: Path) -> str:
-    """Markdown, in the order of ROWS; a row whose result is missing is left out."""
-    found = [
-        json.loads(file.read_text("utf-8"))
-        for file in (results / f"{slug(row.name)}.json" for row in ROWS)
-        if file.exists()
-    ]
-    domains = tuple(held_out.DOMAINS)
-    head = ["row", "engine", "MB"]
-    head += [f"{d}: {c}" for d in domains for c in ("KL", "perplexity", "top-1")]
-    lines = [" | ".join(head), "|".join("---" for _ in (*head, "", ""))]
-    lines[0] += " | same digest in ONNX and GGUF | what"
-    for result in found:
-        cells = [result["row"], result["engine"], f"{result['megabytes']:.1f}"]
-        for domain in domains:
-            cells += _cells(Summary.of([Score(**s) for s in result["domains"][domain]]))
-        cells += [_same_digest(result, found), result["note"]]
-        lines.append(" | ".join(cells))
-    return "\n".join(f"| {line} |" if "---" not in line else f"|{line}|" for line in lines)
-
-
-def _cells(summary: Summary) -> list[str]:
-    """KL with its standard error, perplexity with the source's, agreement."""
-    return [
-        f"{summary.kl:.4f} ± {summary.kl_error:.4f}",
-        f"{summary.perplexity:.2f} ({summary.source_perplexity:.2f})", f"{summary.top1:.3f}",
-    ]  # fmt: skip
-
-
-def _same_digest(result: Mapping[str, Any], found: Sequence[Mapping[str, Any]]) -> str:
-    """For ours: whether the other target's bundle of the same settings has the same codes."""
-    if not result["digest"]:
-        return ""
-    label = result["row"].rpartition(",")[0]
-    twins = {r["digest"] for r in found if r["row"].rpartition(",")[0] == label and r["digest"]}
-    count = sum(r["row"].rpartition(",")[0] == label for r in found)
-    return "" if count < len(ENGINES) else ("yes" if len(twins) == 1 else "NO")
 
 
 def machine(threads: int, work: Path) -> str:
@@ -153,7 +114,7 @@ def _references(model: Model, options: argparse.Namespace, work: Path) -> dict[s
 
 def _named(row: Row, names: str) -> bool:
     """Whether a row's name begins with one of the names, or none are given."""
-    wanted = [name.strip() for name in names.split(";") if name.strip()]
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
     return not wanted or any(row.name.startswith(name) for name in wanted)
 
 
@@ -162,7 +123,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("model")
     parser.add_argument("--data", type=Path, required=True, help="folder of the three texts")
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--rows", default="", help="beginnings of names, with ; between them")
+    parser.add_argument("--rows", default="", help="beginnings of names, commas between them")
     parser.add_argument("--again", default="", help="rows to make anew, likewise")
     parser.add_argument("--tokens", type=int, default=4096, help="a domain")
     parser.add_argument("--threads", type=int, default=2)

@@ -35,6 +35,7 @@ class Made:
     engine: str
     note: str = ""
     digest: str = ""  # weights_digest, of ours
+    settings: str = ""  # of ours: what its bundles for all targets were built with
 
     @property
     def megabytes(self) -> float:
@@ -74,5 +75,5 @@ def remembered(file: Path) -> Made | None:
     """What `remember` kept, if it is still there."""
     if not file.exists():
         return None
-    made = Made(**json.loads(file.read_text("utf-8")))
-    return Made(tuple(made.files), made.engine, made.note, made.digest)
+    table = json.loads(file.read_text("utf-8"))
+    return Made(**{**table, "files": tuple(table["files"])})
