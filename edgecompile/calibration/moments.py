@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from edgecompile.numerics.parallel import pieces, run_all
+
+BAND = 512  # rows of a product that one thread adds up
 
 @dataclass
 class Moments:
@@ -28,12 +31,21 @@ class Moments:
 
     def add(self, rows: Tensor, source: Tensor | None = None) -> None:
         """Rows float32 [tokens, in]; `source` the same tokens in the source model."""
-        self.second.addmm_(rows.T, rows)
         self.tokens += len(rows)
+        _add_product(self.second, rows, rows)
         if source is not None:
             if self.cross is None:
                 self.cross = torch.zeros(self.size, self.size)
-            self.cross.addmm_(source.T, rows)
+            _add_product(self.cross, source, rows)
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """total += left^T right, a band of rows a thread."""
+
+    def band(part: slice) -> None:
+        total[part].addmm_(left[:, part].T, right)
+
+    run_all(band, pieces(len(total), BAND))
 
 
 def rows_of(value: Tensor, mask: Tensor | None) -> Tensor:

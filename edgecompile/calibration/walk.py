@@ -21,7 +21,8 @@ from edgecompile.calibration.batches import Batch
 from edgecompile.calibration.moments import Moments, rows_of
 from edgecompile.errors import UnsupportedError
 from edgecompile.model import Model
-from edgecompile.numerics.swap import Feeds, parameter_names
+from edgecompile.numerics.parallel import spread
+from edgecompile.numerics.swap import parameter_names
 from edgecompile.reference import Reference
 
 
@@ -34,7 +35,15 @@ class Layer:
 
 
 class _StopError(Exception):
-    """Ends a block's run when the wanted inputs have been seen."""
+    """Ends a run when all wanted inputs have been seen."""
+
+
+class _SeenError(Exception):
+    """Ends a run with the input that was wanted."""
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.value = value
 
 
 @dataclass(frozen=True)
@@ -83,7 +92,6 @@ class Walk:
         self.model, self.batches = model, batches
         self.reference = Reference(model, "sdpa", lean=True)
         self.body = self.reference.body
-        self.feeds: Feeds = self.reference.feeds
         self.names = {m: s for s, m in parameter_names(self.body, model.weights).items()}
         self.blocks = find_blocks(self.body)
         self.folder = folder / "activations"
@@ -118,27 +126,29 @@ class Walk:
 
     def layers(self, index: int) -> list[list[Layer]]:
         """The block's matrices in the order of their use, those with one input together."""
-        path, block = self.blocks[index]
         groups: list[tuple[Tensor, list[Layer]]] = []
 
-        def see(owner: nn.Linear, name: str) -> Callable[..., None]:
-            def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
-                layer = Layer(self.names[name], owner)
-                for value, members in groups:
-                    if value is args[0]:
-                        members.append(layer)
-                        return
-                groups.append((args[0], [layer]))
-
-            return hook
+        def note(layer: Layer, _module: nn.Module, args: tuple[Any, ...]) -> None:
+            for value, members in groups:
+                if value is args[0]:
+                    members.append(layer)
+                    return
+            groups.append((args[0], [layer]))
 
         with ExitStack() as hooks:
-            for inner, module in block.named_modules():
-                name = f"{path}.{inner}.weight" if inner else f"{path}.weight"
-                if isinstance(module, nn.Linear) and name in self.names:
-                    hooks.callback(module.register_forward_pre_hook(see(module, name)).remove)
+            for layer in self._linears(index):
+                hook = functools.partial(note, layer)
+                hooks.callback(layer.linear.register_forward_pre_hook(hook).remove)
             self.run(index, 0, self.given[0])
         return [members for _, members in groups]
+
+    def _linears(self, index: int) -> list[Layer]:
+        path, block = self.blocks[index]
+        inside = {f"{path}.{name}".strip("."): module for name, module in block.named_modules()}
+        return [
+            Layer(self.names[f"{name}.weight"], module) for name, module in inside.items()
+            if isinstance(module, nn.Linear) and f"{name}.weight" in self.names
+        ]  # fmt: skip
 
     def run(self, index: int, batch: int, hidden: Tensor) -> Tensor:
         """One block on one batch's activations."""
@@ -148,28 +158,31 @@ class Walk:
         found: Tensor = out if isinstance(out, Tensor) else out[0]
         return found
 
-    def inputs(self, index: int, batch: int, layer: Layer, hidden: Tensor) -> Tensor:
-        """What enters a layer, float32 [tokens, in] without padding; what follows is not run."""
-        seen: list[Tensor] = []
+    def inputs(self, index: int, layer: Layer, activations: Hidden) -> Iterator[Tensor]:
+        """What enters a layer, float32 [tokens, in] a batch; what comes after it is not run."""
 
         def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
-            seen.append(args[0])
-            raise _StopError
+            raise _SeenError(args[0])
 
-        handle = layer.linear.register_forward_pre_hook(hook, prepend=True)
+        def one(batch: int) -> Tensor:
+            try:
+                self.run(index, batch, activations[batch])
+            except _SeenError as seen:
+                return rows_of(seen.value, self.batches[batch].mask)
+            raise UnsupportedError(layer.source, "used by some texts of a batch only")
+
+        handle = layer.linear.register_forward_pre_hook(hook)
         try:
-            self.run(index, batch, hidden)
-        except _StopError:
-            pass
+            yield from spread(one, range(len(self.batches)))
         finally:
             handle.remove()
-        return rows_of(seen[0], self.batches[batch].mask)
 
     def advance(self, index: int, progress: Callable[[int], None]) -> None:
         """Run the block with the weights that it has now; what it gives enters the next one."""
-        for batch in range(len(self.batches)):
+        done = spread(lambda b: self.run(index, b, self.given[b]), range(len(self.batches)))
+        for batch, value in enumerate(done):
+            self.given[batch] = value
             progress(batch)
-            self.given[batch] = self.run(index, batch, self.given[batch])
 
     def outside(self, sources: Collection[str]) -> dict[str, Moments]:
         """Inputs of matrices outside of blocks (an untied head, a classifier), by source tensor."""
@@ -190,29 +203,25 @@ class Walk:
                 run_until_stopped(self.body, batch)
         return found
 
-    def hold(self, layers: Iterable[Layer]) -> None:
-        """Keep the source's weights of a block in memory, where they were read at each run."""
-        for layer in layers:
-            self.set_weight(layer, torch.from_numpy(self.model.weights.float32(layer.source)))
+    def hold(self, index: int) -> None:
+        """Read the block's weights from the source, for as long as it is worked on."""
+        owners = {id(layer.linear) for layer in self._linears(index)}
+        for feed in self.reference.feeds.values():
+            if id(feed.owner) in owners:
+                feed.close()
+        for layer in self._linears(index):
+            set_weight(layer, torch.from_numpy(self.model.weights.float32(layer.source)))
 
-    def drop(self, layers: Iterable[Layer]) -> None:
+    def drop(self, index: int) -> None:
         """Let go of a block's weights: it has run."""
-        for layer in layers:
-            self.set_weight(layer, torch.empty(0))
+        for layer in self._linears(index):
+            set_weight(layer, torch.empty(0))
         self.model.weights.release()
 
-    def set_weight(self, layer: Layer, weight: Tensor) -> None:
-        """Let a layer compute with a weight float32 [out, in]."""
-        set_weight(layer.linear, weight, self.feeds)
 
-
-def set_weight(linear: nn.Linear, weight: Tensor, feeds: Feeds) -> None:
-    """Let a layer compute with a weight, whether it is read at each run or held."""
-    for feed in feeds.values():
-        if feed.owner is linear:
-            feed.supply = lambda: weight
-            return
-    linear.weight.data = weight
+def set_weight(layer: Layer, weight: Tensor) -> None:
+    """Let a layer that is held compute with a weight float32 [out, in]."""
+    layer.linear.weight = nn.Parameter(weight, requires_grad=False)
 
 
 def find_blocks(body: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from edgecompile.numerics.parallel import pieces, spread
 from edgecompile.numerics.rtn import quantize
-from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme, representable_scale
+from edgecompile.numerics.schemes import Float32, Int8, QuantizedTensor, Scheme, representable_scale
 
-BLOCK = 128  # columns whose updates of the rest are gathered into one product (GPTQ, step 2)
+BLOCK = 32  # columns whose updates of the rest are gathered into one product (GPTQ, step 2)
+ROWS = 512  # rounded by one thread
 LARGEST_DAMPING = 1.0
 CHUNK = 1 << 25  # elements of a temporary array in the fit of scales
 
@@ -56,35 +59,67 @@ def gptq(weight: Tensor, hessian: Tensor, scheme: Scheme, how: Rounding) -> Roun
     dead = diagonal <= 0
     importance = torch.where(dead, diagonal.mean().clamp(min=1e-30), diagonal)
     nearest = quantize(weight.numpy(), scheme, how.search, importance.numpy())
-    scales = _spread(nearest, weight.shape[1])
-    factor, damping = inverse_factor(hessian, how.damping, _order(diagonal, how.act_order))
-    codes = torch.empty_like(weight)
     order = _order(diagonal, how.act_order)
-    codes[:, order] = round_columns(weight[:, order], factor, scales[:, order], scheme)
-    found = refine(weight, hessian, (codes, scales), scheme, how.sweeps)
-    rounded = torch.from_numpy(nearest.codes).to(torch.float32), scales
-    losses = [row_losses(weight, hessian, *pair) for pair in (found, rounded)]
-    keep = losses[1] < losses[0]
-    codes = torch.where(keep[:, None], rounded[0], found[0])
-    scales = torch.where(keep[:, None], rounded[1], found[1])
-    norm = float(((weight @ hessian) * weight).sum().clamp(min=1e-30))
-    best = float(torch.minimum(*losses).sum())
+    factor, damping = inverse_factor(hessian, how.damping, order)
+    rounded = _Rows(weight, hessian, scheme, nearest)
+    done = list(spread(lambda rows: rounded.round(rows, order, factor, how.sweeps), rounded.parts))
+    norm = max(sum(part.norm for part in done), 1e-30)
+    before, after = (sum(getattr(p, side) for p in done) for side in ("before", "after"))
+    tensor = QuantizedTensor(
+        scheme, np.concatenate([p.codes for p in done]), np.concatenate([p.scales for p in done])
+    )
     return Rounded(
-        _packed(codes, scales, scheme), damping, (best / norm) ** 0.5,
-        (float(losses[1].sum()) / norm) ** 0.5, int(dead.sum()),
-    )  # fmt: skip
+        tensor, damping, (after / norm) ** 0.5, (before / norm) ** 0.5, int(dead.sum())
+    )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some rows' codes and scales, their loss, that of rounding to nearest, their w H w^T."""
+
+    codes: Int8
+    scales: Float32
+    after: float
+    before: float
+    norm: float
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows of a weight are independent: some at a time, on a thread each."""
+
+    weight: Tensor
+    hessian: Tensor
+    scheme: Scheme
+    nearest: QuantizedTensor
+
+    @property
+    def parts(self) -> list[slice]:
+        return pieces(len(self.weight), ROWS)
+
+    def round(self, rows: slice, order: Tensor, factor: Tensor, sweeps: int) -> _Part:
+        """GPTQ in `order`, refined; rows for which rounding to nearest loses less keep it."""
+        weight, hessian, scheme = self.weight[rows], self.hessian, self.scheme
+        size = weight.shape[1] // self.nearest.scales.shape[1]
+        scales = torch.from_numpy(self.nearest.scales[rows]).repeat_interleave(size, dim=1)
+        plain = torch.from_numpy(self.nearest.codes[rows]).to(torch.float32), scales
+        codes = torch.empty_like(weight)
+        codes[:, order] = round_columns(weight[:, order], factor, scales[:, order], scheme)
+        found = refine(weight, hessian, (codes, scales), scheme, sweeps)
+        losses = [row_losses(weight, hessian, *pair) for pair in (found, plain)]
+        keep = (losses[1] < losses[0])[:, None]
+        codes, scales = (torch.where(keep, b, a) for a, b in zip(found, plain, strict=True))
+        return _Part(
+            codes.to(torch.int8).numpy(), scales[:, ::size].contiguous().numpy(),
+            float(torch.minimum(*losses).sum()), float(losses[1].sum()),
+            float(row_losses(weight, hessian, torch.zeros_like(weight), scales).sum()),
+        )  # fmt: skip
 
 
 def _order(diagonal: Tensor, act_order: bool) -> Tensor:
     if not act_order:
         return torch.arange(len(diagonal))
     return torch.argsort(diagonal, descending=True, stable=True)
-
-
-def _spread(tensor: QuantizedTensor, columns: int) -> Tensor:
-    """The scale of every weight, float32 [out, in]."""
-    scales = torch.from_numpy(tensor.scales)
-    return scales.repeat_interleave(columns // scales.shape[1], dim=1)
 
 
 def inverse_factor(hessian: Tensor, damping: float, order: Tensor) -> tuple[Tensor, float]:
@@ -122,20 +157,20 @@ def round_columns(weight: Tensor, factor: Tensor, scales: Tensor, scheme: Scheme
 
     GPTQ, algorithm 1: delta = (w_j - q_j) / U_jj, w_k -= delta * U_jk for k > j.
     """
-    rest, codes = weight.clone(), torch.empty_like(weight)
-    columns = weight.shape[1]
+    rest = weight.T.contiguous()  # a column of the weight is contiguous here
+    steps, codes = scales.T.contiguous(), torch.empty_like(rest)
+    columns = len(rest)
     for start in range(0, columns, BLOCK):
         end = min(start + BLOCK, columns)
-        part, errors = rest[:, start:end].clone(), torch.empty_like(rest[:, start:end])
-        block = factor[start:end, start:end]
-        for j in range(end - start):
-            column, scale = part[:, j], scales[:, start + j]
-            code = (column / scale).round_().clamp_(scheme.low, scheme.high)
-            codes[:, start + j] = code
-            errors[:, j] = (column - code * scale) / block[j, j]
-            part[:, j + 1 :] -= errors[:, j : j + 1] * block[j, j + 1 :]
-        rest[:, end:] -= errors @ factor[start:end, end:]
-    return codes
+        errors = torch.empty_like(rest[start:end])
+        for j in range(start, end):
+            code = (rest[j] / steps[j]).round_().clamp_(scheme.low, scheme.high)
+            codes[j] = code
+            delta = code.mul_(steps[j]).sub_(rest[j]).div_(-factor[j, j])
+            errors[j - start] = delta
+            rest[j + 1 : end].addr_(factor[j, j + 1 : end], delta, alpha=-1)
+        rest[end:].addmm_(factor[start:end, end:].T, errors, alpha=-1)
+    return codes.T.contiguous()
 
 
 def refine(
@@ -159,27 +194,22 @@ def descend(
 
     With G = (W - Q) H the best value of column j is q_j + G_j / H_jj (QuantEase, eq. 6).
     """
-    codes = codes.clone()
-    gradient = (weight - codes * scales) @ hessian
-    columns = weight.shape[1]
-    pivots = hessian.diagonal().clamp(min=1e-30)
-    alive = hessian.diagonal() > 0
-    for start in range(0, columns, BLOCK):
-        end = min(start + BLOCK, columns)
-        inner, moved = gradient[:, start:end].clone(), torch.zeros_like(gradient[:, start:end])
-        block = hessian[start:end, start:end]
-        for j in range(end - start):
-            k = start + j
-            if not alive[k]:
+    now, steps = codes.T.contiguous(), scales.T.contiguous()
+    gradient = hessian @ (weight - codes * scales).T
+    pivots = hessian.diagonal()
+    for start in range(0, len(now), BLOCK):
+        end = min(start + BLOCK, len(now))
+        moved = torch.zeros_like(now[start:end])
+        for j in range(start, end):
+            if pivots[j] <= 0:
                 continue
-            scale = scales[:, k]
-            wanted = codes[:, k] + inner[:, j] / (pivots[k] * scale)
-            code = wanted.round_().clamp_(scheme.low, scheme.high)
-            moved[:, j] = (code - codes[:, k]) * scale
-            codes[:, k] = code
-            inner -= moved[:, j : j + 1] * block[j]
-        gradient -= moved @ hessian[start:end]
-    return codes
+            code = (gradient[j] / (steps[j] * pivots[j])).add_(now[j])
+            code = code.round_().clamp_(scheme.low, scheme.high)
+            delta = (code - now[j]).mul_(steps[j])
+            now[j], moved[j - start] = code, delta
+            gradient[j + 1 : end].addr_(hessian[j, j + 1 : end], delta, alpha=-1)
+        gradient[end:].addmm_(hessian[end:, start:end], moved, alpha=-1)
+    return now.T.contiguous()
 
 
 def fitted_scales(
@@ -222,10 +252,3 @@ def row_losses(weight: Tensor, hessian: Tensor, codes: Tensor, scales: Tensor) -
     """(w - q) H (w - q)^T of each row, float32 [out]."""
     error = weight - codes * scales
     return ((error @ hessian) * error).sum(1)
-
-
-def _packed(codes: Tensor, scales: Tensor, scheme: Scheme) -> QuantizedTensor:
-    columns = codes.shape[1]
-    size = columns // scheme.groups(columns)
-    kept: Float32 = scales[:, ::size].contiguous().numpy()
-    return QuantizedTensor(scheme, codes.to(torch.int8).numpy(), kept)

@@ -1,21 +1,24 @@
 """quantize_gptq: calibrated rounding on the grid, block after block on the quantized prefix."""
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from edgecompile import codes
 from edgecompile.calibration.batches import text_batches
 from edgecompile.calibration.moments import Moments
-from edgecompile.calibration.walk import Layer, Walk
+from edgecompile.calibration.walk import Layer, Walk, set_weight
 from edgecompile.errors import BadInputError
 from edgecompile.model import Model
 from edgecompile.numerics.gptq import Rounding, gptq
+from edgecompile.numerics.parallel import one_thread_a_piece
 from edgecompile.numerics.rtn import quantize
-from edgecompile.numerics.schemes import QuantizedTensor, Scheme
+from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme
 from edgecompile.passes import LayerReport, PassResult, Work
 from edgecompile.passes.grid import GridOptions, weight_error
 
@@ -42,16 +45,17 @@ class QuantizeGptq(GridOptions):
         """Quantize the blocks' matrices in order, then those outside of blocks."""
         batches = text_batches(model, work.corpus().calibration, self.texts, self.length)
         schemes = self.schemes(model)
-        walk = Walk(model, batches, work.folder)
-        try:
-            _Job(self, walk, work, schemes).run()
-        finally:
-            walk.close()
+        with one_thread_a_piece(), closing(Walk(model, batches, work.folder)) as walk:
+            self.job(walk, work, schemes).run()
         return self.result(model, work.folder)
+
+    def job(self, walk: Walk, work: Work, schemes: Mapping[str, Scheme]) -> Job:
+        """What runs over the blocks."""
+        return Job(self, walk, work, schemes)
 
 
 @dataclass
-class _Job:
+class Job:
     """One run of the pass: parts are blocks in order, then tensors outside of blocks."""
 
     options: QuantizeGptq
@@ -60,6 +64,7 @@ class _Job:
     schemes: Mapping[str, Scheme]
 
     def run(self) -> None:
+        """Write every part that is not there yet."""
         count = len(self.walk.blocks)
         chosen = min(self.options.blocks or count, count)
         for index in range(chosen):
@@ -69,19 +74,20 @@ class _Job:
         moments = self.walk.outside(rest) if chosen == count else {}
         for number, name in enumerate(rest, count):
             self.work.progress("quantize the rest", number - count, len(rest))
-            tensor, row = self._one(name, moments.get(name))
+            weight = torch.from_numpy(self.walk.model.weights.float32(name))
+            tensor, row = self.rounded(name, weight, moments.get(name))
             codes.add_part(self.work.folder, number, codes.Part({name: tensor}, layers=[row]))
         self.work.progress("quantize the rest", len(rest), len(rest))
 
     def _block(self, index: int, count: int) -> None:
         """Quantize a block unless a killed run did; then pass the activations through it."""
         steps = len(self.walk.batches)
+        self.walk.hold(index)
         groups = self.walk.layers(index)
-        layers = [layer for group in groups for layer in group]
-        self.walk.hold(layers)
         tensors: dict[str, QuantizedTensor] = {}
-        rows: list[LayerReport] = []
         finished = index in codes.parts(self.work.folder)
+        replaced = self.prepare(index, groups, finished)
+        rows = [LayerReport(name, "changed", "took the scale of what follows") for name in replaced]
         stored = codes.load(self.work.folder)[0]
         for group in groups:
             wanted = [layer for layer in group if layer.source in self.schemes]
@@ -90,37 +96,45 @@ class _Job:
                 if finished:
                     tensor = stored[layer.source]
                 else:
-                    tensor, row = self._one(layer.source, moments)
+                    tensor, row = self.rounded(layer.source, layer.linear.weight, moments)
                     tensors[layer.source] = tensor
                     rows.append(row)
-                self.walk.set_weight(layer, torch.from_numpy(tensor.dequantize()))
+                set_weight(layer, torch.from_numpy(tensor.dequantize()))
         if not finished:
-            codes.add_part(self.work.folder, index, codes.Part(tensors, layers=rows))
+            codes.add_part(self.work.folder, index, codes.Part(tensors, replaced, rows))
         self.walk.advance(
             index, lambda done: self.work.progress("calibrate", index * steps + done, count * steps)
         )
-        self.walk.drop(layers)
+        self.walk.drop(index)
 
     def _moments(self, index: int, layer: Layer) -> Moments:
         moments = Moments(layer.linear.in_features)
-        for batch in range(len(self.walk.batches)):
-            moments.add(self.walk.inputs(index, batch, layer, self.walk.given[batch]))
+        for rows in self.walk.inputs(index, layer, self.walk.given):
+            moments.add(rows)
         return moments
 
-    def _one(self, name: str, moments: Moments | None) -> tuple[QuantizedTensor, LayerReport]:
+    def prepare(
+        self, index: int, groups: Sequence[Sequence[Layer]], finished: bool
+    ) -> dict[str, Float32]:
+        """Change a block's float weights before they are rounded; those that stay floats."""
+        return {}
+
+    def rounded(
+        self, name: str, weight: Tensor, moments: Moments | None
+    ) -> tuple[QuantizedTensor, LayerReport]:
         """Codes and report of one tensor; without inputs it is rounded to nearest."""
-        weight = self.walk.model.weights.float32(name)
         scheme = self.schemes[name]
         if moments is None or not moments.tokens:
-            tensor = quantize(weight, scheme, self.options.scale_search)
+            array = weight.numpy()
+            tensor = quantize(array, scheme, self.options.scale_search)
             detail = f"{scheme.name}, rounded to nearest: no calibration inputs"
-            return tensor, LayerReport(name, "changed", detail, weight_error(weight, tensor))
+            return tensor, LayerReport(name, "changed", detail, weight_error(array, tensor))
         how = Rounding(
             self.options.damping, self.options.act_order, self.options.sweeps,
             self.options.scale_search,
         )  # fmt: skip
         try:
-            done = gptq(torch.from_numpy(weight), moments.mean(), scheme, how)
+            done = gptq(weight, moments.mean(), scheme, how)
         except ValueError as error:
             raise BadInputError(
                 f"{self.options.name}: {name}", str(error), "finite activations",
