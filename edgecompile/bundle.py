@@ -117,13 +117,12 @@ def describe(contents: Contents, tokenizer_section: dict[str, Any] | None) -> di
 
 def tensor_entries(model: Model, export: Export) -> list[dict[str, Any]]:
     """`tensors` of the manifest, from the codes that the quantize stage chose."""
-    return [
-        {
-            "name": name, "shape": list(tensor.codes.shape), "scheme": tensor.scheme.name,
-            "sha256": tensor.digest(name),
-        }
-        for name, tensor in sorted(model.quantized.items()) if name not in export.unused
-    ]  # fmt: skip
+    entries = []
+    for name in sorted(set(model.quantized) - set(export.unused)):
+        tensor = model.quantized[name]  # the only one in memory
+        entry = {"name": name, "shape": list(tensor.codes.shape), "scheme": tensor.scheme.name}
+        entries.append(entry | {"sha256": tensor.digest(name)})
+    return entries
 
 
 def float_entries(model: Model, export: Export) -> list[dict[str, Any]]:
@@ -133,7 +132,9 @@ def float_entries(model: Model, export: Export) -> list[dict[str, Any]]:
         if name in model.quantized or name in export.unused:
             continue
         dtype = export.float_dtypes.get(name, "float32")
-        values = model.dense(name).astype(dtype).astype("float32")
+        values = model.dense(name)
+        if dtype != "float32":
+            values = values.astype(dtype).astype("float32")
         entry = {"name": name, "shape": list(values.shape), "dtype": dtype}
         entries.append(entry | {"sha256": float_digest(name, values, dtype)})
     return entries

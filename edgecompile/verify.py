@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from edgecompile.checks import sealed
 from edgecompile.numerics.schemes import QuantizedTensor, weights_digest
 from edgecompile.runtime.manifest import read_manifest
@@ -51,34 +49,46 @@ def verify_files(bundle: Path) -> None:
 
 def compare(first: Path, second: Path) -> Comparison:
     """Decode both sealed bundles, whatever their engines, and compare codes and scales."""
-    decoded = [_decoded(bundle) for bundle in (first, second)]
-    names = sorted(decoded[0].keys() | decoded[1].keys())
-    differences = [
-        text for name in names if (text := _difference(name, decoded[0], decoded[1]))
-    ]  # fmt: skip
-    digests = [weights_digest((n, t.digest(n)) for n, t in d.items()) for d in decoded]
-    return Comparison(
-        (str(first), str(second)), (digests[0], digests[1]), len(names), tuple(differences)
-    )
+    bundles = _decoded(first), _decoded(second)
+    names = sorted(bundles[0].keys() | bundles[1].keys())
+    pairs = [_compared(name, *bundles) for name in names]  # a tensor of each in memory at a time
+    digests = [
+        weights_digest((n, p.digests[i]) for n, p in zip(names, pairs, strict=True) if p.digests[i])
+        for i in (0, 1)
+    ]
+    different = tuple(pair.difference for pair in pairs if pair.difference)
+    return Comparison((str(first), str(second)), (digests[0], digests[1]), len(names), different)
 
 
 def _decoded(bundle: Path) -> Mapping[str, QuantizedTensor]:
     return sealed.decode(bundle, read_manifest(bundle).data).quantized
 
 
-def _difference(
+@dataclass(frozen=True)
+class _Pair:
+    """Digests of one tensor in both bundles, empty where it is not there, and what differs."""
+
+    digests: tuple[str, str]
+    difference: str
+
+
+def _compared(
     name: str, first: Mapping[str, QuantizedTensor], second: Mapping[str, QuantizedTensor]
-) -> str:
-    if name not in first or name not in second:
-        return f"{name}: only in the {'second' if name not in first else 'first'} bundle"
-    one, other = first[name], second[name]
+) -> _Pair:
+    one, other = first.get(name), second.get(name)
+    digest = one.digest(name) if one else ""
+    if one is None or other is None:
+        where = "second" if one is None else "first"
+        found = other.digest(name) if other else ""
+        return _Pair((digest, found), f"{name}: only in the {where} bundle")
+    text = _difference(one, other)
+    if not text:
+        return _Pair((digest, digest), "")
+    return _Pair((digest, other.digest(name)), f"{name}: {text}")
+
+
+def _difference(one: QuantizedTensor, other: QuantizedTensor) -> str:
     if one.scheme != other.scheme or one.codes.shape != other.codes.shape:
         found = f"{other.scheme.name} {other.codes.shape}"
-        return f"{name}: {one.scheme.name} {one.codes.shape}, {found}"
-    for what in ("codes", "scales"):
-        places = np.argwhere(getattr(one, what) != getattr(other, what))
-        if len(places):
-            row, column = places[0]
-            values = getattr(one, what)[row, column], getattr(other, what)[row, column]
-            return f"{name}: {len(places)} {what} differ, first at [{row}, {column}]: {values}"
-    return ""
+        return f"{one.scheme.name} {one.codes.shape}, {found}"
+    return sealed.first_difference(one, other)

@@ -17,6 +17,7 @@ from edgecompile.backends import (
     Decoded,
     Export,
     Port,
+    ReadWhenAsked,
     gguf_blocks,
     gguf_metadata,
     gguf_stock,
@@ -110,20 +111,25 @@ class Gguf:
         schemes = {row["name"]: row["scheme"] for row in manifest.get("tensors", ())}
         listed = [*schemes, *(row["name"] for row in manifest.get("floats", ()))]
         sources = _sources(file, listed)
-        quantized: dict[str, QuantizedTensor] = {}
-        floats: dict[str, Float32] = {}
-        for stored, tensor in file.tensors.items():
-            source = sources.get(stored, stored)
-            raw = _source_order(file, tensor)
-            if tensor.type in (gguf_blocks.Q4_0, gguf_blocks.Q8_0):
-                bits = 4 if tensor.type is gguf_blocks.Q4_0 else 8
-                codes, scales = gguf_blocks.decode(raw, tensor.type)
-                per_row = schemes.get(source, "").endswith("-channel")
-                quantized[source] = gguf_blocks.as_scheme(codes, scales, bits, per_row)
-            elif stored != ROPE_FREQS:
-                values = gguf.quants.dequantize(np.ascontiguousarray(raw), tensor.type)
-                floats[source] = values.reshape(tensor.shape).astype(np.float32, copy=False)
-        return Decoded(quantized, floats, gguf_metadata.facts(file))
+        there = {sources.get(n, n): tensor for n, tensor in file.tensors.items() if n != ROPE_FREQS}
+        coded = {name for name, tensor in there.items() if tensor.type in gguf_blocks.BITS}
+
+        def quantized(name: str) -> QuantizedTensor:
+            kind, raw = there[name].type, _source_order(file, there[name])
+            codes, scales = gguf_blocks.decode(raw, kind)
+            per_row = schemes.get(name, "").endswith("-channel")
+            return gguf_blocks.as_scheme(codes, scales, gguf_blocks.BITS[kind], per_row)
+
+        def dense(name: str) -> Float32:
+            raw = np.ascontiguousarray(_source_order(file, there[name]))
+            values = gguf.quants.dequantize(raw, there[name].type)
+            return np.asarray(values.reshape(there[name].shape), np.float32)
+
+        return Decoded(
+            ReadWhenAsked((name for name in there if name in coded), quantized),
+            ReadWhenAsked((name for name in there if name not in coded), dense),
+            gguf_metadata.facts(file),
+        )
 
     def _kind(self, model: Model, source: str, stored: str) -> gguf.GGMLQuantizationType:
         if source in model.quantized:

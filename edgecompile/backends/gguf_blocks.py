@@ -10,6 +10,7 @@ from edgecompile.numerics.schemes import Float32, Int8, QuantizedTensor, Scheme
 
 BLOCK = 32  # columns a scale: ggml-common.h, QK4_0 and QK8_0
 Q4_0, Q8_0 = gguf.GGMLQuantizationType.Q4_0, gguf.GGMLQuantizationType.Q8_0
+BITS = {Q4_0: 4, Q8_0: 8}
 TYPES = {Scheme(4, BLOCK): Q4_0, Scheme(8, BLOCK): Q8_0, Scheme(8, 0): Q8_0}
 
 

@@ -2,7 +2,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,18 @@ def rows(
     model: Model | None,
     expected: Mapping[str, QuantizedTensor],
 ) -> Iterator[Row]:
-    """Codes, floats, digests and facts, each with the names of what differs."""
+    """Codes, floats, digests and facts, each with the names of what differs.
+
+    Each tensor is read from the file once, and one is held at a time.
+    """
     tensors = {entry["name"]: entry for entry in manifest["tensors"]}
-    yield exact(STEP, "codes_differing", _differing_codes(decoded, tensors, expected), len(tensors))
-    digest = weights_digest((n, t.digest(n)) for n, t in decoded.quantized.items())
+    seen = [
+        _look(name, decoded, tensors.get(name), model, expected)
+        for name in sorted(tensors.keys() | decoded.quantized.keys())
+    ]
+    wrong = [tensor.difference for tensor in seen if tensor.difference]
+    yield exact(STEP, "codes_differing", wrong, len(tensors))
+    digest = weights_digest((tensor.name, tensor.digest) for tensor in seen if tensor.digest)
     wrong = [] if digest == manifest["weights_digest"] else [digest]
     yield exact(STEP, "weights_digest_differing", wrong, 1)
     floats = {entry["name"]: entry for entry in manifest["floats"]}
@@ -60,7 +69,7 @@ def rows(
     yield exact(STEP, "facts_differing", _differing_facts(found, known), len(found))
     if model is not None:
         yield exact(STEP, "tensors_missing", _missing(model, decoded, manifest), len(model.weights))
-        yield from _weight_rows(decoded, manifest, model)
+        yield from _weight_rows(seen, manifest)
 
 
 def refuse_another_source(manifest: Mapping[str, Any], model: Model) -> None:
@@ -74,49 +83,89 @@ def refuse_another_source(manifest: Mapping[str, Any], model: Model) -> None:
         )  # fmt: skip
 
 
-def _differing_codes(
-    decoded: Decoded,
-    tensors: Mapping[str, Mapping[str, Any]],
+@dataclass(frozen=True)
+class _Seen:
+    """What was found out about one quantized tensor while it was in memory."""
+
+    name: str
+    digest: str = ""  # empty when it is not in the file
+    difference: str = ""  # from the manifest, or from the quantize stage's codes
+    ratio: float | None = None  # of its worst group's error to the bound, against the source
+
+
+def _look(
+    name: str, decoded: Decoded, entry: Mapping[str, Any] | None, model: Model | None,
     expected: Mapping[str, QuantizedTensor],
-) -> list[str]:
-    """Tensors whose codes, scales or scheme are not the manifest's (and the quantize stage's)."""
-    wrong = []
-    for name in sorted(tensors.keys() | decoded.quantized.keys()):
-        found = decoded.quantized.get(name)
-        entry = tensors.get(name)
-        if found is None or entry is None:
-            where = "file" if found is None else "manifest"
-            wrong.append(f"{name} (not in the {where})")
-        elif found.scheme.name != entry["scheme"]:
-            wrong.append(f"{name} ({found.scheme.name}, not {entry['scheme']})")
-        elif found.digest(name) != entry["sha256"]:
-            wrong.append(name + _place(found, expected.get(name)))
-        elif name in expected and found.digest(name) != expected[name].digest(name):
-            wrong.append(f"{name} (not as the quantize stage chose)")
-    return wrong
+) -> _Seen:  # fmt: skip
+    """Read one tensor of the file and compare it with the manifest, the codes and the source."""
+    if name not in decoded.quantized:
+        return _Seen(name, difference=f"{name} (not in the file)")
+    found = decoded.quantized[name]
+    digest = found.digest(name)
+    chosen = expected.get(name)
+    ratio = None
+    infos = model.weights.infos if model is not None else {}
+    if name in infos and tuple(infos[name].shape) == found.codes.shape:
+        weight = Weights({name: infos[name]}).float32(name)  # unmapped after
+        ratio = worst_group(found, weight)
+    return _Seen(name, digest, _difference(name, found, digest, entry, chosen), ratio)
+
+
+def _difference(
+    name: str, found: QuantizedTensor, digest: str, entry: Mapping[str, Any] | None,
+    chosen: QuantizedTensor | None,
+) -> str:  # fmt: skip
+    if entry is None:
+        return f"{name} (not in the manifest)"
+    if found.scheme.name != entry["scheme"]:
+        return f"{name} ({found.scheme.name}, not {entry['scheme']})"
+    if digest != entry["sha256"]:
+        return name + _place(found, chosen)
+    if chosen is not None and (found.scheme != chosen.scheme or first_difference(found, chosen)):
+        return f"{name} (not as the quantize stage chose)"
+    return ""
 
 
 def _place(found: QuantizedTensor, expected: QuantizedTensor | None) -> str:
     """Where two tensors first differ, if the expected codes are at hand."""
     if expected is None or found.scheme != expected.scheme:
         return ""
+    text = first_difference(found, expected)
+    return text and f" ({text})"
+
+
+def first_difference(found: QuantizedTensor, expected: QuantizedTensor) -> str:
+    """`3 codes differ, first at [0, 7]: (1, -2)`; empty where codes and scales are equal.
+
+    Both tensors have one shape and scheme.
+    """
     for what in ("codes", "scales"):
-        places = np.argwhere(getattr(found, what) != getattr(expected, what))
-        if len(places):
-            return f" ({len(places)} {what} differ, first at {places[0].tolist()})"
+        one, other = getattr(found, what), getattr(expected, what)
+        differ = one != other
+        if count := int(np.count_nonzero(differ)):
+            row, column = (int(at) for at in np.unravel_index(int(differ.argmax()), differ.shape))
+            values = one[row, column].item(), other[row, column].item()
+            return f"{count} {what} differ, first at [{row}, {column}]: {values}"
     return ""
 
 
 def _differing_floats(decoded: Decoded, floats: Mapping[str, Mapping[str, Any]]) -> list[str]:
     wrong = []
     for name in sorted(floats.keys() | decoded.floats.keys()):
-        found, entry = decoded.floats.get(name), floats.get(name)
-        if found is None or entry is None:
-            where = "file" if found is None else "manifest"
+        entry = floats.get(name)
+        if name not in decoded.floats or entry is None:
+            where = "manifest" if name in decoded.floats else "file"
             wrong.append(f"{name} (not in the {where})")
-        elif float_digest(name, found, entry["dtype"]) != entry["sha256"]:
+        elif float_digest(name, decoded.floats[name], entry["dtype"]) != entry["sha256"]:
             wrong.append(name)
     return wrong
+
+
+def changed_floats(manifest: Mapping[str, Any]) -> list[str]:
+    """Tensors that a pass changed and left as floats, by the passes' reports."""
+    rows = (row for one in manifest["passes"] for row in one["layers"])
+    changed = {row["name"] for row in rows if row["action"] == "changed"}
+    return sorted(changed & {entry["name"] for entry in manifest["floats"]})
 
 
 def _differing_facts(found: Mapping[str, float], known: Mapping[str, float]) -> list[str]:
@@ -133,7 +182,7 @@ def _missing(model: Model, decoded: Decoded, manifest: Mapping[str, Any]) -> lis
     return sorted(set(model.weights) - there)
 
 
-def _weight_rows(decoded: Decoded, manifest: Mapping[str, Any], model: Model) -> Iterator[Row]:
+def _weight_rows(seen: Iterable[_Seen], manifest: Mapping[str, Any]) -> Iterator[Row]:
     """The largest error of any scale's group against the source's weights.
 
     Rounding to nearest errs by at most half a step an element, so by sqrt(n) / (2 high) of the
@@ -141,12 +190,7 @@ def _weight_rows(decoded: Decoded, manifest: Mapping[str, Any], model: Model) ->
     It sees what was chosen wrongly, which no comparison with the manifest can.
     """
     passes = {entry["name"] for entry in manifest["passes"]}
-    infos = model.weights.infos
-    ratios = {
-        name: worst_group(tensor, Weights({name: infos[name]}).float32(name))  # unmapped after
-        for name, tensor in decoded.quantized.items()
-        if name in infos and tuple(infos[name].shape) == tensor.codes.shape
-    }
+    ratios = {tensor.name: tensor.ratio for tensor in seen if tensor.ratio is not None}
     if not ratios:
         return
     worst = max(ratios, key=lambda name: (math.isnan(ratios[name]), ratios[name]))
