@@ -22,6 +22,7 @@ from edgecompile.backends import (
     gguf_metadata,
     gguf_stock,
     gguf_tokens,
+    schemes_of,
 )
 from edgecompile.backends.gguf_layout import (
     LAYOUTS,
@@ -93,7 +94,7 @@ class Gguf:
             raise UnsupportedError(f"gguf: {model.name}", why, "", "choose another target")
         layout = LAYOUTS[model.architecture]
         places = _places(model, layout)
-        kinds = {source: self._kind(model, source, places[source]) for source in places}
+        kinds = self._kinds(model, places)
         writer = gguf.GGUFWriter(folder / FILE, layout.name)
         try:
             _write_metadata(writer, model, kinds)
@@ -131,10 +132,18 @@ class Gguf:
             gguf_metadata.facts(file),
         )
 
-    def _kind(self, model: Model, source: str, stored: str) -> gguf.GGMLQuantizationType:
-        if source in model.quantized:
-            return gguf_blocks.block_type(source, model.quantized[source])
-        return self._float_kind(stored, model.weights.infos[source].shape)
+    def _kinds(
+        self, model: Model, places: Mapping[str, str]
+    ) -> dict[str, gguf.GGMLQuantizationType]:
+        """Each tensor's type in the file, from schemes and headers."""
+        schemes, kinds = schemes_of(model), {}
+        for source, stored in places.items():
+            shape = model.weights.infos[source].shape
+            if source in schemes:
+                kinds[source] = gguf_blocks.block_type(source, schemes[source], shape[1])
+            else:
+                kinds[source] = self._float_kind(stored, shape)
+        return kinds
 
     def _float_kind(self, stored: str, shape: tuple[int, ...]) -> gguf.GGMLQuantizationType:
         if stays_float32(stored, shape):
@@ -174,7 +183,7 @@ def _data(
     """The tensor's bytes as the file has them, rows interleaved where llama.cpp wants that."""
     data: NDArray[Any]
     if source in model.quantized:
-        data = gguf_blocks.encode(model.quantized[source])
+        data = gguf_blocks.encode(source, model.quantized[source])
     else:
         data = model.dense(source)
         if kind is gguf.GGMLQuantizationType.F16:

@@ -14,8 +14,8 @@ import pytest
 from edgecompile import bundle, facts, sources
 from edgecompile.backends import Export
 from edgecompile.backends.onnx_graph import encode, storage
-from edgecompile.backends.onnx_graph.packing import unpack
 from edgecompile.backends.onnxruntime import Onnxruntime
+from edgecompile.backends.packing import unpack
 from edgecompile.errors import UnsupportedError
 from edgecompile.model import Model
 from edgecompile.numerics.rtn import quantize

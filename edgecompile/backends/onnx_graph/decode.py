@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgecompile.backends import Decoded, ReadWhenAsked
-from edgecompile.backends.onnx_graph import packing, storage
+from edgecompile.backends import Decoded, ReadWhenAsked, packing
+from edgecompile.backends.onnx_graph import storage
 from edgecompile.backends.onnx_graph.encode import CODES, JOIN
 from edgecompile.backends.onnx_graph.weights import initializer_array
 from edgecompile.errors import BadInputError

@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from edgecompile.backends.onnx_graph import packing
+from edgecompile.backends import packing
 from edgecompile.errors import UnsupportedError
 from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme
 
