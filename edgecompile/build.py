@@ -16,7 +16,7 @@ from edgecompile.checks import Limits
 from edgecompile.errors import LimitError
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme
-from edgecompile.passes import LayerReport, PassResult, Progress, Work
+from edgecompile.passes import LayerReport, Pass, PassResult, Progress, Work
 from edgecompile.plan import Plan, TargetPlan, make_pass
 from edgecompile.recipe import PassChoice, Recipe
 from edgecompile.report import CheckReport
@@ -137,7 +137,7 @@ def _run_pass(
     chosen = make_pass(choice)
     text = {name: stage.corpus().digests[name] for name in chosen.reads_text}
     key = cache.key(
-        choice.name, modules=_pass_modules(choice.name), model=stage.key, task=stage.model.task,
+        choice.name, modules=_pass_modules(type(chosen)), model=stage.key, task=stage.model.task,
         options=dict(choice.options), text=text,
         target=stage.target.target.name if chosen.reads_target else "",
     )  # fmt: skip
@@ -165,13 +165,14 @@ def _finished(model: Model, folder: Path) -> PassResult:
     return PassResult(changed, tuple(LayerReport(**layer) for layer in layers))
 
 
-def _pass_modules(name: str) -> tuple[str, ...]:
-    """A pass's own module, those that passes share, and all arithmetic."""
+def _pass_modules(chosen: type[Pass]) -> tuple[str, ...]:
+    """A pass's own module, those of the passes that it extends or shares, and all arithmetic."""
     folder = Path(__file__).parent
     numerics = (f"numerics.{file.stem}" for file in folder.glob("numerics/*.py"))
     calibration = (f"calibration.{file.stem}" for file in folder.glob("calibration/*.py"))
     shared = ("passes.grid", *numerics, *calibration, *SHARED_MODULES)
-    names = {SOURCES + module for module in (f"passes.{name}", *shared)}
+    own = {kind.__module__ for kind in chosen.__mro__ if kind.__module__.startswith(SOURCES)}
+    names = own | {SOURCES + module for module in shared}
     return tuple(sorted(name for name in names if not name.endswith("__init__")))
 
 

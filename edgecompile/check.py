@@ -117,7 +117,7 @@ def _engine_rows(subject: _Subject, model: Model, decoded: Decoded) -> Iterator[
             yield tokens.template_row(model, info, subject.bundle)
         comparison = quality.Comparison(
             worker, Reference(model, lean=True), decoded, source, subject.options, subject.limits,
-            subject.progress,
+            subject.progress, sealed.changed_floats(info.data),
         )  # fmt: skip
         context = info.generation.context_length if info.generation else 0
         yield from quality.rows(comparison, held_out, context)

@@ -73,11 +73,13 @@ class Reference:
         return PooledEncoder(self.body, self.model.pooling).eval()
 
     @contextmanager
-    def quantized(self, codes: Mapping[str, QuantizedTensor]) -> Iterator[Reference]:
-        """Inside, this reference computes with `codes`, dequantized, in place of those tensors."""
+    def quantized(
+        self, codes: Mapping[str, QuantizedTensor], replaced: Mapping[str, Float32] | None = None
+    ) -> Iterator[Reference]:
+        """Inside, this reference computes with `codes`, dequantized, and the `replaced` floats."""
         from edgecompile.numerics.swap import swapped
 
-        with swapped(self.body, codes, self.feeds):
+        with swapped(self.body, codes, self.feeds, replaced):
             yield self
 
     def embed(self, ids: Sequence[Sequence[int]]) -> Float32:

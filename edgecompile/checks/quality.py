@@ -1,7 +1,7 @@
 """Steps 2 and 3: the bundle in its engine against the source, and against its codes in torch."""
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -39,6 +39,7 @@ class Comparison:
     options: Limits
     limits: Mapping[str, float]
     progress: Progress
+    replaced: Collection[str] = ()  # float tensors that a pass changed
 
     @property
     def model(self) -> Model:
@@ -46,9 +47,9 @@ class Comparison:
         return self.reference.model
 
     def same_codes(self) -> AbstractContextManager[Any]:
-        """Inside, the reference computes with the codes that the sealed files hold."""
-        codes = self.decoded.quantized
-        return self.reference.quantized(codes) if codes else nullcontext()
+        """Inside, the reference computes with what the sealed files hold in place of the source."""
+        floats = {name: self.decoded.floats[name] for name in self.replaced}
+        return self.reference.quantized(self.decoded.quantized, floats)
 
     def judge(self, step: str, measured: Measurement) -> Row:
         """The measurement against its limit, if there is one."""

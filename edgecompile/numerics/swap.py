@@ -4,7 +4,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -13,12 +13,12 @@ from torch import nn
 
 from edgecompile.errors import BadInputError
 from edgecompile.model import TensorInfo, Weights
-from edgecompile.numerics.schemes import QuantizedTensor
+from edgecompile.numerics.schemes import Float32, QuantizedTensor
 
 KEEP_BYTES = 256 << 20  # float32 weights that may all live at once
 
 
-def parameter_names(module: nn.Module, source: Mapping[str, Any]) -> dict[str, str]:
+def parameter_names(module: nn.Module, source: Iterable[str]) -> dict[str, str]:
     """Source tensor name -> the module's name, with the base model's prefix added or dropped.
 
     A checkpoint of `bert.encoder...` fits a bare encoder, and the other way round. Names that the
@@ -153,21 +153,27 @@ def _refuse_missing(module: nn.Module, loaded: set[str], where: str) -> None:
 
 @contextmanager
 def swapped(
-    module: nn.Module, quantized: Mapping[str, QuantizedTensor], feeds: Feeds
-) -> Iterator[None]:
-    """Inside, the module computes with the dequantized codes; tied parameters follow.
+    module: nn.Module, quantized: Mapping[str, QuantizedTensor], feeds: Feeds,
+    replaced: Mapping[str, Float32] | None = None,
+) -> Iterator[None]:  # fmt: skip
+    """Inside, the module computes with the dequantized codes and the replaced float tensors.
 
-    Up to KEEP_BYTES everything is dequantized at once; above, each nn.Linear gets its weight just
-    before it runs and gives it back after, so that memory grows by one layer.
+    Tied parameters follow. Up to KEEP_BYTES everything is dequantized at once; above, each
+    nn.Linear gets its weight just before it runs and gives it back after, so that memory grows by
+    one layer.
     """
-    names = parameter_names(module, quantized)
-    if lost := sorted(set(quantized) - set(names)):
-        raise BadInputError("quantized tensors", f"{lost[0]} is no parameter of the module")
+    replaced = replaced or {}
+    names = parameter_names(module, [*quantized, *replaced])
+    if lost := sorted({*quantized, *replaced} - set(names)):
+        raise BadInputError("tensors of a pass", f"{lost[0]} is no parameter of the module")
     lazily = sum(tensor.codes.size * 4 for tensor in quantized.values()) > KEEP_BYTES
     owners = _owners(module)
     with ExitStack() as stack:
-        for source, name in names.items():
-            tensor = quantized[source]
+        for source, values in replaced.items():
+            parameter = module.get_parameter(names[source])
+            stack.enter_context(_swapped_now(parameter, torch.tensor(values)))
+        for source in quantized:
+            name, tensor = names[source], quantized[source]
             if name in feeds:
                 stack.enter_context(_fed(feeds[name], _dequantizer(tensor)))
                 continue
@@ -175,7 +181,8 @@ def swapped(
             if lazily and len(holders) == 1 and type(holders[0]) is nn.Linear:
                 stack.callback(Feed(holders[0], _dequantizer(tensor)).close)
             else:
-                stack.enter_context(_swapped_now(module.get_parameter(name), tensor))
+                value = _dequantizer(tensor)()
+                stack.enter_context(_swapped_now(module.get_parameter(name), value))
         yield
 
 
@@ -202,10 +209,10 @@ def _owners(module: nn.Module) -> dict[int, list[nn.Module]]:
 
 
 @contextmanager
-def _swapped_now(parameter: nn.Parameter, tensor: QuantizedTensor) -> Iterator[None]:
+def _swapped_now(parameter: nn.Parameter, value: torch.Tensor) -> Iterator[None]:
     """The parameter's own data changes, so every module that is tied to it sees it."""
     before = parameter.data
-    parameter.data = torch.from_numpy(tensor.dequantize())
+    parameter.data = value
     try:
         yield
     finally:

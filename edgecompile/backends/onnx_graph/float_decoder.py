@@ -22,6 +22,13 @@ OPTIONS = ("disable_qkv_fusion=true", "hf_token=false")
 
 def export(model: Model, folder: Path) -> onnx.ModelProto:
     """Write the builder's float32 graph and its data below `folder`; returns the graph alone."""
+    if model.replaced:
+        raise UnsupportedError(
+            "onnxruntime backend",
+            f"{next(iter(model.replaced))} took a scale, but onnxruntime-genai's builder reads "
+            f"{model.architecture}'s floats from the source",
+            way_out="--set quantize.method=gptq",
+        )
     source = folder / "source"
     source.mkdir()
     _write_source(model, source)

@@ -1,0 +1,146 @@
+"""quantize_awq: channels with large activations are scaled up before they are rounded."""
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from edgecompile import codes
+from edgecompile.calibration.folds import Folding, Neighbour
+from edgecompile.calibration.moments import Moments
+from edgecompile.calibration.walk import Layer, Walk
+from edgecompile.numerics import awq
+from edgecompile.numerics.rtn import quantize
+from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme
+from edgecompile.passes import LayerReport, Work
+from edgecompile.passes.quantize_gptq import Job, QuantizeGptq
+
+
+@dataclass(frozen=True)
+class QuantizeAwq(QuantizeGptq):
+    """Options of quantize_gptq, and how the scaled weights are rounded."""
+
+    name: ClassVar[str] = "quantize_awq"
+    rounding: Literal["gptq", "nearest"] = "gptq"
+
+    def job(self, walk: Walk, work: Work, schemes: Mapping[str, Scheme]) -> Job:
+        """Scale each block's channels before it is rounded."""
+        return _AwqJob(self, walk, work, schemes, self.rounding)
+
+
+@dataclass(frozen=True)
+class _Scaled:
+    """What became of a matrix's input channels: their scale float32 [in], and words for it."""
+
+    scale: Tensor
+    words: str
+
+
+@dataclass
+class _AwqJob(Job):
+    """Scales are searched on what enters the float block from the quantized ones before it."""
+
+    rounding: str
+    scaled: dict[str, _Scaled] = field(default_factory=dict)  # of the current block
+    known: list[Neighbour | None] = field(default_factory=list)  # of the first block's groups
+
+    def prepare(
+        self, index: int, groups: Sequence[Sequence[Layer]], finished: bool
+    ) -> dict[str, Float32]:
+        """Fold scales into the block; norms and biases that took one, by source tensor."""
+        folding = Folding(self.walk, index, self.schemes.keys())
+        if not index:
+            self.known = [self._find(folding, group) for group in groups]
+        if finished:
+            return folding.restore(codes.load(self.work.folder)[1])
+        self.scaled.clear()
+        for neighbour, group in zip(self._neighbours(folding, groups), groups, strict=True):
+            self._scale(index, folding, neighbour, group)
+        return folding.replaced
+
+    def _find(self, folding: Folding, group: Sequence[Layer]) -> Neighbour | None:
+        return None if self._float_member(group) else folding.find(group)
+
+    def _float_member(self, group: Sequence[Layer]) -> str:
+        """A matrix that would have to take the group's scale but stays as it is, or nothing."""
+        return next((layer.source for layer in group if layer.source not in self.schemes), "")
+
+    def _neighbours(
+        self, folding: Folding, groups: Sequence[Sequence[Layer]]
+    ) -> list[Neighbour | None]:
+        """The first block's neighbours where they hold in this one, or those that it has itself."""
+        same: list[Neighbour | None] = [None] * len(groups)
+        if len(self.known) == len(groups):
+            same = [folding.alike(known) if known else None for known in self.known]
+            same = [None if self._float_member(g) else n for n, g in zip(same, groups, strict=True)]
+        pairs = [(n, g) for n, g in zip(same, groups, strict=True) if n is not None]
+        if not folding.holds(pairs):
+            same = [None] * len(groups)
+        return [n or self._find(folding, g) for n, g in zip(same, groups, strict=True)]
+
+    def _scale(
+        self, index: int, folding: Folding, neighbour: Neighbour | None, group: Sequence[Layer]
+    ) -> None:
+        if neighbour is None:
+            other = self._float_member(group)
+            why = f"{other} shares its input and stays float" if other else "no foldable neighbour"
+            for layer in group:
+                ones = torch.ones(layer.linear.in_features)
+                self.scaled[layer.source] = _Scaled(ones, f"not scaled: {why}")
+            return
+        moments, magnitude = self._inputs(index, group[0])
+        inputs = awq.Inputs(moments.mean(), magnitude, neighbour.channels)
+        matrices = [awq.Matrix(x.linear.weight, self.schemes[x.source]) for x in group]
+        found = awq.search(matrices, inputs, self.options.scale_search)
+        if found.alpha:
+            folding.fold(neighbour, group, found.scale)
+        words = f"alpha {found.alpha:.2f} folded into {neighbour.weight}"
+        if not found.alpha:
+            words = f"not scaled: no alpha is better, with {neighbour.weight} as neighbour"
+        for layer in group:
+            self.scaled[layer.source] = _Scaled(found.scale, words)
+
+    def _inputs(self, index: int, layer: Layer) -> tuple[Moments, Tensor]:
+        """Second moments and mean magnitude [in] of what enters a layer."""
+        moments, total = Moments(layer.linear.in_features), torch.zeros(layer.linear.in_features)
+        for rows in self.walk.inputs(index, layer, self.walk.given):
+            moments.add(rows)
+            total += rows.abs().sum(0)
+        return moments, total / max(1, moments.tokens)
+
+    def rounded(
+        self, name: str, weight: Tensor, moments: Moments | None
+    ) -> tuple[QuantizedTensor, LayerReport]:
+        """Codes of a weight that is scaled already; `nearest` is the error without the scale."""
+        if moments is None or not moments.tokens:
+            return super().rounded(name, weight, moments)
+        found = self.scaled.get(name) or _Scaled(torch.ones(weight.shape[1]), "not in a block")
+        hessian = moments.mean()
+        plain = weight / found.scale, hessian * torch.outer(found.scale, found.scale)
+        nearest = self._nearest(*plain, self.schemes[name])
+        if self.rounding == "gptq":
+            tensor, row = super().rounded(name, weight, moments)
+        else:
+            tensor = self._nearest(weight, hessian, self.schemes[name])
+            row = LayerReport(name, "changed", self.schemes[name].name)
+        errors = (_error(weight, hessian, tensor), _error(*plain, nearest))
+        detail = f"{row.detail}, {found.words}"
+        return tensor, dataclasses.replace(
+            row, detail=detail, error=errors[0], nearest=errors[1], of="outputs"
+        )
+
+    def _nearest(self, weight: Tensor, hessian: Tensor, scheme: Scheme) -> QuantizedTensor:
+        importance = awq.column_weights(hessian).numpy()
+        return quantize(weight.numpy(), scheme, self.options.scale_search, importance)
+
+
+def _error(weight: Tensor, hessian: Tensor, tensor: QuantizedTensor) -> float:
+    """|X (W - Q)^T| / |X W^T|, Frobenius norms."""
+    ones = torch.ones(weight.shape[1])
+    norm = float(((weight @ hessian) * weight).sum())
+    return math.sqrt(awq.output_loss(weight, tensor, hessian, ones) / max(norm, 1e-30))
