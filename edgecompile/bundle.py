@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from edgecompile.runtime.manifest import CHUNK, FORMAT, NAME
 from edgecompile.target import Target
 
 RUNTIME = Path(__file__).parent / "runtime"
+HASHED_AT_ONCE = 4  # tensors in memory
 RENAME_EXCHANGE = 2  # linux/fs.h
 
 
@@ -117,12 +119,16 @@ def describe(contents: Contents, tokenizer_section: dict[str, Any] | None) -> di
 
 def tensor_entries(model: Model, export: Export) -> list[dict[str, Any]]:
     """`tensors` of the manifest, from the codes that the quantize stage chose."""
-    entries = []
-    for name in sorted(set(model.quantized) - set(export.unused)):
-        tensor = model.quantized[name]  # the only one in memory
-        entry = {"name": name, "shape": list(tensor.codes.shape), "scheme": tensor.scheme.name}
-        entries.append(entry | {"sha256": tensor.digest(name)})
-    return entries
+
+    def entry(name: str) -> dict[str, Any]:
+        tensor = model.quantized[name]
+        return {
+            "name": name, "shape": list(tensor.codes.shape), "scheme": tensor.scheme.name,
+            "sha256": tensor.digest(name),
+        }  # fmt: skip
+
+    with ThreadPoolExecutor(HASHED_AT_ONCE) as pool:
+        return list(pool.map(entry, sorted(set(model.quantized) - set(export.unused))))
 
 
 def float_entries(model: Model, export: Export) -> list[dict[str, Any]]:

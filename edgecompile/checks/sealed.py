@@ -1,8 +1,10 @@
 """Step 0: are the sealed files what the quantize stage chose? Exact, tensor by tensor."""
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import numpy as np
 from edgecompile import facts, registry
 from edgecompile.backends import Backend, Decoded
 from edgecompile.errors import BadInputError
+from edgecompile.host import usable_cores
 from edgecompile.metrics import Measurement
 from edgecompile.model import Model, Weights
 from edgecompile.numerics.schemes import (
@@ -24,7 +27,7 @@ from edgecompile.report import Row, exact, judged
 
 STEP = "sealed"
 FACT_TOLERANCE = 1e-6  # relative: float32 in the file, a decimal in the config
-BLOCK = 1 << 22  # elements of a tensor compared with its source at a time
+BLOCK = 1 << 18  # elements compared with the source at a time by one thread: fits the cache
 NEAREST = {"quantize_rtn"}  # passes that move no weight by more than half a step
 
 
@@ -101,14 +104,15 @@ def _look(
     if name not in decoded.quantized:
         return _Seen(name, difference=f"{name} (not in the file)")
     found = decoded.quantized[name]
-    digest = found.digest(name)
-    chosen = expected.get(name)
-    ratio = None
     infos = model.weights.infos if model is not None else {}
-    if name in infos and tuple(infos[name].shape) == found.codes.shape:
-        weight = Weights({name: infos[name]}).float32(name)  # unmapped after
-        ratio = worst_group(found, weight)
-    return _Seen(name, digest, _difference(name, found, digest, entry, chosen), ratio)
+    ratio = None
+    with ThreadPoolExecutor(1) as hashing:
+        digest = hashing.submit(found.digest, name)
+        if name in infos and tuple(infos[name].shape) == found.codes.shape:
+            weight = Weights({name: infos[name]}).float32(name)  # unmapped after
+            ratio = worst_group(found, weight)
+    difference = _difference(name, found, digest.result(), entry, expected.get(name))
+    return _Seen(name, digest.result(), difference, ratio)
 
 
 def _difference(
@@ -203,24 +207,25 @@ def worst_group(tensor: QuantizedTensor, weight: Float32) -> float:
 
     A group of zeros has to stay zero.
     """
-    worst = 0.0
-    rows = max(1, BLOCK // weight.shape[1])
-    for start in range(0, len(weight), rows):
-        part = slice(start, start + rows)
-        ratio = _group_errors(
-            QuantizedTensor(tensor.scheme, tensor.codes[part], tensor.scales[part]), weight[part]
-        )
-        worst = float(np.maximum(worst, ratio.max()))  # NaN stays
-    size = weight.shape[1] // tensor.scales.shape[1]
-    return worst / (math.sqrt(size) / (2 * tensor.scheme.high))
+    rows, columns = weight.shape
+
+    def worst(part: slice) -> float:
+        piece = dataclasses.replace(tensor, codes=tensor.codes[part], scales=tensor.scales[part])
+        return float(_group_errors(piece, weight[part]).max())  # NaN stays
+
+    step = max(1, BLOCK // columns)
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        parts = (slice(start, start + step) for start in range(0, rows, step))
+        largest = float(np.max(list(pool.map(worst, parts))))
+    size = columns // tensor.scales.shape[1]
+    return largest / (math.sqrt(size) / (2 * tensor.scheme.high))
 
 
 def _group_errors(tensor: QuantizedTensor, weight: Float32) -> Float32:
     """|w - codes x scale| / |w| of each group, float32 [out, groups]."""
-    out, groups = tensor.scales.shape
-    error = (weight - tensor.dequantize()).reshape(out, groups, -1)
-    errors = np.linalg.norm(error, axis=2)
-    norms = np.linalg.norm(weight.reshape(out, groups, -1), axis=2)
+    shape = (*tensor.scales.shape, -1)
+    error, values = (weight - tensor.dequantize()).reshape(shape), weight.reshape(shape)
+    errors, norms = (np.sqrt(np.einsum("ogi,ogi->og", v, v)) for v in (error, values))
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio: Float32 = np.where(errors == 0, np.float32(0), errors / norms)
     return ratio
