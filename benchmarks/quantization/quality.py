@@ -35,6 +35,7 @@ OURS: Mapping[str, tuple[str, ...]] = {
     "int4 rounded": (*RTN, "quantize.scale_search=false"),
     "int4 scale search": (*RTN, "quantize.scale_search=true"),
     "int4 GPTQ": (*BASE, "quantize.method=gptq"),
+    "int4 AWQ + GPTQ": (*BASE, "quantize.method=awq"),
 }
 ROWS: tuple[Row, ...] = (
     *(Ours(label, settings, target) for label, settings in OURS.items() for target in ENGINES),
