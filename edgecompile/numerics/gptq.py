@@ -19,7 +19,7 @@ from edgecompile.numerics.rtn import quantize
 from edgecompile.numerics.schemes import Float32, Int8, QuantizedTensor, Scheme, representable_scale
 
 BLOCK = 32  # columns whose updates of the rest are gathered into one product (GPTQ, step 2)
-ROWS = 512  # rounded by one thread
+ROWS = 2048  # rounded by one thread; fewer would wait for the interpreter more than they work
 LARGEST_DAMPING = 1.0
 CHUNK = 1 << 25  # elements of a temporary array in the fit of scales
 

@@ -32,7 +32,8 @@ def one_thread_a_piece() -> Iterator[None]:
 def spread(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
     """Results in the order of the items, as many at work (or waiting to be read) as cores."""
     cores = usable_cores()
-    with ThreadPoolExecutor(cores) as pool:
+    # A new thread would start torch's and MKL's own threads again: each has its own setting.
+    with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for start in range(0, len(items), cores):
             yield from pool.map(function, items[start : start + cores])
 

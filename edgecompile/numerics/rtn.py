@@ -1,15 +1,15 @@
 """Round to nearest on the grid, each group's scale searched for the least weighted square error."""
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
+import torch
+from torch import Tensor
 
-from edgecompile.host import usable_cores
-from edgecompile.numerics.schemes import Float32, Int8, QuantizedTensor, Scheme, representable_scale
+from edgecompile.numerics.parallel import one_thread_a_piece, pieces, run_all
+from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme, representable_scale
 
 SHRINK = np.linspace(1.0, 0.7, 13, dtype=np.float32)  # candidates, as shares of the absmax scale
-BLOCK = 1 << 16  # elements quantized at a time by one thread: stays in the second-level cache
+PIECE = 1 << 17  # elements quantized at a time by one thread: stays in the second-level cache
 
 
 def quantize(
@@ -25,70 +25,56 @@ def quantize(
     groups = scheme.groups(columns)
     codes = np.empty((out, columns), np.int8)
     scales = np.empty((out, groups), np.float32)
-    rows = max(1, BLOCK // columns)
+    values = torch.from_numpy(weight)
+    counts = None if importance is None else torch.from_numpy(importance).view(1, groups, -1)
 
-    def block(start: int) -> None:
-        part = weight[start : start + rows].reshape(-1, columns // groups)
-        chosen = best_scales(part, scheme, search, _per_group(importance, part, groups))
-        codes[start : start + rows] = encode(part, chosen, scheme).reshape(-1, columns)
-        scales[start : start + rows] = chosen.reshape(-1, groups)
+    def piece(rows: slice) -> None:
+        part = values[rows].view(-1, groups, columns // groups)
+        chosen = best_scales(part, scheme, search, counts)
+        codes[rows] = rounded(part, chosen, scheme).view(-1, columns).to(torch.int8).numpy()
+        scales[rows] = chosen.numpy()
 
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        list(pool.map(block, range(0, out, rows)))
+    with one_thread_a_piece():
+        run_all(piece, pieces(out, max(1, PIECE // columns)))
     return QuantizedTensor(scheme, codes, scales)
 
 
-def _per_group(importance: Float32 | None, part: Float32, groups: int) -> Float32 | None:
-    """The columns' importance for each of the groups [n, size] of some rows."""
-    if importance is None:
-        return None
-    return np.tile(importance.reshape(groups, -1), (len(part) // groups, 1))
-
-
 def best_scales(
-    groups: Float32, scheme: Scheme, search: bool, importance: Float32 | None = None
-) -> Float32:
-    """Strictly positive, exactly representable scales float32 [n] for groups float32 [n, size].
+    weight: Tensor, scheme: Scheme, search: bool, importance: Tensor | None = None
+) -> Tensor:
+    """Strictly positive, exactly representable scales float32 [rows, groups].
 
-    A group of zeros gets the smallest scale: XNNPACK refuses 0.
+    The weight is float32 [rows, groups, size], importance [1, groups, size]. A group of zeros gets
+    the smallest scale: XNNPACK refuses 0.
     """
-    largest = np.abs(groups).max(axis=1)
-    best = representable_scale(largest / scheme.high)
+    largest = weight.abs().amax(2)
+    best = _representable(largest / scheme.high)
     if not search:
         return best
-    least = squared_error(groups, best, scheme, importance)
+    least = squared_error(weight, best, scheme, importance)
     for share in SHRINK[1:]:
-        scale = representable_scale(largest * (share / scheme.high))
-        error = squared_error(groups, scale, scheme, importance)
+        scale = _representable(largest * float(share / scheme.high))
+        error = squared_error(weight, scale, scheme, importance)
         better = error < least
-        best = np.where(better, scale, best)
-        least = np.where(better, error, least)
+        best = torch.where(better, scale, best)
+        least = torch.where(better, error, least)
     return best
 
 
-def encode(groups: Float32, scales: Float32, scheme: Scheme) -> Int8:
-    """Nearest codes int8 [n, size] for groups [n, size] and scales [n]; halves go to even."""
-    return _rounded(groups, scales, scheme).astype(np.int8)
+def rounded(weight: Tensor, scales: Tensor, scheme: Scheme) -> Tensor:
+    """Nearest codes, as float32 [rows, groups, size]; halves go to even."""
+    return (weight / scales[:, :, None]).round_().clamp_(scheme.low, scheme.high)
 
 
 def squared_error(
-    groups: Float32, scales: Float32, scheme: Scheme, importance: Float32 | None = None
-) -> Float32:
-    """sum importance * (w - code * scale)^2 per group, float32 [n]; importance as the groups."""
-    error = _rounded(groups, scales, scheme)
-    error *= scales[:, None]
-    error -= groups
-    found: Float32
-    if importance is None:
-        found = np.einsum("ij,ij->i", error, error)
-    else:
-        found = np.einsum("ij,ij,ij->i", error, error, importance)
-    return found
+    weight: Tensor, scales: Tensor, scheme: Scheme, importance: Tensor | None = None
+) -> Tensor:
+    """sum importance * (w - code * scale)^2 per group, float32 [rows, groups]."""
+    error = rounded(weight, scales, scheme).mul_(scales[:, :, None]).sub_(weight).square_()
+    if importance is not None:
+        error.mul_(importance)
+    return error.sum(2)
 
 
-def _rounded(groups: Float32, scales: Float32, scheme: Scheme) -> Float32:
-    codes: Float32 = groups / scales[:, None]
-    np.rint(codes, out=codes)
-    np.maximum(codes, np.float32(scheme.low), out=codes)
-    np.minimum(codes, np.float32(scheme.high), out=codes)
-    return codes
+def _representable(scales: Tensor) -> Tensor:
+    return torch.from_numpy(representable_scale(scales.numpy()))
