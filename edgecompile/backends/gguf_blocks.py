@@ -35,6 +35,8 @@ def encode(name: str, tensor: QuantizedTensor) -> NDArray[np.uint8]:
     """
     out, columns = tensor.codes.shape
     size = gguf.GGML_QUANT_SIZES[block_type(name, tensor.scheme, columns)][1]
+    if tensor.inputs is not None:
+        raise UnsupportedError(name, "factors of its inputs", "codes of the weight alone")
     halves = _halves(name, tensor.scales)
     blocks = np.empty((out, columns // BLOCK, size), np.uint8)
     for part in pieces(out, columns):

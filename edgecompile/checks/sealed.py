@@ -143,8 +143,13 @@ def first_difference(found: QuantizedTensor, expected: QuantizedTensor) -> str:
 
     Both tensors have one shape and scheme.
     """
-    for what in ("codes", "scales"):
+    if (found.inputs is None) != (expected.inputs is None):
+        return "only one has factors of its inputs"
+    for what in ("codes", "scales", "inputs"):
         one, other = getattr(found, what), getattr(expected, what)
+        if one is None:
+            continue
+        one, other = np.atleast_2d(one), np.atleast_2d(other)
         differ = one != other
         if count := int(np.count_nonzero(differ)):
             row, column = (int(at) for at in np.unravel_index(int(differ.argmax()), differ.shape))

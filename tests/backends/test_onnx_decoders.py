@@ -19,6 +19,7 @@ from edgecompile import bundle
 from edgecompile.backends import Export
 from edgecompile.backends.onnx_graph import decoder_plan, storage
 from edgecompile.backends.onnxruntime import Onnxruntime
+from edgecompile.errors import UnsupportedError
 from edgecompile.model import Model
 from edgecompile.numerics.rtn import quantize
 from edgecompile.numerics.schemes import QuantizedTensor, Scheme
@@ -102,13 +103,13 @@ def answer(module: Any) -> NDArray[np.float32]:
     return found
 
 
-def rounded(model: Model) -> Model:
-    """Codes for every matrix: 4 bits, but 8 for the embedding and v_proj, as by default."""
+def rounded(model: Model, one: Scheme | None = None) -> Model:
+    """Codes for every matrix: 4 bits, but 8 for the embedding and v_proj, or all on `one`."""
     codes: dict[str, QuantizedTensor] = {}
     for name, info in model.weights.infos.items():
         if len(info.shape) == 2:
             wide = "embed" in name or "v_proj" in name
-            scheme = Scheme(8, 0) if wide else Scheme(4, 32)
+            scheme = one or (Scheme(8, 0) if wide else Scheme(4, 32))
             codes[name] = quantize(model.weights.float32(name), scheme, search=False)
     return replace(model, quantized=codes)
 
@@ -154,12 +155,16 @@ def test_float_logits_are_those_of_transformers(case: Case, step: int, tmp_path:
     assert np.abs(found - case.expected).max() < 1e-4
 
 
-@pytest.mark.parametrize("step", [len(PROMPT), 1])
-def test_logits_on_codes_are_those_of_transformers(case: Case, step: int, tmp_path: Path) -> None:
-    model = rounded(case.model)
+@pytest.mark.parametrize("one", [None, Scheme(4, 32), Scheme(8, 0)])
+def test_logits_on_codes_are_those_of_transformers(
+    case: Case, one: Scheme | None, tmp_path: Path
+) -> None:
+    """On one scheme q, k and v are one product, else what is next to each other."""
+    model = rounded(case.model, one)
     written = export(model, tmp_path)
-    found = run(tmp_path, written, PROMPT, step)
-    assert np.abs(found - answer_on_codes(case, model)).max() < 1e-4
+    expected = answer_on_codes(case, model)
+    for step in (len(PROMPT), 1):
+        assert np.abs(run(tmp_path, written, PROMPT, step) - expected).max() < 1e-4
 
 
 def other_base(model: Model) -> Model:
@@ -206,8 +211,11 @@ def manifest(model: Model, written: Export) -> Mapping[str, Any]:
     }
 
 
-def test_every_tensor_is_decoded_as_it_was_given(case: Case, tmp_path: Path) -> None:
-    model = rounded(case.model)
+@pytest.mark.parametrize("one", [None, Scheme(8, 32)])
+def test_every_tensor_is_decoded_as_it_was_given(
+    case: Case, one: Scheme | None, tmp_path: Path
+) -> None:
+    model = rounded(case.model, one)
     written = export(model, tmp_path)
     entries = manifest(model, written)
     found = EXACT.decode(tmp_path, entries)
@@ -216,6 +224,14 @@ def test_every_tensor_is_decoded_as_it_was_given(case: Case, tmp_path: Path) -> 
     }
     assert found.floats.keys() | found.quantized.keys() == set(model.weights)
     assert all((found.floats[name] == model.dense(name)).all() for name in found.floats)
+
+
+def test_factors_of_a_products_input_are_refused(tmp_path: Path) -> None:
+    model = rounded(make(tmp_path / "source", *CONFIGS["llama"]).model)
+    name = "model.layers.0.mlp.up_proj.weight"
+    tensor = replace(model.quantized[name], inputs=np.ones(64, np.float32))
+    with pytest.raises(UnsupportedError, match=r"up_proj.*factors of its inputs"):
+        export(replace(model, quantized={**model.quantized, name: tensor}), tmp_path / "out")
 
 
 def test_the_same_model_gives_the_same_bytes(case: Case, tmp_path: Path) -> None:

@@ -31,8 +31,9 @@ from edgecompile.backends.onnx_graph.decoder_plan import (
     DecoderPlan,
     plan,
 )
+from edgecompile.errors import UnsupportedError
 from edgecompile.model import Model
-from edgecompile.numerics.schemes import Scheme
+from edgecompile.numerics.schemes import Float32, Scheme
 from edgecompile.passes import Progress
 
 OPSET, IR_VERSION = 22, 10
@@ -71,6 +72,10 @@ class _Canvas:
     def source(self, name: str) -> str:
         """The source's name of a tensor; empty if the model has none."""
         return self.plan.sources.get(name, "")
+
+    def rows(self, name: str) -> int:
+        """Rows of a weight: what its product puts out."""
+        return self.model.weights.infos[self.source(name)].shape[0]
 
     def floats(self, name: str) -> str:
         """A float tensor under its source's name."""
@@ -159,24 +164,30 @@ def _rms(canvas: _Canvas, value: str, weight: str, label: str) -> str:
 
 def _attention(canvas: _Canvas, layer: int, normed: str) -> str:
     shape, start = canvas.plan, f"model.layers.{layer}."
-    inputs = _products(canvas, [start + name for name in QKV], normed)
-    if shape.head_norms:
-        for index, (norm, heads) in enumerate(
-            zip(HEAD_NORMS, (shape.heads, shape.kv_heads), strict=True)
-        ):
-            inputs[index] = _head_norm(canvas, start + norm, inputs[index], heads)
     past, present = (
         [pattern.format(layer=layer, part=part) for part in ("key", "value")]
         for pattern in (PAST, PRESENT)
     )
     tables = [canvas.constant("cos_cache", shape.cos), canvas.constant("sin_cache", shape.sin)]
     mixed = canvas.node(
-        "GroupQueryAttention", [*inputs, *past, SEQLENS, TOTAL, *tables],
+        "GroupQueryAttention", [*_qkv(canvas, start, normed), *past, SEQLENS, TOTAL, *tables],
         f"{start}self_attn", [f"{start}self_attn", *present], domain=encode.DOMAIN,
         num_heads=shape.heads, kv_num_heads=shape.kv_heads, scale=1 / math.sqrt(shape.head_size),
         local_window_size=shape.windows[layer], do_rotary=1, rotary_interleaved=0,
     )  # fmt: skip
     return _products(canvas, [start + OUT], mixed)[0]
+
+
+def _qkv(canvas: _Canvas, start: str, normed: str) -> list[str]:
+    """q, k and v, or all three in one and two empty names, which the operator cuts itself."""
+    names = [start + name for name in QKV]
+    if canvas.plan.head_norms:
+        q, k, v = _products(canvas, names, normed)
+        q = _head_norm(canvas, start + HEAD_NORMS[0], q, canvas.plan.heads)
+        return [q, _head_norm(canvas, start + HEAD_NORMS[1], k, canvas.plan.kv_heads), v]
+    if len(_groups(canvas, names)) == 1:
+        return [_product(canvas, names, normed, f"{start}self_attn.qkv"), "", ""]
+    return _products(canvas, names, normed)
 
 
 def _head_norm(canvas: _Canvas, name: str, value: str, heads: int) -> str:
@@ -209,8 +220,43 @@ def _head(canvas: _Canvas, normed: str) -> None:
 
 
 def _products(canvas: _Canvas, names: Sequence[str], value: str) -> list[str]:
-    """`value` times each of the weights [out, in] transposed, plus its bias if there is one."""
-    return [_product(canvas, [name], value, name) for name in names]
+    """`value` times each of the weights [out, in] transposed, plus its bias if there is one.
+
+    Neighbours on one scheme are one product, cut apart after it: a step of one token then waits
+    for fewer starts of the threads.
+    """
+    results: list[str] = []
+    for group in _groups(canvas, names):
+        if len(group) == 1:
+            results.append(_product(canvas, group, value, group[0]))
+        else:
+            joined = _product(canvas, group, value, encode.JOIN.join(group))
+            results += _cut(canvas, group, joined)
+    return results
+
+
+def _groups(canvas: _Canvas, names: Sequence[str]) -> list[list[str]]:
+    """Runs of weights that have codes on one scheme, and all or none a bias."""
+    groups: list[list[str]] = []
+    before = None
+    for name in names:
+        scheme = canvas.schemes.get(canvas.source(f"{name}.weight"))
+        kind = scheme and (scheme, bool(canvas.source(f"{name}.bias")))
+        if kind and kind == before:
+            groups[-1].append(name)
+        else:
+            groups.append([name])
+        before = kind
+    return groups
+
+
+def _cut(canvas: _Canvas, names: Sequence[str], joined: str) -> list[str]:
+    """The parts of a joint product, each under the name of its weight."""
+    sizes = [canvas.rows(f"{name}.weight") for name in names]
+    label = "cut." + ".".join(map(str, sizes))
+    constant = canvas.constant(label, np.array(sizes, np.int64))
+    canvas.node("Split", [joined, constant], f"{joined}.cut", names, axis=-1)
+    return list(names)
 
 
 def _product(canvas: _Canvas, names: Sequence[str], value: str, output: str) -> str:
@@ -247,10 +293,17 @@ def _codes(canvas: _Canvas, sources: Sequence[str]) -> tuple[str, str]:
     name = encode.JOIN.join(sources)
     codes, scales = f"{name}.codes", f"{name}.scales"
     if codes not in canvas.tensors:
-        stored = [encode.stored(canvas.model.quantized[source], source) for source in sources]
+        stored = [_stored(canvas, source) for source in sources]
         canvas.constant(codes, *(part for part, _ in stored))
         canvas.constant(scales, *(part for _, part in stored))
     return codes, scales
+
+
+def _stored(canvas: _Canvas, source: str) -> tuple[NDArray[np.uint8], Float32]:
+    tensor = canvas.model.quantized[source]
+    if tensor.inputs is not None:
+        raise UnsupportedError(source, "factors of its inputs", "codes of the weight alone")
+    return encode.stored(tensor, source)
 
 
 def _assemble(canvas: _Canvas) -> onnx.ModelProto:
