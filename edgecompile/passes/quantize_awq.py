@@ -15,6 +15,7 @@ from edgecompile.calibration.folds import Folding, Neighbour
 from edgecompile.calibration.moments import Moments
 from edgecompile.calibration.walk import Layer, Walk
 from edgecompile.numerics import awq
+from edgecompile.numerics.gptq import inverse_factor
 from edgecompile.numerics.rtn import quantize
 from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme
 from edgecompile.passes import LayerReport, Work
@@ -93,8 +94,7 @@ class _AwqJob(Job):
                 ones = torch.ones(layer.linear.in_features)
                 self.scaled[layer.source] = _Scaled(ones, f"not scaled: {why}")
             return
-        moments, magnitude = self._inputs(index, group[0])
-        inputs = awq.Inputs(moments.mean(), magnitude, neighbour.channels)
+        inputs = self._inputs(index, group[0], neighbour.channels)
         matrices = [awq.Matrix(x.linear.weight, self.schemes[x.source]) for x in group]
         found = awq.search(matrices, inputs, self.options.scale_search)
         if found.alpha:
@@ -105,13 +105,22 @@ class _AwqJob(Job):
         for layer in group:
             self.scaled[layer.source] = _Scaled(found.scale, words)
 
-    def _inputs(self, index: int, layer: Layer) -> tuple[Moments, Tensor]:
+    def _inputs(self, index: int, layer: Layer, channels: Tensor) -> awq.Inputs:
         """Second moments and mean magnitude [in] of what enters a layer."""
         moments, total = Moments(layer.linear.in_features), torch.zeros(layer.linear.in_features)
         for rows in self.walk.inputs(index, layer, self.walk.given):
             moments.add(rows)
             total += rows.abs().sum(0)
-        return moments, total / max(1, moments.tokens)
+        hessian, magnitude = moments.mean(), total / max(1, moments.tokens)
+        plain = awq.Inputs(hessian, magnitude, channels)
+        if self.rounding == "nearest":
+            return plain
+        order = torch.argsort(hessian.diagonal(), descending=True, stable=True)
+        try:
+            factor, _ = inverse_factor(hessian, self.options.damping, order)
+        except ValueError:
+            return plain  # GPTQ itself will refuse these inputs by the matrix's name
+        return dataclasses.replace(plain, order=order, factor=factor)
 
     def rounded(
         self, name: str, weight: Tensor, moments: Moments | None
@@ -120,27 +129,25 @@ class _AwqJob(Job):
         if moments is None or not moments.tokens:
             return super().rounded(name, weight, moments)
         found = self.scaled.get(name) or _Scaled(torch.ones(weight.shape[1]), "not in a block")
-        hessian = moments.mean()
-        plain = weight / found.scale, hessian * torch.outer(found.scale, found.scale)
-        nearest = self._nearest(*plain, self.schemes[name])
+        scheme, hessian, scale = self.schemes[name], moments.mean(), found.scale
+        importance = awq.column_weights(hessian)
+        plain = self._nearest(weight / scale, scheme, importance * scale**2)
+        nearest = _error(weight, hessian, plain, 1 / scale)
         if self.rounding == "gptq":
             tensor, row = super().rounded(name, weight, moments)
         else:
-            tensor = self._nearest(weight, hessian, self.schemes[name])
-            row = LayerReport(name, "changed", self.schemes[name].name)
-        errors = (_error(weight, hessian, tensor), _error(*plain, nearest))
+            tensor = self._nearest(weight, scheme, importance)
+            error = _error(weight, hessian, tensor, torch.ones_like(scale))
+            row = LayerReport(name, "changed", scheme.name, error, of="outputs")
         detail = f"{row.detail}, {found.words}"
-        return tensor, dataclasses.replace(
-            row, detail=detail, error=errors[0], nearest=errors[1], of="outputs"
-        )
+        return tensor, dataclasses.replace(row, detail=detail, nearest=nearest)
 
-    def _nearest(self, weight: Tensor, hessian: Tensor, scheme: Scheme) -> QuantizedTensor:
-        importance = awq.column_weights(hessian).numpy()
-        return quantize(weight.numpy(), scheme, self.options.scale_search, importance)
+    def _nearest(self, weight: Tensor, scheme: Scheme, importance: Tensor) -> QuantizedTensor:
+        search = self.options.scale_search
+        return quantize(weight.numpy(), scheme, search, importance.numpy())
 
 
-def _error(weight: Tensor, hessian: Tensor, tensor: QuantizedTensor) -> float:
-    """|X (W - Q)^T| / |X W^T|, Frobenius norms."""
-    ones = torch.ones(weight.shape[1])
+def _error(weight: Tensor, hessian: Tensor, tensor: QuantizedTensor, scale: Tensor) -> float:
+    """|X (W - Q / s)^T| / |X W^T|, Frobenius norms."""
     norm = float(((weight @ hessian) * weight).sum())
-    return math.sqrt(awq.output_loss(weight, tensor, hessian, ones) / max(norm, 1e-30))
+    return math.sqrt(awq.output_loss(weight, tensor, hessian, scale) / max(norm, 1e-30))

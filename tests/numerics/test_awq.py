@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgecompile.numerics import awq
+from edgecompile.numerics.gptq import inverse_factor, round_columns
 from edgecompile.numerics.rtn import quantize
 from edgecompile.numerics.schemes import Scheme
 
@@ -32,7 +35,7 @@ def inputs_of(x: torch.Tensor, channels: torch.Tensor | None = None) -> awq.Inpu
 def test_the_loss_is_that_of_the_outputs_on_the_inputs() -> None:
     weight, x = case(0)
     scale = awq.channel_scales(inputs_of(x), 0.5)
-    loss = awq.total_loss([awq.Matrix(weight, INT4)], inputs_of(x).hessian, scale, True)
+    loss = awq.total_loss([awq.Matrix(weight, INT4)], inputs_of(x), scale, True)
     w, a, s = (t.numpy().astype(np.float64) for t in (weight, x, scale))
     importance = np.square(a).mean(0) / s**2
     rounded = quantize((weight * scale).numpy(), INT4, True, importance.astype(np.float32))
@@ -93,5 +96,40 @@ def test_outlier_channels_gain_from_a_scale() -> None:
 def test_a_sample_of_rows_decides_but_all_rows_judge() -> None:
     weight, x = case(6, rows=4 * awq.SAMPLE)
     found = awq.search([awq.Matrix(weight, INT4)], inputs_of(x))
-    all_rows = awq.total_loss([awq.Matrix(weight, INT4)], inputs_of(x).hessian, found.scale, True)
+    all_rows = awq.total_loss([awq.Matrix(weight, INT4)], inputs_of(x), found.scale, True)
     assert np.isclose(found.loss, all_rows)
+
+
+def with_gptq(x: torch.Tensor) -> awq.Inputs:
+    """Inputs for which GPTQ rounds, at a damping that matters little."""
+    plain = inputs_of(x)
+    order = torch.argsort(plain.hessian.diagonal(), descending=True, stable=True)
+    factor, _ = inverse_factor(plain.hessian, 1e-4, order)
+    return dataclasses.replace(plain, order=order, factor=factor)
+
+
+def test_gptq_on_scaled_weights_is_gptq_with_steps_divided_by_the_scale() -> None:
+    weight, x = case(7)
+    inputs = with_gptq(x)
+    scale = awq.channel_scales(inputs, 0.4)
+    loss = awq.total_loss([awq.Matrix(weight, INT4)], inputs, scale, True)
+    hessian = inputs.hessian / torch.outer(scale, scale)
+    importance = (inputs.hessian.diagonal() / scale**2).numpy()
+    nearest = quantize((weight * scale).numpy(), INT4, True, importance)
+    steps = torch.from_numpy(nearest.scales).repeat_interleave(32, dim=1)
+    order = inputs.order
+    assert order is not None
+    factor, _ = inverse_factor(hessian, 1e-6, order)
+    codes = round_columns((weight * scale)[:, order], factor, steps[:, order], INT4)
+    error = (weight * scale)[:, order] - codes * steps[:, order]
+    wanted = float(((error @ hessian[order][:, order]) * error).sum())
+    assert np.isclose(loss, wanted, rtol=0.05)
+
+
+def test_a_search_for_gptq_never_loses_more_than_gptq_without_a_scale() -> None:
+    for seed in range(4):
+        weight, x = case(seed)
+        found = awq.search([awq.Matrix(weight, INT4)], with_gptq(x))
+        nearest = awq.search([awq.Matrix(weight, INT4)], inputs_of(x))
+        assert found.loss <= found.plain_loss
+        assert found.loss < nearest.loss

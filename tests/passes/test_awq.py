@@ -274,6 +274,7 @@ def test_the_scaled_model_computes_what_the_source_does(
 BUILDS = [("llama", "cpu"), ("llama", "gguf"), ("qwen2", "gguf"), ("bert", "cpu"), ("bert", "gguf")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "target"), BUILDS)
 def test_a_bundle_ships_the_scaled_floats_and_answers_as_torch_on_them(
     folders: dict[str, Path], tmp_path: Path, name: str, target: str
