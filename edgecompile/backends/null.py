@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edgecompile import codes, facts
-from edgecompile.backends import Decoded, Export
+from edgecompile.backends import Decoded, Export, ReadWhenAsked
 from edgecompile.model import Model
-from edgecompile.numerics.schemes import Scheme
+from edgecompile.numerics.schemes import Float32, Scheme
 from edgecompile.passes import Progress
 
 FLOATS = "floats.safetensors"
@@ -55,8 +55,13 @@ class Null:
 
     def decode(self, folder: Path, manifest: Mapping[str, Any]) -> Decoded:
         """What `export` wrote."""
-        from safetensors.numpy import load_file
+        from safetensors import safe_open
 
-        floats = {k: np.asarray(v, np.float32) for k, v in load_file(folder / FLOATS).items()}
+        def dense(name: str) -> Float32:
+            with safe_open(folder / FLOATS, framework="numpy") as arrays:
+                return np.asarray(arrays.get_tensor(name), np.float32)
+
+        with safe_open(folder / FLOATS, framework="numpy") as arrays:
+            floats = ReadWhenAsked(arrays.keys(), dense)
         found = json.loads((folder / FACTS).read_text(encoding="utf-8"))
         return Decoded(codes.load(folder)[0], floats, found)

@@ -31,9 +31,8 @@ from edgecompile.backends.onnx_graph.decoder_plan import (
     DecoderPlan,
     plan,
 )
-from edgecompile.errors import UnsupportedError
 from edgecompile.model import Model
-from edgecompile.numerics.schemes import Float32, Scheme
+from edgecompile.numerics.schemes import Scheme
 from edgecompile.passes import Progress
 
 OPSET, IR_VERSION = 22, 10
@@ -293,17 +292,10 @@ def _codes(canvas: _Canvas, sources: Sequence[str]) -> tuple[str, str]:
     name = encode.JOIN.join(sources)
     codes, scales = f"{name}.codes", f"{name}.scales"
     if codes not in canvas.tensors:
-        stored = [_stored(canvas, source) for source in sources]
+        stored = [encode.stored(canvas.model.quantized[source], source) for source in sources]
         canvas.constant(codes, *(part for part, _ in stored))
         canvas.constant(scales, *(part for _, part in stored))
     return codes, scales
-
-
-def _stored(canvas: _Canvas, source: str) -> tuple[NDArray[np.uint8], Float32]:
-    tensor = canvas.model.quantized[source]
-    if tensor.inputs is not None:
-        raise UnsupportedError(source, "factors of its inputs", "codes of the weight alone")
-    return encode.stored(tensor, source)
 
 
 def _assemble(canvas: _Canvas) -> onnx.ModelProto:
