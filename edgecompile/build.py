@@ -160,8 +160,9 @@ def _finished(model: Model, folder: Path) -> PassResult:
     bits = json.loads((folder / BITS).read_text(encoding="utf-8"))
     layers = json.loads((folder / LAYERS).read_text(encoding="utf-8"))
     changed = dataclasses.replace(
-        model, quantized=quantized, replaced={**model.replaced, **replaced}, bits=bits
-    )
+        model, quantized=quantized, replaced={**model.replaced, **replaced}, bits=bits,
+        activations={**model.activations, **codes.ranges(folder)},
+    )  # fmt: skip
     return PassResult(changed, tuple(LayerReport(**layer) for layer in layers))
 
 

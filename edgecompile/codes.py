@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecompile.numerics.ranges import Range
 from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme
 from edgecompile.passes import LayerReport
 
 PART = "codes-{:05d}.safetensors"
 PARTS = "codes-*.safetensors"
+RANGES = "ranges-{:05d}.json"
 FLOAT = "float32"  # in place of a scheme's name: a float tensor that a pass replaced
 
 
@@ -41,7 +43,9 @@ class Codes(Mapping[str, QuantizedTensor]):
         file, scheme = self._places[name]
         with safe_open(file, framework="numpy") as arrays:
             codes, scales = (arrays.get_tensor(f"{name}.{what}") for what in ("codes", "scales"))
-        return QuantizedTensor(scheme, codes, scales)
+            factors = f"{name}.inputs"
+            inputs = arrays.get_tensor(factors) if factors in arrays.keys() else None  # noqa: SIM118
+        return QuantizedTensor(scheme, codes, scales, inputs)
 
     def scheme(self, name: str) -> Scheme:
         """A tensor's scheme, from the file's header."""
@@ -58,7 +62,7 @@ class Part:
 
 
 def add_part(folder: Path, number: int, part: Part) -> Path:
-    """Write one part: `<name>.codes` int8, `<name>.scales` float32, `<name>` float32.
+    """Write one part: `<name>.codes` int8, `.scales` and `.inputs` float32, `<name>` float32.
 
     The file gets its name when it is whole and on the disk, so that a killed pass can go on.
     """
@@ -68,6 +72,8 @@ def add_part(folder: Path, number: int, part: Part) -> Path:
     schemes = {name: tensor.scheme.name for name, tensor in part.quantized.items()}
     for name, tensor in part.quantized.items():
         arrays |= {f"{name}.codes": tensor.codes, f"{name}.scales": tensor.scales}
+        if tensor.inputs is not None:
+            arrays[f"{name}.inputs"] = tensor.inputs
     for name, values in part.replaced.items():
         arrays[name], schemes[name] = np.ascontiguousarray(values, np.float32), FLOAT
     final = folder / PART.format(number)
@@ -112,3 +118,19 @@ def load(folder: Path) -> tuple[Codes, dict[str, Float32]]:
                 else:
                     places[name] = file, Scheme.parse(scheme)
     return Codes(places), replaced
+
+
+def add_ranges(folder: Path, number: int, ranges: Mapping[str, Range]) -> None:
+    """Write the ranges of a part's inputs, by weight; before the part, which makes them count."""
+    text = json.dumps({name: asdict(one) for name, one in ranges.items()})
+    (folder / RANGES.format(number)).write_text(text, encoding="utf-8")
+
+
+def ranges(folder: Path) -> dict[str, Range]:
+    """Calibrated ranges by weight, of the parts that are there."""
+    found: dict[str, Range] = {}
+    for number in parts(folder):
+        file = folder / RANGES.format(number)
+        table = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        found |= {name: Range(**row) for name, row in table.items()}
+    return found

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgecompile.numerics.ranges import Range
 from edgecompile.numerics.schemes import Float32, QuantizedTensor
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ class Model:
     pooling: Pooling | None = None
     quantized: Mapping[str, QuantizedTensor] = field(default_factory=dict)
     replaced: Mapping[str, Float32] = field(default_factory=dict)  # norms that took a scale, ...
+    activations: Mapping[str, Range] = field(default_factory=dict)  # of inputs, by weight
     bits: Mapping[str, int] = field(default_factory=dict)  # chosen by allocate_bits, a tensor
     entry_point: str = ""  # package.module:function of a torch module, else empty
 

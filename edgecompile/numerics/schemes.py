@@ -56,25 +56,38 @@ class Scheme:
 
 @dataclass(frozen=True)
 class QuantizedTensor:
-    """A weight [out, in] as codes int8 [out, in] and scales float32 [out, groups], scales > 0."""
+    """A weight [out, in] as codes int8 [out, in] and scales float32 [out, groups], scales > 0.
+
+    `inputs` float32 [in], where there are any, are factors that the layer's inputs take before the
+    product (SmoothQuant without a neighbour to fold into): the codes are those of weight / inputs.
+    """
 
     scheme: Scheme
     codes: Int8
     scales: Float32
+    inputs: Float32 | None = None
 
     def dequantize(self) -> Float32:
-        """codes * scales, float32 [out, in]: exact, as scales have at most 8 significant bits."""
+        """codes * scales (* inputs), float32 [out, in].
+
+        Exact without `inputs`, as scales have at most 8 significant bits.
+        """
         out, columns = self.codes.shape
         groups = self.scales.shape[1]
         values = self.codes.reshape(out, groups, columns // groups).astype(np.float32)
         values *= self.scales[:, :, None]
-        return values.reshape(out, columns)
+        whole = values.reshape(out, columns)
+        if self.inputs is not None:
+            whole *= self.inputs
+        return whole
 
     def digest(self, name: str) -> str:
-        """SHA-256 over (name, shape, scheme, codes, scales) in the source's layout."""
+        """SHA-256 over (name, shape, scheme, codes, scales, inputs) in the source's layout."""
         digest = hashlib.sha256(f"{name}|{self.codes.shape}|{self.scheme.name}|".encode())
         digest.update(np.ascontiguousarray(self.codes, np.int8).data)
         digest.update(np.ascontiguousarray(self.scales, "<f4").data)
+        if self.inputs is not None:
+            digest.update(b"|inputs|" + np.ascontiguousarray(self.inputs, "<f4").tobytes())
         return digest.hexdigest()
 
 
