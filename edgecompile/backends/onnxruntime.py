@@ -14,6 +14,7 @@ import onnx
 
 from edgecompile.backends import Decoded, Export, Port
 from edgecompile.backends.onnx_graph import decoder_graph, decoder_plan, encode, storage, tune
+from edgecompile.backends.onnx_graph.activations import Form
 from edgecompile.backends.onnx_graph.decode import decode
 from edgecompile.backends.onnx_graph.rewrite import Rewritten, rewrite
 from edgecompile.errors import UnsupportedError
@@ -34,11 +35,18 @@ class _Written:
 
 @dataclass(frozen=True)
 class Onnxruntime:
-    """accuracy_level 4 multiplies with int8 activations, 1 with float32 (ContribOperators.md)."""
+    """How the engine multiplies with quantized weights.
+
+    MatMulNBits at accuracy_level 4 rounds activations to int8 a block, at 1 not at all
+    (ContribOperators.md). Weights of 8 bits a row may have 8-bit activations a whole input instead:
+    `dynamic` (the engine finds each input's range) or `static` (a calibrated one). `auto` is static
+    where a pass calibrated ranges, else blocks.
+    """
 
     name: ClassVar[str] = "onnxruntime"
     tasks: ClassVar[tuple[str, ...]] = ("embedding", "classification", "text-generation", "module")
     accuracy_level: Literal[1, 4] = 4
+    activations: Literal["auto", "blocks", "dynamic", "static"] = "auto"
 
     def refusal(self, model: Model) -> str:
         """Unknown tasks; the exporters refuse the rest by themselves."""
@@ -56,7 +64,13 @@ class Onnxruntime:
             raise UnsupportedError("onnxruntime backend", reason)
         version = metadata.version("onnxruntime")
         done = self._write(model, folder, progress)
+        form = self._form(model)
         options: dict[str, Any] = {"accuracy_level": self.accuracy_level}
+        if form.activations != "blocks":
+            options["activations"] = form.activations
+        if form.activations == "static":
+            ranges = sorted(form.ranges.items())
+            options["ranges"] = {name: [one.scale, one.zero] for name, one in ranges}
         if done.shared:
             options["shared"] = dict(sorted(done.shared.items()))
         if model.task == "text-generation":
@@ -79,13 +93,27 @@ class Onnxruntime:
             progress("export graph", 0, 3)
             exported = _float_graph(model, Path(scratch))
             progress("encode codes", 1, 3)
-            done = rewrite(exported, Path(scratch), model, self.accuracy_level)
+            done = rewrite(exported, Path(scratch), model, self._form(model))
             if decoder:
                 tune.keep_last_logits(done.model)
             progress("write file", 2, 3)
             storage.write(done.model, folder)
         progress("write file", 3, 3)
         return _Written(done.model.graph, done.shared, _unused(done))
+
+    def _form(self, model: Model) -> Form:
+        """What `activations` means for this model; decoders multiply one row: blocks."""
+        chosen = self.activations
+        if chosen == "auto":
+            chosen = "static" if model.activations else "blocks"
+        if model.task == "text-generation":
+            chosen = "blocks"
+        if chosen == "static" and not model.activations:
+            raise UnsupportedError(
+                "onnxruntime backend", "static activations, but no pass calibrated a range",
+                "a range of each product's input", "quantize.method=smooth, or activations=dynamic",
+            )  # fmt: skip
+        return Form(self.accuracy_level, chosen, model.activations)
 
     def decode(self, folder: Path, manifest: Mapping[str, Any]) -> Decoded:
         """Codes, floats and facts from the sealed graph."""

@@ -1,7 +1,7 @@
 """Read codes, scales, floats and hyperparameters back from a sealed graph."""
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 
 from edgecompile.backends import Decoded, ReadWhenAsked, packing
-from edgecompile.backends.onnx_graph import storage
+from edgecompile.backends.onnx_graph import activations, storage
 from edgecompile.backends.onnx_graph.encode import CODES, JOIN
 from edgecompile.backends.onnx_graph.weights import initializer_array
 from edgecompile.errors import BadInputError
@@ -34,8 +34,12 @@ def decode(folder: Path, manifest: Mapping[str, Any]) -> Decoded:
     places, bits = _places(stored.headers, rows), _bits(proto.graph)
     shared = manifest["engine"]["options"].get("shared", {})
 
+    ranges = manifest["engine"]["options"].get("ranges", {})
+
     def quantized(name: str) -> QuantizedTensor:
-        return _tensor(stored, places[f"{name}.codes"], tensors[name], bits.get(name, 0))
+        place = places[f"{name}.codes"]
+        _expect_range(stored, place, name, ranges.get(name))
+        return _tensor(stored, place, tensors[name], bits.get(name, 0))
 
     def dense(name: str) -> Float32:
         return _dense(stored, places, shared.get(name, name), floats[name])
@@ -95,13 +99,28 @@ def _bits(graph: onnx.GraphProto) -> dict[str, int]:
     return bits
 
 
+def _expect_range(
+    stored: _Stored, place: _Place, name: str, expected: Sequence[float] | None
+) -> None:
+    """Raise where the scale and zero point of a product's input are not the manifest's."""
+    names = (place.initializer.removesuffix(CODES) + end for end in activations.RANGE)
+    found = [float(stored.array(n)) for n in names if n in stored.headers]
+    if found != [float(np.float32(value)) for value in expected or ()]:
+        raise BadInputError(f"{name}: range of its inputs", f"{found}", f"{expected}")
+
+
 def _tensor(
     stored: _Stored, place: _Place, entry: Mapping[str, Any], bits: int
 ) -> QuantizedTensor:
     name, (rows, columns) = entry["name"], entry["shape"]
     part = slice(place.start, place.start + rows)
-    packed = stored.array(place.initializer)[part]
-    scales = stored.array(place.initializer.removesuffix(CODES) + ".scales")[part]
+    joint = place.initializer.removesuffix(CODES)
+    packed, scales = stored.array(place.initializer), stored.array(f"{joint}.scales")[part]
+    factors = joint + activations.FACTORS
+    if packed.ndim == 2 and packed.dtype == np.int8:
+        given = stored.array(factors) if factors in stored.headers else None
+        return activations.tensor(packed[:, part], scales, given)
+    packed = packed[part]
     if bits not in (4, 8) or packed.ndim != 3 or packed.shape[0] != rows:
         raise BadInputError(
             f"{name}.codes", f"{bits} bits, shape {packed.shape}", f"4 or 8 bits, {rows} rows"

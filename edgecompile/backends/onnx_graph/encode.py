@@ -73,6 +73,11 @@ def stored_scales(tensor: QuantizedTensor, block: int) -> Float32:
 
 def stored(tensor: QuantizedTensor, name: str) -> tuple[NDArray[np.uint8], Float32]:
     """Codes [out, blocks, bytes] and scales [out, blocks] as the operators read them."""
+    if tensor.inputs is not None:
+        raise UnsupportedError(
+            name, "its inputs take factors before the product", "none for MatMulNBits",
+            "choose activations = dynamic or static, or another quantize.method",
+        )  # fmt: skip
     block = block_size(tensor.scheme, tensor.codes.shape[1], name)
     return packed_codes(tensor, block), stored_scales(tensor, block)
 

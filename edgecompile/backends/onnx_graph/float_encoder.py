@@ -22,11 +22,18 @@ EXAMPLE_SHAPE = (2, 7)  # neither is 1: the exporter would take a size of 1 for 
 
 
 def export(model: Model) -> onnx.ModelProto:
-    """ONNX with dynamic batch and length (text), or batch (a module's first axis where it can)."""
+    """ONNX with dynamic batch and length (text), or batch (a module's first axis where it can).
+
+    Floats that a pass replaced are in it; codes are not.
+    """
+    with Reference(model).quantized({}, model.replaced) as reference:
+        return _exported(reference)
+
+
+def _exported(reference: Reference) -> onnx.ModelProto:
     import torch
 
-    reference = Reference(model)
-    module = reference.torch_module()
+    model, module = reference.model, reference.torch_module()
     if model.task == "module":
         given = {name: torch.from_numpy(a) for name, a in reference.example_inputs.items()}
         outputs = [f"output_{i}" for i in range(len(flat_outputs(module(**given))))]

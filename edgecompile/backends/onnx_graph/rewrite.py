@@ -1,16 +1,17 @@
 """Put a model's codes into an exported float graph and name what it holds after the source."""
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 from onnx import numpy_helper
 
-from edgecompile.backends.onnx_graph import encode
+from edgecompile.backends.onnx_graph import encode, whole_rows
+from edgecompile.backends.onnx_graph.activations import Form
 from edgecompile.backends.onnx_graph.encode import Site
-from edgecompile.backends.onnx_graph.weights import Match, initializer_array, match
+from edgecompile.backends.onnx_graph.weights import Match, initializer_array, match, stored_name
 from edgecompile.errors import EdgecompileError
 from edgecompile.model import Model
 
@@ -29,37 +30,40 @@ class Rewritten:
 
 
 def rewrite(
-    exported: onnx.ModelProto, folder: Path, model: Model, accuracy_level: int
+    exported: onnx.ModelProto, folder: Path, model: Model, form: Form
 ) -> Rewritten:
     """Replace every use of a quantized tensor; raises when a use has no form with codes."""
     graph = exported.graph
-    matches = match(graph, folder, model.weights)
+    matches = match(graph, folder, model)
     sites = {id(site.node): site for site in _sites(graph, matches, model)}
+    rows = whole_rows.write(graph, folder, matches, list(sites.values()), model, form)
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         site = sites.get(id(node))
-        if site is None:
+        if node.output[0] in rows.nodes:
+            nodes += rows.nodes[node.output[0]]
+        elif site is None:
             nodes.append(node)
         elif site.kind == "gather":
             nodes += encode.gather_nodes(site, model.quantized[site.source])
         else:
-            nodes += encode.matmul_node(site, model.quantized[site.source], accuracy_level)
-    new = _initializers(graph, folder, matches, model, {s.source for s in sites.values()})
+            nodes += encode.matmul_node(
+                site, model.quantized[site.source], form.accuracy_level
+            )
+    coded = {site.source for site in sites.values()}
+    new = _initializers(graph, folder, matches, model, coded, rows.sources)
+    new |= {tensor.name: tensor for tensor in rows.initializers}
     for site in sites.values():
         if site.kind == "gather":
             new[f"{site.source}.table_shape"] = encode.table_shape(
                 site.source, model.quantized[site.source]
             )
-    renamed = {name: _stored_name(found) for name, found in matches.items()}
+    renamed = {name: stored_name(found) for name, found in matches.items()}
     result = _assemble(exported, nodes, new, renamed)
     _refuse_leftovers(result, model)
     shared = {n: m.names[0] for m in matches.values() for n in m.names[1:]}
     present = {name for found in matches.values() for name in found.names}
     return Rewritten(result, shared, tuple(n for n in model.weights if n not in present))
-
-
-def _stored_name(found: Match) -> str:
-    return found.names[0] + (".transposed" if found.transposed else "")
 
 
 def _sites(graph: onnx.GraphProto, matches: Mapping[str, Match], model: Model) -> Iterator[Site]:
@@ -106,16 +110,18 @@ def helper_value(attribute: onnx.AttributeProto) -> float:
 
 def _initializers(
     graph: onnx.GraphProto, folder: Path, matches: Mapping[str, Match], model: Model,
-    encoded: set[str],
+    encoded: set[str], elsewhere: Collection[str],
 ) -> dict[str, onnx.TensorProto]:  # fmt: skip
     new: dict[str, onnx.TensorProto] = {}
     for tensor in graph.initializer:
         found = matches.get(tensor.name)
+        if found and found.names[0] in elsewhere:
+            continue
         if found and found.names[0] in encoded:
             for item in encode.initializers(found.names[0], model.quantized[found.names[0]]):
                 new[item.name] = item
             continue
-        name = _stored_name(found) if found else tensor.name
+        name = stored_name(found) if found else tensor.name
         new[name] = numpy_helper.from_array(initializer_array(tensor, folder).copy(), name)
     return new
 

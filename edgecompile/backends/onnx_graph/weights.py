@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from edgecompile.model import Weights
+from edgecompile.model import Model
 
 SMALLEST_MATCHED = 8  # elements: shorter constants (axes, scalars) are the graph's own
 
@@ -27,6 +27,11 @@ class Match:
 
     names: tuple[str, ...]
     transposed: bool
+
+
+def stored_name(found: Match) -> str:
+    """The initializer's name in the file."""
+    return found.names[0] + (".transposed" if found.transposed else "")
 
 
 def initializer_array(tensor: onnx.TensorProto, folder: Path) -> NDArray[Any]:
@@ -46,13 +51,14 @@ def fingerprint(array: NDArray[Any]) -> str:
     return hashlib.sha256(str(values.shape).encode() + values.tobytes()).hexdigest()
 
 
-def match(graph: onnx.GraphProto, folder: Path, weights: Weights) -> dict[str, Match]:
+def match(graph: onnx.GraphProto, folder: Path, model: Model) -> dict[str, Match]:
     """Initializer name -> the source tensors that it holds, as they are or transposed.
 
+    The graph was exported with the floats that a pass replaced in place of the source's.
     Source tensors with equal bytes are given to their initializers in order; what is left over
     goes to the last of them.
     """
-    owners = _source_fingerprints(weights, _shapes(graph.initializer))
+    owners = _source_fingerprints(model, _shapes(graph.initializer))
     holders: dict[tuple[str, bool], list[str]] = {}
     for tensor in graph.initializer:
         found = _owner(tensor, folder, owners)
@@ -74,12 +80,14 @@ def _shapes(tensors: Iterable[onnx.TensorProto]) -> set[tuple[int, ...]]:
 
 
 def _source_fingerprints(
-    weights: Weights, shapes: set[tuple[int, ...]]
+    model: Model, shapes: set[tuple[int, ...]]
 ) -> Mapping[str, list[str]]:
     owners: dict[str, list[str]] = {}
-    for name, info in weights.infos.items():
+    for name, info in model.weights.infos.items():
         if info.shape in shapes and info.dtype.startswith(("F", "B")) and info.dtype != "BOOL":
-            owners.setdefault(fingerprint(weights.float32(name)), []).append(name)
+            replaced = name in model.replaced
+            values = model.replaced[name] if replaced else model.weights.float32(name)
+            owners.setdefault(fingerprint(values), []).append(name)
     return owners
 
 
