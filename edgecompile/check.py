@@ -9,7 +9,7 @@ from pathlib import Path
 from edgecompile import host
 from edgecompile.backends import Decoded
 from edgecompile.checks import Limits, costs, quality, sealed, tokens
-from edgecompile.checks.limits import REQUIRED, int8_activations, limits_for, width_of
+from edgecompile.checks.limits import REQUIRED, activation_column, limits_for, width_of
 from edgecompile.errors import (
     BadInputError,
     EdgecompileError,
@@ -80,7 +80,7 @@ def check_bundle(
     verify(bundle, info, "always", THREADS_TO_HASH)
     progress("check files", 1, 1)
     width = width_of(entry["scheme"] for entry in info.data["tensors"])
-    limits = limits_for(width, int8_activations(info.data), options.stricter)
+    limits = limits_for(width, activation_column(info.data), options.stricter)
     subject = _Subject(bundle, info, model, corpus, options, limits, progress)
     if model is not None:
         sealed.refuse_another_source(info.data, model)
