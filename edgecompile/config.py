@@ -14,6 +14,7 @@ from edgecompile.errors import UsageError
 
 Table = Mapping[str, Any]
 T = TypeVar("T")
+UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -108,3 +109,12 @@ def apply_setting(table: dict[str, Any], setting: str) -> None:
         if not isinstance(table, dict):
             raise UsageError("--set", f"{part!r} in {setting!r} is a value, not a table")
     table[parts[-1]] = parse_value(text.strip())
+
+
+def parse_size(text: str, where: str) -> int:
+    """`20GB` as bytes; units are powers of ten."""
+    number, unit = text[:-2], text[-2:].upper()
+    try:
+        return int(float(number) * UNITS[unit])
+    except (KeyError, ValueError) as error:
+        raise UsageError(where, f"{text!r} is not a size", "for example 20GB") from error

@@ -6,9 +6,6 @@ from pathlib import Path
 import click
 
 from edgecompile.cli import cli, output
-from edgecompile.errors import UsageError
-
-UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 @cli.command("targets")
@@ -84,20 +81,12 @@ def cache_list_command(form: str) -> None:
 def cache_prune_command(max_size: str) -> None:
     """Remove the stages used longest ago, and what killed builds left."""
     from edgecompile import cache
+    from edgecompile.config import parse_size
 
     stages = cache.folder() / "stages"
     abandoned = cache.remove_abandoned(stages) if stages.is_dir() else 0
-    removed = cache.prune(parse_size(max_size))
+    removed = cache.prune(parse_size(max_size, "--max-size"))
     click.echo(f"removed {len(removed)} stages and {abandoned} abandoned folders")
-
-
-def parse_size(text: str) -> int:
-    """`20GB` as bytes; units are powers of ten."""
-    number, unit = text[:-2], text[-2:].upper()
-    try:
-        return int(float(number) * UNITS[unit])
-    except (KeyError, ValueError) as error:
-        raise UsageError("--max-size", f"{text!r} is not a size", "for example 20GB") from error
 
 
 @cli.command("doctor")
