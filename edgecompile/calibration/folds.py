@@ -78,11 +78,16 @@ class Folding:
                 return found
         return None
 
-    def alike(self, neighbour: Neighbour) -> Neighbour | None:
-        """The same place in this block as a neighbour of another block; None if there is none."""
-        if neighbour.path not in self.modules:
+    def alike(self, neighbour: Neighbour, group: Sequence[Layer]) -> Neighbour | None:
+        """The same place in this block as a neighbour of another block, if there is one.
+
+        Whether it holds here is not known yet.
+        """
+        module, channels = self.modules.get(neighbour.path), neighbour.channels
+        fits = len(channels) == group[0].linear.in_features
+        if module is None or not fits or int(channels.max()) >= len(weight_of(module)):
             return None
-        return self._neighbour(neighbour.path, neighbour.channels)
+        return self._neighbour(neighbour.path, channels)
 
     def _neighbour(self, path: str, channels: Tensor) -> Neighbour:
         return Neighbour(path, self._source(path, "weight"), self._source(path, "bias"), channels)
@@ -117,9 +122,7 @@ class Folding:
         with self._changed({module: 1 / probe}):
             after = self._inputs(layer)
         channels = proportions(before, after, probe)
-        if channels is None:
-            return None
-        return self._neighbour(path, channels)
+        return None if channels is None else self._neighbour(path, channels)
 
     def holds(self, folds: Sequence[tuple[Neighbour, Sequence[Layer]]]) -> bool:
         """Whether the block's output stays the same with a probing scale in all folds at once."""

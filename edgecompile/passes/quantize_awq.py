@@ -77,8 +77,10 @@ class _AwqJob(Job):
         """The first block's neighbours where they hold in this one, or those that it has itself."""
         same: list[Neighbour | None] = [None] * len(groups)
         if len(self.known) == len(groups):
-            same = [folding.alike(known) if known else None for known in self.known]
-            same = [None if self._float_member(g) else n for n, g in zip(same, groups, strict=True)]
+            same = [
+                folding.alike(known, group) if known and not self._float_member(group) else None
+                for known, group in zip(self.known, groups, strict=True)
+            ]
         pairs = [(n, g) for n, g in zip(same, groups, strict=True) if n is not None]
         if not folding.holds(pairs):
             same = [None] * len(groups)

@@ -203,6 +203,17 @@ def test_a_neighbour_that_stays_float_takes_no_scale(
     assert f"{skipped} shares its input and stays float" in detail
 
 
+def test_a_block_of_another_width_does_not_take_the_first_ones_neighbours(
+    llama_block: Block,
+) -> None:
+    folding, group = llama_block.folding, llama_block.group("down_proj.weight")
+    known = folding.find(group)
+    assert known is not None
+    assert folding.alike(known, group) is not None
+    wider = dataclasses.replace(known, channels=torch.arange(256))
+    assert folding.alike(wider, group) is None
+
+
 def test_columns_that_follow_no_scale_have_no_neighbour() -> None:
     x = torch.randn(32, 8)
     probe = torch.linspace(2, 9, 8)
