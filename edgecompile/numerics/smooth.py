@@ -31,8 +31,8 @@ class Inputs:
 
     def values(self, scale: Float32) -> Float32:
         """Rows and extremes divided by a scale [in], for an estimator of ranges."""
-        extremes = np.stack([self.least, self.greatest])
-        return np.concatenate([self.rows, extremes]) / scale
+        whole: Float32 = np.concatenate([self.rows, self.least[None], self.greatest[None]])
+        return np.divide(whole, scale, dtype=np.float32)
 
 
 @dataclass(frozen=True)
