@@ -2,13 +2,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from edgecompile import bundle, host
 from edgecompile.backends import Backend
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme
+from edgecompile.passes import Effort
 from edgecompile.sources.huggingface import tokenizer_files
 
 # Fitted to benchmarks/plan_against_facts.py on four x86-64 cores (docs/quality.md has its table).
@@ -17,7 +18,8 @@ TORCH_EXPORT_MIB = 140.0  # torch.onnx and onnxscript, which encoders and module
 RUN_MIB = 57.0  # Python, numpy, the tokenizer and the engine's library
 RUN_COPIES = 2.28  # the mapped file, the engine's repacked copy of it, scales and buffers
 START_SECONDS = 8.0  # imports
-QUANTIZE_BYTES = 8e6  # float32 bytes rounded in a second, a core
+ROUNDED = 12e6  # weights rounded in a second, a core
+PRODUCTS = 8e9  # multiply-adds of calibration in a second, a core
 EXPORT_SECONDS = {"onnxruntime": 16.0}  # its exporters; other backends write at once
 CHECK_SECONDS = 15.0  # opening the bundle, token ids, timings
 CHECK_PRODUCTS = {"text-generation": 4e9}  # parameters x tokens a second, a core
@@ -36,26 +38,30 @@ class Estimate:
     cache_bytes: int
 
 
-def estimate(model: Model, backend: Backend, schemes: Mapping[str, Scheme]) -> Estimate:
-    """From tensor headers and schemes; nothing is read or measured."""
+def estimate(
+    model: Model, backend: Backend, schemes: Mapping[str, Scheme], efforts: Sequence[Effort] = ()
+) -> Estimate:
+    """From tensor headers, schemes and what the passes say of themselves; nothing is read."""
     engine_bytes = backend.size(model, schemes)
     floats = 4 * model.parameters
     other = _other_bytes(model)
+    extra = max((effort.memory for effort in efforts), default=0.0)
     exporter = backend.name == "onnxruntime" and model.task != "text-generation"
     return Estimate(
         size_bytes=engine_bytes + other,
-        build_mib=BASE_MIB + TORCH_EXPORT_MIB * exporter + (floats + engine_bytes) / 2**20,
+        build_mib=BASE_MIB + TORCH_EXPORT_MIB * exporter + (floats + engine_bytes + extra) / 2**20,
         run_mib=RUN_MIB + RUN_COPIES * engine_bytes / 2**20,
-        seconds=_seconds(model, backend, host.usable_cores()),
+        seconds=_seconds(model, backend, efforts, host.usable_cores()),
         cache_bytes=floats * (model.source.kind == "gguf") + 2 * engine_bytes,
     )
 
 
-def _seconds(model: Model, backend: Backend, cores: int) -> float:
+def _seconds(model: Model, backend: Backend, efforts: Sequence[Effort], cores: int) -> float:
     products = CHECK_PRODUCTS.get(model.task, ENCODER_PRODUCTS)
     return (
         START_SECONDS
-        + 4 * model.parameters / (QUANTIZE_BYTES * cores)
+        + sum(effort.rounded for effort in efforts) / (ROUNDED * cores)
+        + sum(effort.products for effort in efforts) / (PRODUCTS * cores)
         + EXPORT_SECONDS.get(backend.name, 2.0)
         + CHECK_SECONDS
         + check_tokens(model) * model.parameters / (products * cores)

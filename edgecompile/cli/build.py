@@ -48,10 +48,12 @@ def build_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @cli.command("plan")
+@click.option("--price-per-hour", type=click.FloatRange(min=0), metavar="PRICE",
+              help="Of this machine, in any currency: shows what each build would cost.")
 @build_options
-def plan_command(plan: Any, form: str) -> None:
+def plan_command(plan: Any, form: str, price_per_hour: float | None) -> None:
     """Show what a build would do and take; reads no weights."""
-    show_plan(plan, form)
+    show_plan(plan, form, price_per_hour)
 
 
 @cli.command("build")
@@ -96,9 +98,12 @@ def _result_json(result: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def show_plan(plan: Any, form: str) -> None:
-    """The plan's stages and estimates, one table a target."""
+def show_plan(plan: Any, form: str, price_per_hour: float | None = None) -> None:
+    """The plan's stages and estimates, one table a target; its cost where a price is given."""
     rows = [_plan_json(plan, one) for one in plan.targets]
+    if price_per_hour is not None:
+        for row in rows:
+            row["cost"] = row["seconds"] / 3600 * price_per_hour
     if form == "json":
         output.dump({"model": plan.source.name, "task": plan.model.task, "targets": rows})
         return
@@ -119,6 +124,7 @@ def show_plan(plan: Any, form: str) -> None:
             f"bundle about {output.megabytes(row['size_bytes'])}, build memory about "
             f"{row['build_mib']:.0f} MiB, time about {row['seconds']:.0f} s, "
             f"memory in use about {row['run_mib']:.0f} MiB"
+            + (f", cost about {row['cost']:.4f}" if "cost" in row else "")
         )
 
 

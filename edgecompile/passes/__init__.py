@@ -57,6 +57,15 @@ class PassResult:
         return sum(layer.action == "changed" for layer in self.layers)
 
 
+@dataclass(frozen=True)
+class Effort:
+    """What a pass will take: multiply-adds, weights to round, bytes beside those of the build."""
+
+    products: float = 0.0
+    rounded: float = 0.0
+    memory: float = 0.0
+
+
 class Pass(Protocol):
     """A frozen dataclass whose fields are its options; calling it runs it."""
 
@@ -66,6 +75,10 @@ class Pass(Protocol):
 
     def preview(self, model: Model) -> dict[str, Scheme]:
         """The scheme that each tensor will get, from headers alone; empty if the pass sets none."""
+        ...
+
+    def effort(self, model: Model) -> Effort:
+        """What running it will take, from headers alone."""
         ...
 
     def __call__(self, model: Model, work: Work) -> PassResult:

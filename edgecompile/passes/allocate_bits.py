@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from edgecompile import host
 from edgecompile.calibration.batches import text_batches
 from edgecompile.calibration.sensitivity import Sensitivity
 from edgecompile.config import parse_size
@@ -19,7 +20,7 @@ from edgecompile.model import Model
 from edgecompile.numerics.allocate import Choice, allocate
 from edgecompile.numerics.rtn import quantize
 from edgecompile.numerics.schemes import Float32, Scheme
-from edgecompile.passes import LayerReport, PassResult, Work
+from edgecompile.passes import Effort, LayerReport, PassResult, Work
 from edgecompile.passes.grid import FLOAT_BITS, GridOptions
 from edgecompile.passes.quantize_gptq import QuantizeGptq
 from edgecompile.structure import roles
@@ -67,6 +68,15 @@ class AllocateBits:
                 "name the tensors that get 8 bits in [quantize] overrides",
             )  # fmt: skip
         return {}
+
+    def effort(self, model: Model) -> Effort:
+        """A forward and a backward run of the tuning text, and GPTQ's codes where they count."""
+        first = QuantizeGptq(bits=4, sweeps=0, skip=self.skip).effort(model)
+        products = 3.0 * model.parameters * self.texts * self.length
+        grown = 4.0 * model.parameters * (1 + host.usable_cores() + len(self.widths) / 2)
+        if self.calibrated:
+            return Effort(products + first.products, 2 * first.rounded, grown)
+        return Effort(products, 2 * first.rounded, grown)
 
     def __call__(self, model: Model, work: Work) -> PassResult:
         """Weigh each tensor's error at each width, then spend the budget where it saves most."""

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -14,7 +15,7 @@ from edgecompile import codes
 from edgecompile.errors import UsageError
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme
-from edgecompile.passes import LayerReport, PassResult
+from edgecompile.passes import Effort, LayerReport, PassResult
 from edgecompile.structure import roles
 
 FLOAT_BITS = 16  # in Model.bits: the tensor stays as it is
@@ -42,6 +43,14 @@ class GridOptions:
             for name, role in roles(model).items()
             if not self.reason_to_skip(name, role, model)
         }
+
+    def effort(self, model: Model) -> Effort:
+        """Every weight is rounded once."""
+        return Effort(rounded=sum(math.prod(shape) for shape in self.shapes(model)))
+
+    def shapes(self, model: Model) -> list[tuple[int, ...]]:
+        """Shapes [out, in] of the tensors that will be quantized."""
+        return [model.weights.infos[name].shape for name in self.preview(model)]
 
     def schemes(self, model: Model) -> dict[str, Scheme]:
         """As `preview`; raises UsageError when no tensor matches."""

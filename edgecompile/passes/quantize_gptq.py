@@ -1,6 +1,7 @@
 """quantize_gptq: calibrated rounding on the grid, block after block on the quantized prefix."""
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -19,8 +20,10 @@ from edgecompile.numerics.gptq import Rounding, gptq
 from edgecompile.numerics.parallel import one_thread_a_piece
 from edgecompile.numerics.rtn import quantize
 from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme
-from edgecompile.passes import LayerReport, PassResult, Work
+from edgecompile.passes import Effort, LayerReport, PassResult, Work
 from edgecompile.passes.grid import GridOptions, weight_error
+
+RUNS = 2.6  # of a block, each up to the inputs that are wanted next, and once more to its end
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,18 @@ class QuantizeGptq(GridOptions):
     act_order: bool = True
     sweeps: int = 2
     blocks: int = 0  # only so many blocks are calibrated, the rest rounded to nearest; 0: all
+
+    def effort(self, model: Model) -> Effort:
+        """Blocks run RUNS times on the text; the arithmetic of a matrix grows with out x in^2."""
+        shapes = self.shapes(model)
+        tokens = self.texts * self.length
+        run = sum(out * columns for out, columns in shapes) * tokens * RUNS
+        moments = sum(columns * columns for _, columns in shapes) * tokens / 2
+        solved = sum(out * columns**2 for out, columns in shapes) * (4 + 5 * self.sweeps)
+        widest = max((columns for _, columns in shapes), default=0)
+        blocks = max(1, int(model.config.get("num_hidden_layers", 1)))
+        memory = 8 * sum(math.prod(shape) for shape in shapes) / blocks + 16 * widest**2
+        return Effort(run + moments + solved, super().effort(model).rounded, memory)
 
     def __call__(self, model: Model, work: Work) -> PassResult:
         """Quantize the blocks' matrices in order, then those outside of blocks."""
