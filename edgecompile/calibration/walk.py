@@ -88,9 +88,11 @@ class Walk:
     `given` are activations after the quantized blocks, `source` those of the float model.
     """
 
-    def __init__(self, model: Model, batches: Sequence[Batch], folder: Path) -> None:
+    def __init__(
+        self, model: Model, batches: Sequence[Batch], folder: Path, attention: str = "sdpa"
+    ) -> None:
         self.model, self.batches = model, batches
-        self.reference = Reference(model, "sdpa", lean=True)
+        self.reference = Reference(model, attention, lean=True)
         self.body = self.reference.body
         self.names = {m: s for s, m in parameter_names(self.body, model.weights).items()}
         self.blocks = find_blocks(self.body)
@@ -193,7 +195,7 @@ class Walk:
         found = {name: Moments(linear.in_features) for name, linear in linears.items()}
         for index, batch in enumerate(self.batches if found else ()):
             with (
-                ExitStack() as hooks, _passed_through(self.blocks, self.given[index]),
+                ExitStack() as hooks, passed_through(self.blocks, self.given[index]),
                 torch.inference_mode(),
             ):  # fmt: skip
                 seen = _Seen(found, batch.mask, set(found))
@@ -270,7 +272,7 @@ def _recorded(blocks: Iterable[tuple[str, nn.Module]], found: list[_Call]) -> It
 
 
 @contextmanager
-def _passed_through(blocks: Sequence[tuple[str, nn.Module]], last: Tensor) -> Iterator[None]:
+def passed_through(blocks: Sequence[tuple[str, nn.Module]], last: Tensor) -> Iterator[None]:
     """Inside, blocks give back what they get, and the last one gives `last`."""
     originals = [block for _, block in blocks]
     for block in originals:
