@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from edgecompile.calibration.batches import Batch
+from edgecompile.calibration.walk import fast_attention
 from edgecompile.model import Model
 from edgecompile.numerics.parallel import one_thread_a_piece, spread
 from edgecompile.numerics.swap import parameter_names
@@ -36,7 +37,7 @@ class Sensitivity:
         self, batches: Sequence[Batch], progress: Callable[[int], None]
     ) -> dict[str, list[float]]:
         """The cost of each change alone, per token or text, by source tensor."""
-        reference = Reference(self.model, "sdpa")
+        reference = Reference(self.model, fast_attention(self.model))
         module = reference.torch_module() if self.model.task == "embedding" else reference.body
         names = parameter_names(reference.body, self.changes)
         owned = [reference.body.get_parameter(names[name]) for name in self.changes]

@@ -2,28 +2,32 @@
 
 One block's weights are in memory at a time; what passes from block to block is in a file below the
 stage's folder. Each block sees what the already quantized blocks before it give (GPTQ, section 3).
+A model whose blocks do not simply follow one another is one block by itself.
 """
 from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from edgecompile.calibration.batches import Batch
+from edgecompile.calibration.chain import chain, given_by_block
+from edgecompile.calibration.hidden import Hidden
 from edgecompile.calibration.moments import Moments, rows_of
 from edgecompile.errors import UnsupportedError
 from edgecompile.model import Model
 from edgecompile.numerics.parallel import spread
 from edgecompile.numerics.swap import parameter_names
-from edgecompile.reference import Reference
+from edgecompile.reference import Reference, flat_outputs
+from edgecompile.structure import skeleton
 
 
 @dataclass(frozen=True)
@@ -36,14 +40,6 @@ class Layer:
 
 class _StopError(Exception):
     """Ends a run when all wanted inputs have been seen."""
-
-
-class _SeenError(Exception):
-    """Ends a run with the input that was wanted."""
-
-    def __init__(self, value: Tensor) -> None:
-        super().__init__()
-        self.value = value
 
 
 @dataclass(frozen=True)
@@ -61,25 +57,9 @@ class _Seen:
             raise _StopError
 
 
-class Hidden:
-    """Activations float32 between blocks, one array a batch, in a file."""
-
-    def __init__(self, file: Path, shapes: Sequence[tuple[int, ...]]) -> None:
-        sizes = [int(np.prod(shape)) for shape in shapes]
-        self._data = np.memmap(file, np.float32, "w+", shape=(max(1, sum(sizes)),))
-        self._ends = np.cumsum([0, *sizes])
-        self._shapes = list(shapes)
-
-    def __len__(self) -> int:
-        return len(self._shapes)
-
-    def __getitem__(self, index: int) -> Tensor:
-        """One batch's activations; a copy."""
-        part = self._data[self._ends[index] : self._ends[index + 1]]
-        return torch.from_numpy(part.reshape(self._shapes[index]).copy())
-
-    def __setitem__(self, index: int, value: Tensor) -> None:
-        self._data[self._ends[index] : self._ends[index + 1]] = value.reshape(-1).numpy()
+def fast_attention(model: Model) -> str:
+    """torch's own attention where the model's class has it."""
+    return "sdpa" if getattr(skeleton(model), "_supports_sdpa", False) else "eager"
 
 
 class Walk:
@@ -89,10 +69,10 @@ class Walk:
     """
 
     def __init__(
-        self, model: Model, batches: Sequence[Batch], folder: Path, attention: str = "sdpa"
+        self, model: Model, batches: Sequence[Batch], folder: Path, attention: str = ""
     ) -> None:
         self.model, self.batches = model, batches
-        self.reference = Reference(model, attention, lean=True)
+        self.reference = Reference(model, attention or fast_attention(model), lean=True)
         self.body = self.reference.body
         self.names = {m: s for s, m in parameter_names(self.body, model.weights).items()}
         self.blocks = find_blocks(self.body)
@@ -105,6 +85,11 @@ class Walk:
         for index, value in enumerate(first):
             self.given[index] = self.source[index] = value
 
+    @property
+    def whole(self) -> bool:
+        """Whether the model is one block by itself, which takes a batch and no activations."""
+        return self.blocks[0][0] == ""
+
     def close(self) -> None:
         """Remove the activations."""
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -112,25 +97,44 @@ class Walk:
     def _entry(self) -> tuple[list[Tensor], list[list[_Call]]]:
         """What enters the first block, a batch; how each block is called, a batch and block.
 
-        The blocks are passed through untouched, so only the model's outer parts run.
+        The blocks are passed through untouched and the last ends the run, so only what comes
+        before them is computed.
         """
+        if not self.batches:
+            raise UnsupportedError(self.model.name, "no text to calibrate on")
+        self.width = self._follow()
         hidden: list[Tensor] = []
         calls: list[list[_Call]] = []
-        for batch in self.batches:
+        for batch in () if self.whole else self.batches:
             found: list[_Call] = []
-            with _recorded(self.blocks, found), torch.inference_mode():
+            with _recorded(self.blocks, found, self.width), torch.inference_mode():
                 run_until_stopped(self.body, batch)
-            if not found:
-                raise UnsupportedError(self.model.name, "no block of the model ran")
+            if len(found) != len(self.blocks) or any(c.first is not found[0].first for c in found):
+                self.blocks = [("", self.body)]  # farther on something stands between two
+                break
             hidden.append(found[0].first)
             calls.append([_Call(call.args, call.named, torch.empty(0)) for call in found])
-        return hidden, calls
+        if not self.whole:
+            return hidden, calls
+        nothing = torch.empty(0)
+        return [nothing] * len(self.batches), [[_Call((), b.inputs, nothing)] for b in self.batches]
+
+    def _follow(self) -> int:
+        """What blocks give, as Chain.width; takes the model as a whole if they form no chain."""
+        if self.whole:
+            return 0
+        found = chain(self.body, self.blocks, self.batches[0], bool(self.reference.feeds))
+        if not found.walkable(self.blocks):
+            self.blocks = [("", self.body)]
+        return found.width
 
     def layers(self, index: int) -> list[list[Layer]]:
         """The block's matrices in the order of their use, those with one input together."""
         groups: list[tuple[Tensor, list[Layer]]] = []
 
         def note(layer: Layer, _module: nn.Module, args: tuple[Any, ...]) -> None:
+            if any(layer is member for _, members in groups for member in members):
+                return  # used once more in the same block
             for value, members in groups:
                 if value is args[0]:
                     members.append(layer)
@@ -153,25 +157,35 @@ class Walk:
         ]  # fmt: skip
 
     def run(self, index: int, batch: int, hidden: Tensor) -> Tensor:
-        """One block on one batch's activations."""
+        """One block on one batch's activations; of a whole model all outputs, in one row."""
         call = self._calls[batch][index]
         with torch.inference_mode():
+            if self.whole:
+                outputs = flat_outputs(self.body(**call.named))
+                return torch.cat([output.float().flatten() for output in outputs])
             out = self.blocks[index][1](hidden, *call.args, **call.named)
         found: Tensor = out if isinstance(out, Tensor) else out[0]
         return found
 
     def inputs(self, index: int, layer: Layer, activations: Hidden) -> Iterator[Tensor]:
-        """What enters a layer, float32 [tokens, in] a batch; what comes after it is not run."""
+        """What enters a layer, float32 [tokens, in] a batch; what comes after it is not run.
+
+        A layer that a whole model uses more than once gets the rows of every use.
+        """
+        current = threading.local()
 
         def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
-            raise _SeenError(args[0])
+            current.rows.append(rows_of(args[0], current.mask))
+            if not self.whole:
+                raise _StopError
 
         def one(batch: int) -> Tensor:
-            try:
+            current.rows, current.mask = [], self.batches[batch].mask
+            with suppress(_StopError):
                 self.run(index, batch, activations[batch])
-            except _SeenError as seen:
-                return rows_of(seen.value, self.batches[batch].mask)
-            raise UnsupportedError(layer.source, "used by some texts of a batch only")
+            if not current.rows:
+                raise UnsupportedError(layer.source, "used by some texts of a batch only")
+            return torch.cat(current.rows)
 
         handle = layer.linear.register_forward_pre_hook(hook)
         try:
@@ -181,6 +195,8 @@ class Walk:
 
     def advance(self, index: int, progress: Callable[[int], None]) -> None:
         """Run the block with the weights that it has now; what it gives enters the next one."""
+        if self.whole:
+            return  # nothing follows
         done = spread(lambda b: self.run(index, b, self.given[b]), range(len(self.batches)))
         for batch, value in enumerate(done):
             self.given[batch] = value
@@ -188,6 +204,8 @@ class Walk:
 
     def outside(self, sources: Collection[str]) -> dict[str, Moments]:
         """Inputs of matrices outside of blocks (an untied head, a classifier), by source tensor."""
+        if self.whole:
+            return {}
         linears = {
             self.names[f"{path}.weight"]: module for path, module in self.body.named_modules()
             if isinstance(module, nn.Linear) and self.names.get(f"{path}.weight") in sources
@@ -195,7 +213,7 @@ class Walk:
         found = {name: Moments(linear.in_features) for name, linear in linears.items()}
         for index, batch in enumerate(self.batches if found else ()):
             with (
-                ExitStack() as hooks, passed_through(self.blocks, self.given[index]),
+                ExitStack() as hooks, passed_through(self.blocks, self.given[index], self.width),
                 torch.inference_mode(),
             ):  # fmt: skip
                 seen = _Seen(found, batch.mask, set(found))
@@ -254,25 +272,33 @@ class _Call:
 
 
 @contextmanager
-def _recorded(blocks: Iterable[tuple[str, nn.Module]], found: list[_Call]) -> Iterator[None]:
-    """Inside, each block only notes its call and gives back its activations as they came."""
-    originals = [(block, block.forward) for _, block in blocks]
+def _recorded(
+    blocks: Sequence[tuple[str, nn.Module]], found: list[_Call], width: int
+) -> Iterator[None]:
+    """Inside, each block only notes its call and gives back its activations as they came.
 
-    def note(hidden: Tensor, *args: Any, **named: Any) -> Tensor:
+    The last one's call ends the run.
+    """
+
+    def note(hidden: Tensor, *args: Any, **named: Any) -> Any:
         found.append(_Call(args, named, hidden))
-        return hidden
+        if len(found) == len(blocks):
+            raise _StopError
+        return given_by_block(hidden, width)
 
-    for block, _ in originals:
+    for _, block in blocks:
         block.forward = note
     try:
         yield
     finally:
-        for block, _ in originals:
+        for _, block in blocks:
             del block.forward
 
 
 @contextmanager
-def passed_through(blocks: Sequence[tuple[str, nn.Module]], last: Tensor) -> Iterator[None]:
+def passed_through(
+    blocks: Sequence[tuple[str, nn.Module]], last: Tensor, width: int = 0
+) -> Iterator[None]:
     """Inside, blocks give back what they get, and the last one gives `last`."""
     originals = [block for _, block in blocks]
     for block in originals:
@@ -280,8 +306,8 @@ def passed_through(blocks: Sequence[tuple[str, nn.Module]], last: Tensor) -> Ite
 
         def forward(
             hidden: Tensor, *_args: Any, _given: Tensor | None = given, **_named: Any
-        ) -> Tensor:
-            return hidden if _given is None else _given
+        ) -> Any:
+            return given_by_block(hidden if _given is None else _given, width)
 
         block.forward = forward
     try:
