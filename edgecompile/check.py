@@ -9,7 +9,7 @@ from pathlib import Path
 from edgecompile import host
 from edgecompile.backends import Decoded
 from edgecompile.checks import Limits, costs, quality, sealed, tokens
-from edgecompile.checks.limits import REQUIRED, activation_column, limits_for, width_of
+from edgecompile.checks.limits import REQUIRED, activation_column, limits_for, types_of, width_of
 from edgecompile.errors import (
     BadInputError,
     EdgecompileError,
@@ -18,7 +18,6 @@ from edgecompile.errors import (
 )
 from edgecompile.model import Model
 from edgecompile.passes import Progress
-from edgecompile.reference import Reference
 from edgecompile.report import CheckReport, Row, exact, unproven
 from edgecompile.report.files import write_reports
 from edgecompile.runtime.manifest import Manifest, read_manifest
@@ -79,7 +78,7 @@ def check_bundle(
     progress("check files", 0, 1)
     verify(bundle, info, "always", THREADS_TO_HASH)
     progress("check files", 1, 1)
-    width = width_of(entry["scheme"] for entry in info.data["tensors"])
+    width = width_of(types_of(info.data))
     limits = limits_for(width, activation_column(info.data), options.stricter)
     subject = _Subject(bundle, info, model, corpus, options, limits, progress)
     if model is not None:
@@ -116,8 +115,8 @@ def _engine_rows(subject: _Subject, model: Model, decoded: Decoded) -> Iterator[
         if info.task == "text-generation":
             yield tokens.template_row(model, info, subject.bundle)
         comparison = quality.Comparison(
-            worker, Reference(model, lean=True), decoded, source, subject.options, subject.limits,
-            subject.progress, sealed.changed_floats(info.data),
+            worker, model, decoded, source, subject.options, subject.limits, subject.progress,
+            sealed.changed_floats(info.data),
         )  # fmt: skip
         context = info.generation.context_length if info.generation else 0
         yield from quality.rows(comparison, held_out, context)

@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 from edgecompile.recipe import CheckSpec
 from edgecompile.target import Budget
 
+# Bytes of a decoder's float32 weights that may be read anew for every window of text; of larger
+# ones each block is read once and all windows go through it.
+STREAM_ABOVE = 2 << 30
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -21,6 +25,7 @@ class Limits:
     new_tokens: int = 64
     seed: int = 0
     threads: int | None = None
+    stream_above: int = STREAM_ABOVE  # bytes
     stricter: Mapping[str, float] = field(default_factory=dict)
     allow: tuple[str, ...] = ()
 

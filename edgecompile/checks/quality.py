@@ -1,15 +1,16 @@
 """Steps 2 and 3: the bundle in its engine against the source, and against its codes in torch."""
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecompile.backends import Decoded
+from edgecompile.backends import Decoded, ReadWhenAsked
 from edgecompile.checks import Limits
 from edgecompile.errors import BadInputError
 from edgecompile.metrics import Measurement, accuracy, cosine, error, rank, top1
@@ -27,13 +28,16 @@ QUALITY, EXPORT = "quality", "export"
 STEP_TEXTS = 64  # between two looks of the progress bar
 LEAST_LABELLED = 100  # texts; fewer prove no accuracy
 
+Windows = Sequence[NDArray[np.int64]]  # token ids [n] each
+Steps = Iterator[tuple[str, tuple[Measurement, ...]]]
+
 
 @dataclass(frozen=True)
 class Comparison:
     """What both steps need: the two sides, how much to measure, and the limits by metric."""
 
     worker: Worker
-    reference: Reference
+    model: Model  # the source
     decoded: Decoded
     source_tokens: SourceTokens | None
     options: Limits
@@ -41,14 +45,14 @@ class Comparison:
     progress: Progress
     replaced: Collection[str] = ()  # float tensors that a pass changed
 
-    @property
-    def model(self) -> Model:
-        """The source."""
-        return self.reference.model
+    @cached_property
+    def reference(self) -> Reference:
+        """The source in torch, made when it is first asked for."""
+        return Reference(self.model, lean=True)
 
     def same_codes(self) -> AbstractContextManager[Any]:
         """Inside, the reference computes with what the sealed files hold in place of the source."""
-        floats = {name: self.decoded.floats[name] for name in self.replaced}
+        floats = ReadWhenAsked(self.replaced, self.decoded.floats.__getitem__)
         return self.reference.quantized(self.decoded.quantized, floats)
 
     def judge(self, step: str, measured: Measurement) -> Row:
@@ -143,18 +147,31 @@ def generation_rows(
     options = comparison.options
     size = min(options.window, context - 1)
     pieces = windows(_need(comparison.source_tokens), texts, size, options.tokens)
-    for measured in _compare(comparison, pieces, "compare with the source"):
-        yield comparison.judge(QUALITY, measured)
     few = pieces[: max(1, options.fidelity_tokens // size)]
+    for step, measurements in _way(comparison)(comparison, pieces, few):
+        for measured in measurements:
+            if step == QUALITY:
+                yield comparison.judge(step, measured)
+            elif measured.metric == "kl_mean":
+                yield comparison.judge(step, replace(measured, metric="export_kl_mean"))
+
+
+def _way(comparison: Comparison) -> Callable[[Comparison, Windows, Windows], Steps]:
+    """Block by block where a decoder's float32 weights would be too much at once."""
+    if 4 * comparison.model.parameters > comparison.options.stream_above:
+        from edgecompile.checks.streamed import compare
+
+        return compare
+    return _compare_whole
+
+
+def _compare_whole(comparison: Comparison, pieces: Windows, few: Windows) -> Steps:
+    yield QUALITY, _compare(comparison, pieces, "compare with the source")
     with comparison.same_codes():
-        for measured in _compare(comparison, few, "compare with the same codes"):
-            if measured.metric == "kl_mean":
-                yield comparison.judge(EXPORT, replace(measured, metric="export_kl_mean"))
+        yield EXPORT, _compare(comparison, few, "compare with the same codes")
 
 
-def _compare(
-    comparison: Comparison, pieces: Sequence[NDArray[np.int64]], what: str
-) -> tuple[Measurement, ...]:
+def _compare(comparison: Comparison, pieces: Windows, what: str) -> tuple[Measurement, ...]:
     both = LogitComparison()
     for done, ids in enumerate(pieces):
         comparison.progress(what, done, len(pieces))

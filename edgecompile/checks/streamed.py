@@ -1,0 +1,103 @@
+"""A decoder too large for memory beside its bundle: one block of the reference at a time.
+
+The bundle's logits come first and lie in a file, so that engine and reference are never in memory
+together.
+"""
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from edgecompile import cache
+from edgecompile.calibration.streamed import SealedWeights, Stream
+from edgecompile.checks.quality import EXPORT, QUALITY, Comparison, Steps, Windows
+from edgecompile.errors import ResourceError
+from edgecompile.metrics import Measurement
+from edgecompile.metrics.logits import LogitComparison
+from edgecompile.model import Model
+from edgecompile.numerics.schemes import Float32
+
+ROWS = 64  # logits at a time: 64 x 32,000 x 4 bytes are 8 MB
+
+
+class StoredLogits:
+    """Logits float32 [tokens, vocabulary] of windows, one after the other in a file."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._windows: list[tuple[int, int, int]] = []  # first byte, rows, vocabulary
+
+    def add(self, chunks: Iterable[Float32]) -> None:
+        """One window's logits, in pieces [rows, vocabulary]."""
+        rows = width = 0
+        with self._file.open("ab") as out:
+            start = out.tell()
+            for chunk in chunks:
+                out.write(np.ascontiguousarray(chunk, np.float32).data)
+                rows, width = rows + len(chunk), chunk.shape[1]
+        self._windows.append((start, rows, width))
+
+    def read(self, index: int) -> Iterator[Float32]:
+        """A window's logits in pieces of at most ROWS rows."""
+        start, rows, width = self._windows[index]
+        for row in range(0, rows, ROWS):
+            count, offset = min(ROWS, rows - row), start + 4 * row * width
+            piece = np.fromfile(self._file, np.float32, count * width, offset=offset)
+            yield piece.reshape(count, width)
+
+
+def compare(comparison: Comparison, pieces: Windows, few: Windows) -> Steps:
+    """The bundle on windows of token ids [n] against the source, then `few` against its codes.
+
+    `few` are the first of `pieces`. Closes the comparison's worker once it has answered.
+    """
+    model, progress = comparison.model, comparison.progress
+    parent = cache.folder() / "checks"
+    parent.mkdir(parents=True, exist_ok=True)
+    _refuse_full_disk(parent, model, pieces)
+    with cache.private_folder(parent, "streamed") as folder:
+        found = _answers(comparison, pieces, folder)
+        comparison.worker.close()
+        source = Stream(model, folder, progress, "compare with the source")
+        yield QUALITY, _measure(source, pieces, found)
+        sealed = SealedWeights(model.weights, comparison.decoded, comparison.replaced)
+        codes = Stream(
+            dataclasses.replace(model, weights=sealed), folder, progress,
+            "compare with the same codes", (*comparison.decoded.quantized, *comparison.replaced),
+        )  # fmt: skip
+        yield EXPORT, _measure(codes, few, found)
+
+
+def _refuse_full_disk(folder: Path, model: Model, pieces: Windows) -> None:
+    """A full disk under a memory map would be a signal and no error."""
+    widths = int(model.config.get("vocab_size", 0)) + 2 * int(model.config.get("hidden_size", 0))
+    needed, free = 4 * sum(map(len, pieces)) * widths, shutil.disk_usage(folder).free
+    if free < needed:
+        raise ResourceError(
+            str(folder), f"{free / 1e6:.0f} MB free",
+            f"about {needed / 1e6:.0f} MB for the check's logits and activations",
+            "free space, name another folder with EDGECOMPILE_CACHE, or set fewer check.tokens",
+        )  # fmt: skip
+
+
+def _answers(comparison: Comparison, pieces: Windows, folder: Path) -> StoredLogits:
+    found = StoredLogits(folder / "logits")
+    for done, ids in enumerate(pieces):
+        comparison.progress("run the bundle", done, len(pieces))
+        found.add(comparison.worker.logits(ids.tolist()))
+    comparison.progress("run the bundle", len(pieces), len(pieces))
+    return found
+
+
+def _measure(
+    reference: Stream, pieces: Windows, found: StoredLogits
+) -> tuple[Measurement, ...]:
+    """Measurements of the found logits beside the reference's."""
+    both = LogitComparison()
+    for index, source in enumerate(reference.logits(pieces, ROWS)):
+        both.add(pieces[index], source, found.read(index))
+    return both.measure()
