@@ -162,6 +162,7 @@ def _finished(model: Model, folder: Path) -> PassResult:
     changed = dataclasses.replace(
         model, quantized=quantized, replaced={**model.replaced, **replaced}, bits=bits,
         activations={**model.activations, **codes.ranges(folder)},
+        importance={**model.importance, **codes.importance(folder)},
     )  # fmt: skip
     return PassResult(changed, tuple(LayerReport(**layer) for layer in layers))
 

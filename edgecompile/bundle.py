@@ -137,6 +137,10 @@ def float_entries(model: Model, export: Export) -> list[dict[str, Any]]:
     for name in sorted(model.weights):
         if name in model.quantized or name in export.unused:
             continue
+        if name in export.own:
+            shape = list(model.weights.infos[name].shape)
+            entries.append({"name": name, "shape": shape, **export.own[name]})
+            continue
         dtype = export.float_dtypes.get(name, "float32")
         values = model.dense(name)
         if dtype != "float32":

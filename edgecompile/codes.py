@@ -18,6 +18,7 @@ from edgecompile.passes import LayerReport
 PART = "codes-{:05d}.safetensors"
 PARTS = "codes-*.safetensors"
 RANGES = "ranges-{:05d}.json"
+IMPORTANCE = "importance-{:05d}.safetensors"
 FLOAT = "float32"  # in place of a scheme's name: a float tensor that a pass replaced
 
 
@@ -133,4 +134,22 @@ def ranges(folder: Path) -> dict[str, Range]:
         file = folder / RANGES.format(number)
         table = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         found |= {name: Range(**row) for name, row in table.items()}
+    return found
+
+
+def add_importance(folder: Path, number: int, found: Mapping[str, Float32]) -> None:
+    """Write mean squares float32 [in] of a part's inputs, by weight; before the part."""
+    from safetensors.numpy import save_file
+
+    save_file(dict(found), folder / IMPORTANCE.format(number))
+
+
+def importance(folder: Path) -> dict[str, Float32]:
+    """Mean squares of inputs by weight, of the parts that are there."""
+    from safetensors.numpy import load_file
+
+    found: dict[str, Float32] = {}
+    for number in parts(folder):
+        file = folder / IMPORTANCE.format(number)
+        found |= load_file(file) if file.is_file() else {}
     return found

@@ -105,6 +105,7 @@ class Model:
     quantized: Mapping[str, QuantizedTensor] = field(default_factory=dict)
     replaced: Mapping[str, Float32] = field(default_factory=dict)  # norms that took a scale, ...
     activations: Mapping[str, Range] = field(default_factory=dict)  # of inputs, by weight
+    importance: Mapping[str, Float32] = field(default_factory=dict)  # [in], mean squares of inputs
     bits: Mapping[str, int] = field(default_factory=dict)  # chosen by allocate_bits, a tensor
     entry_point: str = ""  # package.module:function of a torch module, else empty
 

@@ -26,6 +26,9 @@ DEFAULT_QUANTIZE: Mapping[str, Table] = {
     "module": {"method": "rtn", "bits": 8},
 }
 
+# Measures for the types of an engine's own: options of our grid have no say then.
+IMPORTANCE, IMPORTANCE_OPTIONS = "importance", ("texts", "length")
+
 Task = Literal["", "embedding", "classification", "text-generation", "module"]
 
 
@@ -148,8 +151,18 @@ def pass_choices(recipe: Recipe, task: str, target_quantize: Table) -> tuple[Pas
         table = dict(getattr(recipe, stage))
         if stage == "quantize":
             table = {**DEFAULT_QUANTIZE[task], **target_quantize, **table}
+            table = _quantize(table, target_quantize)
         method = table.pop("method", "")
         if method == "none" or not (method or table):
             continue
         choices.append(PassChoice(stage, f"{stage}_{method}" if method else stage, table))
     return tuple(choices)
+
+
+def _quantize(table: dict[str, Any], target_quantize: Table) -> dict[str, Any]:
+    """The quantize table; a target that leaves rounding to its engine overrules the recipe's."""
+    asked = target_quantize.get("method") == IMPORTANCE and table.get("method") != "none"
+    if not asked and table.get("method") != IMPORTANCE:
+        return table
+    kept = {key: table[key] for key in IMPORTANCE_OPTIONS if key in table}
+    return {"method": IMPORTANCE, **kept}

@@ -25,7 +25,11 @@ class Port:
 
 @dataclass(frozen=True)
 class Export:
-    """What a backend wrote: the manifest's `engine` section, and what it could not place."""
+    """What a backend wrote: the manifest's `engine` section, and what it could not place.
+
+    `own` are tensors in types of the engine's own, off our grid, by source name: the type as
+    `dtype`, and `sha256`, numerics.schemes.float_digest of the values that the file stands for.
+    """
 
     engine: str  # onnxruntime, llama_cpp, null
     requires: str  # pip requirement with the versions that open the file
@@ -36,6 +40,7 @@ class Export:
     options: Mapping[str, Any] = field(default_factory=dict)  # what the runtime needs to know
     unused: Mapping[str, str] = field(default_factory=dict)  # source tensor -> why it is left out
     float_dtypes: Mapping[str, str] = field(default_factory=dict)  # source tensor -> not float32
+    own: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # source tensor -> type
     notes: tuple[str, ...] = ()
 
 

@@ -1,10 +1,10 @@
 """The GGUF backend: writes model.gguf for llama.cpp, and reads a sealed one back."""
 from __future__ import annotations
 
-import json
-from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import dataclasses
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -20,9 +20,18 @@ from edgecompile.backends import (
     ReadWhenAsked,
     gguf_blocks,
     gguf_metadata,
+    gguf_read,
     gguf_stock,
     gguf_tokens,
+    gguf_types,
     schemes_of,
+)
+from edgecompile.backends.gguf_header import (
+    not_converted,
+    places,
+    vocabulary_bytes,
+    vocabulary_rows,
+    write_metadata,
 )
 from edgecompile.backends.gguf_layout import (
     LAYOUTS,
@@ -38,28 +47,34 @@ from edgecompile.model import Model
 from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme
 from edgecompile.passes import Progress
 from edgecompile.sources.gguf_config import ROPE_FREQS
-from edgecompile.sources.gguf_file import GgufFile, GgufTensor, read_gguf
-from edgecompile.sources.gguf_rows import interleaved, restored
+from edgecompile.sources.gguf_file import read_gguf
+from edgecompile.sources.gguf_rows import interleaved
 
 FILE = "model.gguf"
 TENSOR_INFO_BYTES = 100  # name, shape, type, offset and alignment of one tensor
 _FLOAT_TYPES = {"f32": gguf.GGMLQuantizationType.F32, "f16": gguf.GGMLQuantizationType.F16}
-_FILE_TYPES = {
-    gguf.GGMLQuantizationType.F32: gguf.LlamaFileType.ALL_F32,
-    gguf.GGMLQuantizationType.F16: gguf.LlamaFileType.MOSTLY_F16,
-    gguf_blocks.Q4_0: gguf.LlamaFileType.MOSTLY_Q4_0,
-    gguf_blocks.Q8_0: gguf.LlamaFileType.MOSTLY_Q8_0,
-}
 
 
 @dataclass(frozen=True)
 class Gguf:
-    """Options: `float_type` of matrices that no pass quantized; vectors and norms stay float32."""
+    """Options: `float_type` of matrices that no pass quantized; vectors and norms stay float32.
+
+    `types` lets llama.cpp's own quantizer choose and round (Q4_K_M; empty: codes of our grid), with
+    the importance matrix of quantize_importance where it ran; `type_overrides` are types by pattern
+    of source tensor. `kv_cache_bits` 8 keeps attention's keys and values in Q8_0.
+    """
 
     name: ClassVar[str] = "gguf"
     tasks: ClassVar[tuple[str, ...]] = ("embedding", "text-generation")
 
     float_type: Literal["f32", "f16"] = "f32"
+    types: str = ""
+    type_overrides: Mapping[str, str] = field(default_factory=dict)
+    kv_cache_bits: Literal[8, 16] = 16
+
+    def __post_init__(self) -> None:
+        """Refuse names that are no types of llama.cpp."""
+        gguf_types.refuse_unknown(self.types, self.type_overrides)
 
     def refusal(self, model: Model) -> str:
         """Why llama.cpp cannot run that model (from config, headers, tokenizer.json), or empty."""
@@ -71,18 +86,24 @@ class Gguf:
         if layout.encoder and model.task != "embedding":
             return f"{model.architecture} is an encoder: it can embed, not do {model.task}"
         why = gguf_metadata.config_refusal(model, layout) or _tensor_refusal(model, layout)
-        if why or _not_converted(model):
+        why = why or self._engine_refusal(model, layout)
+        if why or not_converted(model):
             return why
         return gguf_tokens.refusal(model.folder)
 
     def size(self, model: Model, schemes: Mapping[str, Scheme]) -> int:
-        """Blocks of 32 (18 or 34 bytes), floats, and the vocabulary in the metadata."""
-        total = _vocabulary_bytes(model)
-        for source, stored in _places(model, LAYOUTS[model.architecture]).items():
+        """Blocks of 32 (18 or 34 bytes) or llama.cpp's own, floats, and the vocabulary."""
+        self._refuse_codes(len(schemes))
+        chosen = self._chosen(model, LAYOUTS[model.architecture])
+        total = vocabulary_bytes(model)
+        for source, stored in places(model, LAYOUTS[model.architecture]).items():
             shape = model.weights.infos[source].shape
             kind = self._float_kind(stored, shape)
             if source in schemes:
                 kind = gguf_blocks.Q4_0 if schemes[source].bits == 4 else gguf_blocks.Q8_0
+            elif self.types and not stays_float32(stored, shape):
+                likely = gguf_types.likely(self.types, stored, shape[-1])
+                kind = chosen.get(source, likely)
             block, size = gguf.GGML_QUANT_SIZES[kind]
             total += int(np.prod(shape)) // block * size + TENSOR_INFO_BYTES
         return total
@@ -93,15 +114,34 @@ class Gguf:
         if why:
             raise UnsupportedError(f"gguf: {model.name}", why, "", "choose another target")
         layout = LAYOUTS[model.architecture]
-        places = _places(model, layout)
-        kinds = self._kinds(model, places)
-        writer = gguf.GGUFWriter(folder / FILE, layout.name)
+        if not self.types:
+            there = self._write(model, folder, progress)
+            return _export(self, model, layout, there, folder / FILE)
+        self._refuse_codes(len(model.quantized))
+        there = places(model, layout)
+        chosen = {there[name]: kind for name, kind in self._chosen(model, layout).items()}
+        importance = {there[n]: v for n, v in model.importance.items() if n in there}
+        wanted = gguf_types.Wanted(self.types, chosen, importance)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            floats = dataclasses.replace(self, types="", type_overrides={})
+            floats._write(model, Path(scratch), progress)
+            progress("quantize with llama.cpp", 0, 1)
+            gguf_types.quantize(Path(scratch) / FILE, folder / FILE, wanted)
+            progress("quantize with llama.cpp", 1, 1)
+        export = _export(self, model, layout, there, folder / FILE)
+        return dataclasses.replace(export, own=gguf_types.written(folder / FILE, there))
+
+    def _write(self, model: Model, folder: Path, progress: Progress) -> dict[str, str]:
+        """Write `folder`/model.gguf; the places of its tensors."""
+        there = places(model, LAYOUTS[model.architecture])
+        kinds = self._kinds(model, there)
+        writer = gguf.GGUFWriter(folder / FILE, LAYOUTS[model.architecture].name)
         try:
-            _write_metadata(writer, model, kinds)
-            self._write_tensors(writer, model, places, kinds, progress)
+            write_metadata(writer, model, kinds)
+            self._write_tensors(writer, model, there, kinds, progress)
         finally:
             writer.close()
-        return _export(model, layout, places, folder / FILE)
+        return there
 
     def decode(self, folder: Path, manifest: Mapping[str, Any]) -> Decoded:
         """Codes, floats and facts of `folder`/model.gguf under the manifest's tensor names.
@@ -111,20 +151,19 @@ class Gguf:
         file = read_gguf(folder / FILE)
         schemes = {row["name"]: row["scheme"] for row in manifest.get("tensors", ())}
         listed = [*schemes, *(row["name"] for row in manifest.get("floats", ()))]
-        sources = _sources(file, listed)
+        sources = gguf_read.sources(file, listed)
         there = {sources.get(n, n): tensor for n, tensor in file.tensors.items() if n != ROPE_FREQS}
-        coded = {name for name, tensor in there.items() if tensor.type in gguf_blocks.BITS}
+        ours = gguf_blocks.BITS if not self.types else ()
+        coded = {name for name, tensor in there.items() if tensor.type in ours}
 
         def quantized(name: str) -> QuantizedTensor:
-            kind, raw = there[name].type, _source_order(file, there[name])
+            kind, raw = there[name].type, gguf_read.source_order(file, there[name])
             codes, scales = gguf_blocks.decode(raw, kind)
             per_row = schemes.get(name, "").endswith("-channel")
             return gguf_blocks.as_scheme(codes, scales, gguf_blocks.BITS[kind], per_row)
 
         def dense(name: str) -> Float32:
-            raw = np.ascontiguousarray(_source_order(file, there[name]))
-            values = gguf.quants.dequantize(raw, there[name].type)
-            return np.asarray(values.reshape(there[name].shape), np.float32)
+            return gguf_read.values(file, there[name])
 
         return Decoded(
             ReadWhenAsked((name for name in there if name in coded), quantized),
@@ -132,12 +171,32 @@ class Gguf:
             gguf_metadata.facts(file),
         )
 
+    def _engine_refusal(self, model: Model, layout: Layout) -> str:
+        """Why llama.cpp cannot do what the options ask for; empty if it can."""
+        if self.kv_cache_bits == 8:
+            if layout.encoder:
+                return f"kv_cache_bits = 8, but {model.architecture} keeps no keys and values"
+            size = gguf_metadata.head_size(model.config)
+            if size % gguf_blocks.BLOCK:
+                return f"heads of {size} do not divide into Q8_0's blocks of {gguf_blocks.BLOCK}"
+        return gguf_types.block_refusal(self._chosen(model, layout), _matrices(model, layout))
+
+    def _chosen(self, model: Model, layout: Layout) -> dict[str, gguf.GGMLQuantizationType]:
+        """Source tensor -> the type that an override names."""
+        return gguf_types.matched(self.type_overrides, _matrices(model, layout))
+
+    def _refuse_codes(self, count: int) -> None:
+        if self.types and count:
+            found = f"types = {self.types!r}, and a pass that puts {count} tensors on our grid"
+            way_out = "--set quantize.method=importance (or none), or leave out types"
+            raise UnsupportedError("gguf", found, "one of the two", way_out)
+
     def _kinds(
-        self, model: Model, places: Mapping[str, str]
+        self, model: Model, there: Mapping[str, str]
     ) -> dict[str, gguf.GGMLQuantizationType]:
         """Each tensor's type in the file, from schemes and headers."""
         schemes, kinds = schemes_of(model), {}
-        for source, stored in places.items():
+        for source, stored in there.items():
             shape = model.weights.infos[source].shape
             if source in schemes:
                 kinds[source] = gguf_blocks.block_type(source, schemes[source], shape[1])
@@ -154,14 +213,14 @@ class Gguf:
         self,
         writer: gguf.GGUFWriter,
         model: Model,
-        places: Mapping[str, str],
+        there: Mapping[str, str],
         kinds: Mapping[str, gguf.GGMLQuantizationType],
         progress: Progress,
     ) -> None:
         factors = gguf_metadata.rope_factors(model.config)
         if factors is not None:
             writer.add_tensor_info(ROPE_FREQS, factors.shape, factors.dtype, factors.nbytes)
-        for source, stored in places.items():
+        for source, stored in there.items():
             shape, kind = model.weights.infos[source].shape, kinds[source]
             block, size = gguf.GGML_QUANT_SIZES[kind]
             count = int(np.prod(shape)) // block * size
@@ -171,10 +230,10 @@ class Gguf:
         writer.write_ti_data_to_file()
         if factors is not None:
             writer.write_tensor_data(factors)
-        for step, (source, stored) in enumerate(places.items()):
-            progress("write file", step, len(places))
+        for step, (source, stored) in enumerate(there.items()):
+            progress("write file", step, len(there))
             writer.write_tensor_data(_data(model, source, stored, kinds[source]))
-        progress("write file", len(places), len(places))
+        progress("write file", len(there), len(there))
 
 
 def _data(
@@ -212,70 +271,26 @@ def _tensor_refusal(model: Model, layout: Layout) -> str:
     return ""
 
 
-def _places(model: Model, layout: Layout) -> dict[str, str]:
-    """Source name -> GGUF name of the tensors that are written, in the source's order."""
-    names = stored_names(layout, int(model.config["num_hidden_layers"]), model.weights)
+def _matrices(model: Model, layout: Layout) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors that llama.cpp may quantize, by source name."""
+    infos = model.weights.infos
     return {
-        source: stored
-        for source, stored in names.items()
-        if stored and not unused_reason(source, model.config)
-    }
+        source: infos[source].shape for source, stored in places(model, layout).items()
+        if not stays_float32(stored, infos[source].shape)
+    }  # fmt: skip
 
 
-def _write_metadata(
-    writer: gguf.GGUFWriter, model: Model, kinds: Mapping[str, gguf.GGMLQuantizationType]
-) -> None:
-    most = Counter(kinds[source] for source in kinds if len(model.weights.infos[source].shape) > 1)
-    writer.add_type("model")
-    writer.add_name(model.name)
-    writer.add_license(model.licence.id)
-    writer.add_license_link(model.licence.use_policy)
-    writer.add_file_type(int(_FILE_TYPES[most.most_common(1)[0][0]]))
-    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    rows = _vocabulary_rows(model)
-    tokenizer = gguf_tokens.tokenizer_metadata(model.folder, rows)
-    for key, value in (gguf_metadata.hyperparameters(model) | tokenizer).items():
-        _ADD[type(value)](writer, key, value)
-
-
-_ADD: Mapping[type, Callable[[gguf.GGUFWriter, str, Any], None]] = {
-    bool: gguf.GGUFWriter.add_bool,
-    int: gguf.GGUFWriter.add_uint32,
-    float: gguf.GGUFWriter.add_float32,
-    str: gguf.GGUFWriter.add_string,
-    list: gguf.GGUFWriter.add_array,
-}
-
-
-def _not_converted(model: Model) -> bool:
-    """A GGUF source before `load`: its tokenizer is in its own header, which was read."""
-    return any(info.file.suffix == ".gguf" for info in model.weights.infos.values())
-
-
-def _vocabulary_bytes(model: Model) -> int:
-    """Metadata: tokens with length, score and type, and merges, each with an 8-byte length."""
-    if _not_converted(model):
-        file = read_gguf(next(iter(model.weights.infos.values())).file)
-        return min(tensor.offset for tensor in file.tensors.values())
-    table = json.loads((model.folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
-    tokens = sum(len(token.encode()) + 12 for token in table.get("vocab", ()))
-    merges = (m if isinstance(m, str) else " ".join(m) for m in table.get("merges", ()))
-    return tokens + sum(len(merge.encode()) + 8 for merge in merges) + 4096
-
-
-def _vocabulary_rows(model: Model) -> int:
-    places = _places(model, LAYOUTS[model.architecture])
-    source = next(source for source, stored in places.items() if stored == "token_embd.weight")
-    return model.weights.infos[source].shape[0]
-
-
-def _export(model: Model, layout: Layout, places: Mapping[str, str], file: Path) -> Export:
+def _export(
+    backend: Gguf, model: Model, layout: Layout, there: Mapping[str, str], file: Path
+) -> Export:
     try:
         tested = version("llama-cpp-python")
     except PackageNotFoundError as error:
         found, way_out = "llama-cpp-python is not installed", "pip install 'edgecompile[gguf]'"
         raise MissingLibraryError("gguf", found, way_out=way_out) from error
     options: dict[str, Any] = {"n_ctx": gguf_metadata.context_length(model.config)}
+    if backend.kv_cache_bits == 8:
+        options["kv_cache_bits"] = 8
     if model.pooling:
         options["pooling"] = model.pooling.mode
     wrong, compared = gguf_stock.differing(file, model.folder)
@@ -286,8 +301,8 @@ def _export(model: Model, layout: Layout, places: Mapping[str, str], file: Path)
     ids = Port("input_ids", "int64", ("batch", "length"))
     output = Port("embedding", "float32", ("batch", int(model.config["hidden_size"])))
     if model.task == "text-generation":
-        output = Port("logits", "float32", ("batch", "length", _vocabulary_rows(model)))
-    left = {s: unused_reason(s, model.config) for s in model.weights if s not in places}
+        output = Port("logits", "float32", ("batch", "length", vocabulary_rows(model)))
+    left = {s: unused_reason(s, model.config) for s in model.weights if s not in there}
     return Export(
         engine="llama_cpp",
         requires="llama-cpp-python>=0.3.36",
@@ -299,36 +314,3 @@ def _export(model: Model, layout: Layout, places: Mapping[str, str], file: Path)
         unused=left,
         notes=notes,
     )
-
-
-def _sources(file: GgufFile, listed: list[str]) -> dict[str, str]:
-    """GGUF name -> source name, by the map that `export` writes by."""
-    layout = _layout(file)
-    layers = min(file.need(f"{layout.name}.block_count", int), len(file.tensors))
-    places = stored_names(layout, layers, listed)
-    return {stored: source for source, stored in places.items() if stored}
-
-
-def _layout(file: GgufFile) -> Layout:
-    name = file.need("general.architecture", str)
-    for layout in LAYOUTS.values():
-        if layout.name == name:
-            return layout
-    raise UnsupportedError(str(file.path), f"architecture {name!r}", ", ".join(LAYOUTS))
-
-
-def _source_order(file: GgufFile, tensor: GgufTensor) -> NDArray[np.uint8]:
-    """The tensor's bytes with Llama's q and k rows in the source's order."""
-    layout = _layout(file)
-    config = {
-        "num_attention_heads": file.need(f"{layout.name}.attention.head_count", int),
-        "num_key_value_heads": file.get(f"{layout.name}.attention.head_count_kv", int),
-    }
-    raw = file.raw(tensor)
-    heads = rotated_heads(layout, tensor.name, config)
-    if not heads:
-        return raw
-    if len(tensor.shape) == 1:
-        values = raw.reshape(tensor.shape[0], -1)
-        return values[restored(len(values), heads)].reshape(1, -1)
-    return raw[restored(len(raw), heads)]

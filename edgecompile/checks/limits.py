@@ -37,12 +37,31 @@ REQUIRED: Mapping[str, tuple[str, ...]] = {
     "module": ("relative_error", "export_relative_error"),
 }  # fmt: skip
 HIGHER = {"decode_speed"}
+FLOATS = ("float32", "float16", "bfloat16")  # dtypes that round nothing to a grid
 
 
-def width_of(schemes: Iterable[str]) -> str:
+def width_of(types: Iterable[str]) -> str:
     """The column: `float` without quantized tensors, else `int` and the smallest bits."""
-    bits = [Scheme.parse(name).bits for name in schemes]
+    bits = [bits_of(name) for name in types]
     return f"int{min(bits)}" if bits else "float"
+
+
+def bits_of(name: str) -> int:
+    """Bits of a scheme (int4-g32) or of a type of llama.cpp's own (Q4_K, IQ4_NL)."""
+    if name.startswith("int"):
+        return Scheme.parse(name).bits
+    return int(name.lstrip("IQ")[0])
+
+
+def types_of(manifest: Mapping[str, Any]) -> list[str]:
+    """Schemes of the quantized tensors, and types of those that the engine's quantizer made."""
+    return [*(entry["scheme"] for entry in manifest["tensors"]), *own_types(manifest).values()]
+
+
+def own_types(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Tensor -> type, of tensors that an engine's own quantizer made."""
+    rows = manifest["floats"]
+    return {row["name"]: row["dtype"] for row in rows if row["dtype"] not in FLOATS}
 
 
 def limits_for(width: str, int8: int, stricter: Mapping[str, float]) -> dict[str, float]:
@@ -63,7 +82,7 @@ def limits_for(width: str, int8: int, stricter: Mapping[str, float]) -> dict[str
 
 def int8_activations(manifest: Mapping[str, Any]) -> bool:
     """Whether the engine rounds activations to int8 when it multiplies with quantized weights."""
-    if not manifest["tensors"]:
+    if not types_of(manifest):
         return False
     engine = manifest["engine"]
     if engine["name"] == "llama_cpp":

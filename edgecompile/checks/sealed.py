@@ -13,6 +13,7 @@ import numpy as np
 
 from edgecompile import facts, registry
 from edgecompile.backends import Backend, Decoded
+from edgecompile.checks.limits import bits_of, own_types
 from edgecompile.errors import BadInputError
 from edgecompile.host import usable_cores
 from edgecompile.metrics import Measurement
@@ -73,6 +74,7 @@ def rows(
     if model is not None:
         yield exact(STEP, "tensors_missing", _missing(model, decoded, manifest), len(model.weights))
         yield from _weight_rows(seen, manifest)
+        yield from _own_rows(decoded, manifest, model)
 
 
 def refuse_another_source(manifest: Mapping[str, Any], model: Model) -> None:
@@ -171,10 +173,11 @@ def _differing_floats(decoded: Decoded, floats: Mapping[str, Mapping[str, Any]])
 
 
 def changed_floats(manifest: Mapping[str, Any]) -> list[str]:
-    """Tensors that a pass changed and left as floats, by the passes' reports."""
+    """Tensors off the grid that are not the source's: changed by a pass, or of an engine's type."""
     rows = (row for one in manifest["passes"] for row in one["layers"])
     changed = {row["name"] for row in rows if row["action"] == "changed"}
-    return sorted(changed & {entry["name"] for entry in manifest["floats"]})
+    floats = {entry["name"] for entry in manifest["floats"]}
+    return sorted(changed & floats | own_types(manifest).keys())
 
 
 def _differing_facts(found: Mapping[str, float], known: Mapping[str, float]) -> list[str]:
@@ -205,6 +208,24 @@ def _weight_rows(seen: Iterable[_Seen], manifest: Mapping[str, Any]) -> Iterator
     worst = max(ratios, key=lambda name: (math.isnan(ratios[name]), ratios[name]))
     measured = Measurement("group_error", ratios[worst], "of the bound", "lower", len(ratios))
     yield judged(STEP, measured, 1.25 if passes <= NEAREST else None, worst)
+
+
+def _own_rows(decoded: Decoded, manifest: Mapping[str, Any], model: Model) -> Iterator[Row]:
+    """The largest error |w - w'| / |w| of a tensor in an engine's own type, over 2^(1 - bits).
+
+    Such types keep weights of a normal distribution to about 2^-bits of their norm, an importance
+    matrix or not; rows that are permuted, or scales of another block, give more than 1.
+    """
+    ratios = {}
+    for name, kind in own_types(manifest).items():
+        if name in decoded.floats and name in model.weights and name not in model.replaced:
+            weight = Weights({name: model.weights.infos[name]}).float32(name)  # unmapped after
+            lost, norm = (float(np.linalg.norm(w)) for w in (weight - decoded.floats[name], weight))
+            ratios[name] = lost / max(norm, 1e-30) / 2.0 ** (1 - bits_of(kind))
+    if ratios:
+        worst = max(ratios, key=lambda name: (math.isnan(ratios[name]), ratios[name]))
+        found = Measurement("tensor_error", ratios[worst], "of the bound", "lower", len(ratios))
+        yield judged(STEP, found, 1.0, worst)
 
 
 def worst_group(tensor: QuantizedTensor, weight: Float32) -> float:

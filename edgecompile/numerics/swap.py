@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -169,9 +170,13 @@ def swapped(
     lazily = sum(tensor.codes.size * 4 for tensor in quantized.values()) > KEEP_BYTES
     owners = _owners(module)
     with ExitStack() as stack:
-        for source, values in replaced.items():
+        for source in replaced:
+            if names[source] in feeds:
+                supply = functools.partial(_tensor, replaced, source)
+                stack.enter_context(_fed(feeds[names[source]], supply))
+                continue
             parameter = module.get_parameter(names[source])
-            stack.enter_context(_swapped_now(parameter, torch.tensor(values)))
+            stack.enter_context(_swapped_now(parameter, _tensor(replaced, source)))
         for source in quantized:
             name, tensor = names[source], quantized[source]
             if name in feeds:
@@ -184,6 +189,10 @@ def swapped(
                 value = _dequantizer(tensor)()
                 stack.enter_context(_swapped_now(module.get_parameter(name), value))
         yield
+
+
+def _tensor(replaced: Mapping[str, Float32], source: str) -> torch.Tensor:
+    return torch.tensor(replaced[source])
 
 
 def _dequantizer(tensor: QuantizedTensor) -> Callable[[], torch.Tensor]:

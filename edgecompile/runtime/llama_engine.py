@@ -27,6 +27,7 @@ from .pool import Pool
 FIRST_CONTEXT = 512  # tokens; longer ones double it, up to the model's context
 PROMPT_BATCH = 512  # tokens a call
 ENCODER_BATCH = 512  # tokens a call: its attention costs the square of them
+FLASH_ATTENTION = 1  # enum llama_flash_attn_type: ENABLED
 ENCODER_TEXTS = 32  # sequences a call
 
 
@@ -39,6 +40,7 @@ class LlamaEngine:
         self._threads = threads
         self._model = _open(library, bundle / manifest.engine.file)
         self._limit = _context_limit(library, self._model, manifest)
+        self._small_cache = manifest.engine.options.get("kv_cache_bits") == 8
         encoder = manifest.task == "embedding"
         self._pool: Pool[LlamaContext] = Pool(
             create=self._create_encoder if encoder else self._create_decoder,
@@ -76,6 +78,9 @@ class LlamaEngine:
             capacity *= 2
         parameters = self._parameters(min(capacity, self._limit))
         parameters.n_batch = parameters.n_ubatch = min(PROMPT_BATCH, parameters.n_ctx)
+        if self._small_cache:
+            parameters.type_k = parameters.type_v = self._library.GGML_TYPE_Q8_0
+            parameters.flash_attn_type = FLASH_ATTENTION  # no other kernel reads such values
         return LlamaContext(self._library, self._model, parameters)
 
     def _create_encoder(self, length: int) -> LlamaContext:
@@ -221,13 +226,13 @@ def _library(manifest: Manifest) -> ModuleType:
     except ImportError as error:
         way_out = f"pip install '{manifest.engine.requires}'"
         raise MissingLibraryError("llama_cpp", str(error), way_out=way_out) from error
-    llama_cpp.llama_log_set(_silence(llama_cpp), ctypes.c_void_p())
+    llama_cpp.llama_log_set(silence(llama_cpp), ctypes.c_void_p())
     llama_cpp.llama_backend_init()
     library: ModuleType = llama_cpp
     return library
 
 
-def _silence(library: ModuleType) -> Any:
+def silence(library: ModuleType) -> Any:
     """A log callback that drops the text; kept on the library so that it is never collected."""
     if not hasattr(library, "_edgecompile_silence"):
         library._edgecompile_silence = library.llama_log_callback(lambda *_: None)  # type: ignore[attr-defined]
