@@ -170,9 +170,9 @@ def refuse_not_finite(model: Model, progress: Progress) -> None:
 
     for index, (name, info) in enumerate(model.weights.infos.items()):
         progress("load", index, len(model.weights))
-        if math.prod(info.shape) and model.weights[name].is_floating_point():
-            flat = model.weights[name].view(-1)
-            for part in torch.split(flat, CHECKED_ELEMENTS):
+        tensor = Weights({name: info})[name]  # unmapped after
+        if math.prod(info.shape) and tensor.is_floating_point():
+            for part in torch.split(tensor.view(-1), CHECKED_ELEMENTS):
                 if not bool(torch.isfinite(part).all()):
                     raise BadInputError(
                         str(info.file), f"tensor {name} holds NaN or infinity", "finite weights",
