@@ -5,9 +5,10 @@ import dataclasses
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from edgecompile import bundle, cache, codes, estimate, sources
 from edgecompile.backends import Export, Port
@@ -136,14 +137,22 @@ def _run_pass(
     """A pass from the cache or by running it; returns its result and the next stage's key."""
     chosen = make_pass(choice)
     text = {name: stage.corpus().digests[name] for name in chosen.reads_text}
-    key = cache.key(
-        choice.name, modules=_pass_modules(type(chosen)), model=stage.key, task=stage.model.task,
-        options=dict(choice.options), text=text,
-        target=stage.target.target.name if chosen.reads_target else "",
-    )  # fmt: skip
+
+    def key_of(name: str, options: Mapping[str, Any], target: str) -> str:
+        return cache.key(
+            name, modules=_pass_modules(type(chosen)), model=stage.key, task=stage.model.task,
+            options=dict(options), text=text, target=target,
+        )  # fmt: skip
+
+    def part(name: str, options: Mapping[str, Any], make: Callable[[Path], None]) -> Path:
+        return cache.resumable_stage(name, key_of(name, options, ""), make)[0]
+
+    key = key_of(
+        choice.name, choice.options, stage.target.target.name if chosen.reads_target else ""
+    )
 
     def work(folder: Path) -> None:
-        given = Work(progress, folder, stage.corpus, stage.size)
+        given = Work(progress, folder, stage.corpus, stage.size, part)
         result = chosen(stage.model, given)
         (folder / BITS).write_text(json.dumps(dict(result.model.bits)), encoding="utf-8")
         layers = [dataclasses.asdict(layer) for layer in result.layers]

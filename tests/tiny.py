@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edgecompile.passes import Work
     from edgecompile.text import Corpus
 
@@ -114,7 +116,14 @@ def work(folder: Path, corpus: Corpus | None = None) -> Work:
     from edgecompile.text import default_corpus
 
     folder.mkdir(parents=True, exist_ok=True)
+
+    def stage(name: str, _options: Any, make: Callable[[Path], None]) -> Path:
+        if not (folder / name).exists():
+            (folder / name).mkdir()
+            make(folder / name)
+        return folder / name
+
     return Work(
         lambda *_: None, folder, lambda: corpus or default_corpus(),
-        lambda schemes: sum(scheme.bits for scheme in schemes.values()),
+        lambda schemes: sum(scheme.bits for scheme in schemes.values()), stage,
     )  # fmt: skip

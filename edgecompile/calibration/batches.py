@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from edgecompile.errors import BadInputError
 from edgecompile.model import Model
 from edgecompile.reference import build_entry_point
 from edgecompile.text.parts import Document
@@ -35,10 +36,14 @@ def text_batches(
     if model.task == "module":
         examples = build_entry_point(model.entry_point)[1]
         return [Batch({name: torch.from_numpy(array) for name, array in examples.items()})]
-    written = [document.text for document in documents]
+    written = [document.text for document in documents if document.text.strip()]
+    if not written:
+        raise _nothing(documents)
     tokens = FolderTokens(model, longest(model, length))
     if model.task == "text-generation":
         pieces = windows(tokens, written, longest(model, length), texts * length)
+        if not pieces:
+            raise _nothing(documents)
         whole = [piece for piece in pieces if len(piece) == len(pieces[0])][:texts]
         rows = torch.from_numpy(np.stack(whole))
         parts = torch.split(rows, _rows(length))
@@ -46,6 +51,13 @@ def text_batches(
     ids = sorted(tokens.encode(written[:texts]), key=len)
     size = _rows(length)
     return [_padded(model, ids[start : start + size]) for start in range(0, len(ids), size)]
+
+
+def _nothing(documents: Sequence[Document]) -> BadInputError:
+    return BadInputError(
+        "calibration", f"{len(documents)} documents with less than two tokens in all",
+        "text", "give more with --data",
+    )  # fmt: skip
 
 
 def longest(model: Model, length: int) -> int:

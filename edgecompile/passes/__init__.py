@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme
@@ -20,12 +20,15 @@ class Work:
     `folder` holds this very pass's finished parts (edgecompile.codes): a pass that was killed finds
     them there and goes on. `corpus` reads text when called: calibration and tuning are for passes,
     held-out text is for the check alone. `size` gives the bundle's bytes for schemes by tensor.
+    `stage` is a part of the work under a name and options of its own, in a folder that other runs
+    of the pass with the same model, text and options of that part find again.
     """
 
     progress: Progress
     folder: Path
     corpus: Callable[[], Corpus]
     size: Callable[[Mapping[str, Scheme]], int]
+    stage: Callable[[str, Mapping[str, Any], Callable[[Path], None]], Path]
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -21,10 +23,11 @@ from edgecompile.numerics.allocate import Choice, allocate
 from edgecompile.numerics.rtn import quantize
 from edgecompile.numerics.schemes import Float32, Scheme
 from edgecompile.passes import Effort, LayerReport, PassResult, Work
-from edgecompile.passes.grid import FLOAT_BITS, GridOptions
+from edgecompile.passes.grid import FLOAT_BITS, GridOptions, in_range
 from edgecompile.passes.quantize_gptq import QuantizeGptq
 from edgecompile.structure import roles
 
+COSTS = "costs.json"
 LARGEST = 1_500_000_000  # parameters whose gradients this pass will hold
 
 
@@ -47,6 +50,13 @@ class AllocateBits:
     texts: int = 64
     length: int = 64
     skip: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that mean nothing, before anything is read."""
+        in_range(
+            self.name, texts=(self.texts, 1, math.inf), length=(self.length, 2, math.inf),
+            bits_per_weight=(self.bits_per_weight, 0, FLOAT_BITS),
+        )  # fmt: skip
 
     @property
     def reads_target(self) -> bool:
@@ -82,7 +92,7 @@ class AllocateBits:
         """Weigh each tensor's error at each width, then spend the budget where it saves most."""
         self.preview(model)
         names = list(self._grid(min(self.widths), model))
-        costs = self._costs(model, names, work)
+        costs = self._weighed(model, names, work)
         sizes, budget = self._sizes(model, names, work.size)
         choices = {
             name: [Choice(b, sizes(name, b), costs[name][b]) for b in sorted(self.widths)]
@@ -103,6 +113,20 @@ class AllocateBits:
             bits = 8
         options = GridOptions(bits=bits, skip=self.skip)  # type: ignore[arg-type]
         return options.schemes(dataclasses.replace(model, bits={}))
+
+    def _weighed(
+        self, model: Model, names: Sequence[str], work: Work
+    ) -> dict[str, dict[int, float]]:
+        """As `_costs`, weighed once for any budget."""
+
+        def weigh(folder: Path) -> None:
+            costs = self._costs(model, names, dataclasses.replace(work, folder=folder))
+            (folder / COSTS).write_text(json.dumps(costs), encoding="utf-8")
+
+        budget = {"max_size": "", "bits_per_weight": 0.0}
+        options = dataclasses.asdict(self) | budget
+        found = json.loads((work.stage("weigh", options, weigh) / COSTS).read_text("utf-8"))
+        return {name: {int(b): cost for b, cost in row.items()} for name, row in found.items()}
 
     def _costs(
         self, model: Model, names: Sequence[str], work: Work

@@ -36,6 +36,10 @@ class GridOptions:
     skip: tuple[str, ...] = ()
     overrides: Mapping[str, int] = field(default_factory=dict)  # pattern -> bits
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that mean nothing, before anything is read."""
+        in_range(self.name, group_size=(self.group_size, -1, math.inf))
+
     def preview(self, model: Model) -> dict[str, Scheme]:
         """Which tensor gets which scheme, from headers alone, in the source's order."""
         return {
@@ -77,7 +81,7 @@ class GridOptions:
     def reason_to_skip(self, name: str, role: str, model: Model) -> str:
         """Why a tensor stays as it is; empty if it is quantized."""
         if role == "other":
-            return "no matrix product or vocabulary table"
+            return "not a linear layer's weight, nor the vocabulary's table"
         if role == "unused":
             return "not part of the task's graph"
         if any(fnmatchcase(name, pattern) for pattern in self.skip):
@@ -104,6 +108,14 @@ class GridOptions:
         """Why each tensor that is not quantized stays as it is."""
         reasons = {n: self.reason_to_skip(n, role, model) for n, role in roles(model).items()}
         return {name: reason for name, reason in reasons.items() if reason}
+
+
+def in_range(where: str, **options: tuple[float, float, float]) -> None:
+    """Raise UsageError for the first option (value, least, most) that is not a number between."""
+    for name, (value, least, most) in options.items():
+        if not (math.isfinite(value) and least <= value <= most):
+            expected = f"at least {least}" + (f", at most {most}" if math.isfinite(most) else "")
+            raise UsageError(f"[{where}] {name}", str(value), expected)
 
 
 def weight_error(weight: Float32, tensor: QuantizedTensor) -> float:

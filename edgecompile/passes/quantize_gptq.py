@@ -16,12 +16,12 @@ from edgecompile.calibration.moments import Moments
 from edgecompile.calibration.walk import Layer, Walk, set_weight
 from edgecompile.errors import BadInputError
 from edgecompile.model import Model
-from edgecompile.numerics.gptq import Rounding, gptq
+from edgecompile.numerics.gptq import LARGEST_DAMPING, Rounding, gptq
 from edgecompile.numerics.parallel import one_thread_a_piece
 from edgecompile.numerics.rtn import quantize
 from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme
 from edgecompile.passes import Effort, LayerReport, PassResult, Work
-from edgecompile.passes.grid import GridOptions, weight_error
+from edgecompile.passes.grid import GridOptions, in_range, weight_error
 
 RUNS = 2.6  # of a block, each up to the inputs that are wanted next, and once more to its end
 
@@ -43,6 +43,15 @@ class QuantizeGptq(GridOptions):
     act_order: bool = True
     sweeps: int = 2
     blocks: int = 0  # only so many blocks are calibrated, the rest rounded to nearest; 0: all
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that mean nothing, before anything is read."""
+        super().__post_init__()
+        in_range(
+            self.name, texts=(self.texts, 1, math.inf), length=(self.length, 2, math.inf),
+            damping=(self.damping, 0, LARGEST_DAMPING), sweeps=(self.sweeps, 0, math.inf),
+            blocks=(self.blocks, 0, math.inf),
+        )  # fmt: skip
 
     def effort(self, model: Model) -> Effort:
         """Blocks run RUNS times on the text; the arithmetic of a matrix grows with out x in^2."""
@@ -85,10 +94,11 @@ class Job:
         for index in range(chosen):
             self._block(index, chosen)
         covered = codes.load(self.work.folder)[0].keys()
-        rest = [name for name in self.schemes if name not in covered]
+        # A number is the tensor's own, so that a resumed run does not write over a finished one.
+        rest = {n: number for number, n in enumerate(self.schemes, count) if n not in covered}
         moments = self.walk.outside(rest) if chosen == count else {}
-        for number, name in enumerate(rest, count):
-            self.work.progress("quantize the rest", number - count, len(rest))
+        for done, (name, number) in enumerate(rest.items()):
+            self.work.progress("quantize the rest", done, len(rest))
             weight = torch.from_numpy(self.walk.model.weights.float32(name))
             tensor, row = self.rounded(name, weight, moments.get(name))
             codes.add_part(self.work.folder, number, codes.Part({name: tensor}, layers=[row]))
