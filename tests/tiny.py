@@ -127,3 +127,16 @@ def work(folder: Path, corpus: Corpus | None = None) -> Work:
         lambda *_: None, folder, lambda: corpus or default_corpus(),
         lambda schemes: sum(scheme.bits for scheme in schemes.values()), stage,
     )  # fmt: skip
+
+
+def corpus(documents: int = 40) -> Corpus:
+    """The words of TEXT in other orders: what these tokenizers were made for, in no time."""
+    import random
+
+    from edgecompile.text import Corpus
+    from edgecompile.text.parts import Document
+
+    order, words = random.Random(0), TEXT.split()
+    texts = [Document(" ".join(order.choices(words, k=60))) for _ in range(3 * documents)]
+    parts = (tuple(texts[start::3]) for start in range(3))
+    return Corpus("tiny", *parts)
