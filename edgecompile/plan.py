@@ -17,6 +17,9 @@ from edgecompile.sources import SourceRef
 from edgecompile.target import Target
 
 
+TARGET = "target."  # --set target.options.types=Q5_K_M changes the targets, not the recipe
+
+
 @dataclass(frozen=True)
 class Request:
     """What the user asked for, as on the command line."""
@@ -64,10 +67,11 @@ def plan(request: Request) -> Plan:
     """Check everything that is cheap; raises the error that `build` would have met later."""
     if not request.targets:
         raise UsageError("--target", "none given", f"one or more of {', '.join(target.names())}")
-    targets = [target.find(name) for name in dict.fromkeys(request.targets)]
+    of_targets = [s.removeprefix(TARGET) for s in request.settings if s.startswith(TARGET)]
+    targets = [target.find(name, of_targets) for name in dict.fromkeys(request.targets)]
     source = sources.resolve(
         request.model, request.recipe, task=request.task, variant=request.variant,
-        settings=request.settings,
+        settings=[s for s in request.settings if not s.startswith(TARGET)],
     )  # fmt: skip
     if request.data and not request.data.is_file():
         raise UsageError("--data", f"{str(request.data)!r} is not a file")

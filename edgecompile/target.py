@@ -1,13 +1,13 @@
 """Targets: a TOML file a device class that says which backend writes for it, and what fits."""
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from edgecompile import shelf
-from edgecompile.config import Table, make, nearest, read_toml
+from edgecompile.config import Table, apply_setting, make, nearest, read_toml
 from edgecompile.errors import UsageError
 
 
@@ -41,13 +41,16 @@ def names() -> dict[str, Path]:
     return found
 
 
-def find(name: str) -> Target:
-    """Read a target by name or by the path of its TOML file."""
+def find(name: str, settings: Iterable[str] = ()) -> Target:
+    """Read a target by name or by the path of its TOML file, and apply `--set` changes to it."""
     known = names()
     path = Path(name) if name.endswith(".toml") else known.get(name)
     if path is None or not path.is_file():
         raise UsageError("--target", f"{name!r} is not a target", nearest(name, known))
-    return parse(path.stem, read_toml(path), str(path))
+    table = read_toml(path)
+    for setting in settings:
+        apply_setting(table, setting)
+    return parse(path.stem, table, str(path))
 
 
 def parse(name: str, table: Table, where: str) -> Target:

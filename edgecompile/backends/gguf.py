@@ -171,6 +171,12 @@ class Gguf:
             gguf_metadata.facts(file),
         )
 
+    def halves(self, model: Model, there: Mapping[str, str]) -> dict[str, str]:
+        """Source tensor -> `float16`, of floats that the file holds in halves."""
+        half = gguf.GGMLQuantizationType.F16
+        kinds = self._kinds(model, there)
+        return {source: "float16" for source, kind in kinds.items() if kind is half}
+
     def _engine_refusal(self, model: Model, layout: Layout) -> str:
         """Why llama.cpp cannot do what the options ask for; empty if it can."""
         if self.kv_cache_bits == 8:
@@ -312,5 +318,6 @@ def _export(
         outputs=(output,),
         options=options,
         unused=left,
+        float_dtypes=backend.halves(model, there),
         notes=notes,
     )

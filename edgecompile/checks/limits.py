@@ -60,7 +60,7 @@ def types_of(manifest: Mapping[str, Any]) -> list[str]:
 
 def own_types(manifest: Mapping[str, Any]) -> dict[str, str]:
     """Tensor -> type, of tensors that an engine's own quantizer made."""
-    rows = manifest["floats"]
+    rows = manifest.get("floats", ())
     return {row["name"]: row["dtype"] for row in rows if row["dtype"] not in FLOATS}
 
 
@@ -82,7 +82,7 @@ def limits_for(width: str, int8: int, stricter: Mapping[str, float]) -> dict[str
 
 def int8_activations(manifest: Mapping[str, Any]) -> bool:
     """Whether the engine rounds activations to int8 when it multiplies with quantized weights."""
-    if not types_of(manifest):
+    if not (manifest["tensors"] or own_types(manifest)):
         return False
     engine = manifest["engine"]
     if engine["name"] == "llama_cpp":

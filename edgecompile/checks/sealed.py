@@ -74,7 +74,7 @@ def rows(
     if model is not None:
         yield exact(STEP, "tensors_missing", _missing(model, decoded, manifest), len(model.weights))
         yield from _weight_rows(seen, manifest)
-        yield from _own_rows(decoded, manifest, model)
+        yield from own_rows(decoded, manifest, model)
 
 
 def refuse_another_source(manifest: Mapping[str, Any], model: Model) -> None:
@@ -210,7 +210,7 @@ def _weight_rows(seen: Iterable[_Seen], manifest: Mapping[str, Any]) -> Iterator
     yield judged(STEP, measured, 1.25 if passes <= NEAREST else None, worst)
 
 
-def _own_rows(decoded: Decoded, manifest: Mapping[str, Any], model: Model) -> Iterator[Row]:
+def own_rows(decoded: Decoded, manifest: Mapping[str, Any], model: Model) -> Iterator[Row]:
     """The largest error |w - w'| / |w| of a tensor in an engine's own type, over 2^(1 - bits).
 
     Such types keep weights of a normal distribution to about 2^-bits of their norm, an importance
