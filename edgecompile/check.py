@@ -110,7 +110,8 @@ def _engine_rows(subject: _Subject, model: Model, decoded: Decoded) -> Iterator[
     with _worker(subject) as worker:
         source = None
         if info.tokenizer is not None:
-            source = FolderTokens(model, info.tokenizer.max_length)
+            longest = 0 if info.task == "text-generation" else info.tokenizer.max_length
+            source = FolderTokens(model, longest)  # as the runtime: a decoder's text is not cut
             yield from tokens.rows(worker, source, [document.text for document in held_out])
         if info.task == "text-generation":
             yield tokens.template_row(model, info, subject.bundle)
