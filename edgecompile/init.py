@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgecompile import sources
 from edgecompile.errors import UsageError
-from edgecompile.recipe import DEFAULT_QUANTIZE
+from edgecompile.recipe import default_quantize
 
 
 def write_recipe(model: str, name: str = "", task: str = "") -> Path:
@@ -21,7 +21,7 @@ def write_recipe(model: str, name: str = "", task: str = "") -> Path:
     if ref.kind != "torch":
         relative = os.path.relpath(ref.place, path.parent)
         place = f"path = {json.dumps(Path(relative).as_posix())}"
-    quantize = DEFAULT_QUANTIZE[described.task]
+    quantize = default_quantize(described.task, described.parameters)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
         f'description = "{described.architecture}, {described.parameters:,} parameters"\n'

@@ -105,7 +105,7 @@ def _target_plan(request: Request, source: SourceRef, model: Model, one: Target)
         )  # fmt: skip
     if reason := backend.refusal(model):
         raise UnsupportedError(where, reason, way_out=f"build for {_others(model.task, one)}")
-    choices = pass_choices(source.recipe, model.task, one.quantize)
+    choices = pass_choices(source.recipe, model.task, one.quantize, model.parameters)
     schemes = _schemes(choices, model)
     efforts = [make_pass(choice).effort(model) for choice in choices]
     estimated = estimate.estimate(model, backend, schemes, efforts)

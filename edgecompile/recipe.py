@@ -15,16 +15,24 @@ from edgecompile.errors import UsageError
 # pass quantize_rtn, and a table without a method names the pass after the stage itself.
 STAGES = ("prune", "distill", "allocate_bits", "quantize")
 
-# What a plain build does where neither target nor recipe speaks. In a decoder the embedding, which
-# is often the head too, and the small value projections lose most at 4 bits (docs/quality.md).
+# What a plain build does where neither target nor recipe speaks (docs/quality.md has the figures).
+# In a decoder the embedding, which is often the head too, and the small value projections lose most
+# at 4 bits. Encoders lose next to nothing at 8 bits, calibrated or not.
+_DECODER: Table = {"bits": 4, "embedding_bits": 8, "overrides": {"*.v_proj.weight": 8}}
 DEFAULT_QUANTIZE: Mapping[str, Table] = {
-    "text-generation": {
-        "method": "rtn", "bits": 4, "embedding_bits": 8, "overrides": {"*.v_proj.weight": 8},
-    },
+    "text-generation": {"method": "gptq", **_DECODER},
     "embedding": {"method": "rtn", "bits": 8},
     "classification": {"method": "rtn", "bits": 8},
     "module": {"method": "rtn", "bits": 8},
 }
+LARGEST_CALIBRATED = 3_000_000_000  # parameters: above, hours on a processor; large models lose less
+
+
+def default_quantize(task: str, parameters: int) -> Table:
+    """The quantize table of a task; without calibration for models that would take hours."""
+    if task == "text-generation" and parameters > LARGEST_CALIBRATED:
+        return {"method": "rtn", **_DECODER}
+    return DEFAULT_QUANTIZE[task]
 
 # Measures for the types of an engine's own: options of our grid have no say then.
 IMPORTANCE, IMPORTANCE_OPTIONS = "importance", ("texts", "length")
@@ -144,13 +152,15 @@ def merge(base: Table, change: Table) -> dict[str, Any]:
     return merged
 
 
-def pass_choices(recipe: Recipe, task: str, target_quantize: Table) -> tuple[PassChoice, ...]:
-    """Passes in order; quantize takes the task's default, then the target's, then the recipe's."""
+def pass_choices(
+    recipe: Recipe, task: str, target_quantize: Table, parameters: int = 0
+) -> tuple[PassChoice, ...]:
+    """Passes in order; quantize takes the default, then the target's table, then the recipe's."""
     choices: list[PassChoice] = []
     for stage in STAGES:
         table = dict(getattr(recipe, stage))
         if stage == "quantize":
-            table = {**DEFAULT_QUANTIZE[task], **target_quantize, **table}
+            table = {**default_quantize(task, parameters), **target_quantize, **table}
             table = _quantize(table, target_quantize)
         method = table.pop("method", "")
         if method == "none" or not (method or table):
