@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -67,8 +68,6 @@ def add_part(folder: Path, number: int, part: Part) -> Path:
 
     The file gets its name when it is whole and on the disk, so that a killed pass can go on.
     """
-    from safetensors.numpy import save_file
-
     arrays: dict[str, NDArray[Any]] = {}
     schemes = {name: tensor.scheme.name for name, tensor in part.quantized.items()}
     for name, tensor in part.quantized.items():
@@ -80,12 +79,24 @@ def add_part(folder: Path, number: int, part: Part) -> Path:
     final = folder / PART.format(number)
     unfinished = final.with_suffix(".unfinished")
     layers = [asdict(layer) for layer in part.layers]
-    save_file(
-        arrays, unfinished, {"schemes": json.dumps(schemes), "layers": json.dumps(layers)}
-    )
+    _save(arrays, unfinished, {"schemes": json.dumps(schemes), "layers": json.dumps(layers)})
     with unfinished.open("rb") as stream:
         os.fsync(stream.fileno())
     return unfinished.rename(final)
+
+
+def _save(
+    arrays: dict[str, NDArray[Any]], file: Path, metadata: dict[str, str] | None = None
+) -> None:
+    """Write a safetensors file; a full disk is an OSError, as it is for any other file."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    try:
+        save_file(arrays, file, metadata)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(number[1]) if number else 0, str(error), str(file)) from error
 
 
 def parts(folder: Path) -> list[int]:
@@ -139,9 +150,7 @@ def ranges(folder: Path) -> dict[str, Range]:
 
 def add_importance(folder: Path, number: int, found: Mapping[str, Float32]) -> None:
     """Write mean squares float32 [in] of a part's inputs, by weight; before the part."""
-    from safetensors.numpy import save_file
-
-    save_file(dict(found), folder / IMPORTANCE.format(number))
+    _save(dict(found), folder / IMPORTANCE.format(number))
 
 
 def importance(folder: Path) -> dict[str, Float32]:
