@@ -101,11 +101,23 @@ class AllocateBits:
         try:
             bits = allocate(choices, budget)
         except ValueError as error:
-            raise UsageError(
-                "[allocate_bits]", str(error), way_out="allow more, or add 4 to widths"
-            ) from error
+            least = sum(min(choice.size for choice in row) for row in choices.values())
+            raise self._too_small(least - budget, model, names) from error
         rows = tuple(_row(name, bits[name], choices[name]) for name in names)
         return PassResult(dataclasses.replace(model, bits=bits), rows)
+
+    def _too_small(self, missing: int, model: Model, names: Sequence[str]) -> UsageError:
+        """What to say when even the smallest widths take so many bytes more than the budget."""
+        way_out = "allow more" + ("" if 4 in self.widths else ", or add 4 to widths")
+        if self.max_size:
+            most = parse_size(self.max_size, "[allocate_bits] max_size")
+            found = f"the smallest bundle takes {(most + missing) / 1e6:.3f} MB"
+            wanted = f"{self.max_size} at most"
+            return UsageError("[allocate_bits] max_size", found, wanted, way_out)
+        least = self.bits_per_weight + 8 * missing / _weights(model, names)
+        found = f"the smallest widths take {least:.3f} bits a weight"
+        wanted = f"{self.bits_per_weight:g} at most"
+        return UsageError("[allocate_bits] bits_per_weight", found, wanted, way_out)
 
     def _grid(self, bits: int, model: Model) -> dict[str, Scheme]:
         """Schemes of all tensors that can be quantized, at one width."""
@@ -169,14 +181,18 @@ class AllocateBits:
     ) -> tuple[Callable[[str, int], int], int]:
         """Bytes of a tensor at a width, and the budget for all of them."""
         if self.bits_per_weight:
-            total = sum(math.prod(model.weights.infos[name].shape) for name in names)
-            return lambda n, b: _nominal(model, n, b), int(self.bits_per_weight * total / 8)
+            total = self.bits_per_weight * _weights(model, names)
+            return lambda n, b: _nominal(model, n, b), int(total / 8)
         most = parse_size(self.max_size, "[allocate_bits] max_size")
         return _marginal(model, names, size), most - size({})
 
 
 def _change(values: Float32, model: Model, name: str) -> Tensor:
     return torch.from_numpy(values - model.weights.float32(name)).to(torch.bfloat16)
+
+
+def _weights(model: Model, names: Sequence[str]) -> int:
+    return sum(math.prod(model.weights.infos[name].shape) for name in names)
 
 
 def _nominal(model: Model, name: str, bits: int) -> int:
