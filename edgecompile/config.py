@@ -64,7 +64,7 @@ def _fits(hint: Any, value: Any) -> bool:
     if hint is Any:
         return True
     if origin is typing.Literal:
-        return value in arguments
+        return any(value == one and type(value) is type(one) for one in arguments)
     if origin in (typing.Union, types.UnionType):
         return any(_fits(argument, value) for argument in arguments)
     if origin is tuple:
@@ -116,5 +116,5 @@ def parse_size(text: str, where: str) -> int:
     number, unit = text[:-2], text[-2:].upper()
     try:
         return int(float(number) * UNITS[unit])
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, OverflowError) as error:
         raise UsageError(where, f"{text!r} is not a size", "for example 20GB") from error
