@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgecompile.backends import Decoded
 from edgecompile.checks import sealed
-from edgecompile.numerics.schemes import QuantizedTensor, weights_digest
+from edgecompile.checks.limits import own_types
+from edgecompile.numerics.schemes import QuantizedTensor, float_digest, weights_digest
 from edgecompile.runtime.manifest import read_manifest
 from edgecompile.runtime.threads import physical_cores
 from edgecompile.runtime.verify import verify
@@ -49,8 +51,8 @@ def verify_files(bundle: Path) -> None:
 
 def compare(first: Path, second: Path) -> Comparison:
     """Decode both sealed bundles, whatever their engines, and compare codes and scales."""
-    bundles = _decoded(first), _decoded(second)
-    names = sorted(bundles[0].keys() | bundles[1].keys())
+    bundles = _Opened.of(first), _Opened.of(second)
+    names = sorted(bundles[0].names | bundles[1].names)
     pairs = [_compared(name, *bundles) for name in names]  # a tensor of each in memory at a time
     digests = [
         weights_digest((n, p.digests[i]) for n, p in zip(names, pairs, strict=True) if p.digests[i])
@@ -60,8 +62,33 @@ def compare(first: Path, second: Path) -> Comparison:
     return Comparison((str(first), str(second)), (digests[0], digests[1]), len(names), different)
 
 
-def _decoded(bundle: Path) -> Mapping[str, QuantizedTensor]:
-    return sealed.decode(bundle, read_manifest(bundle).data).quantized
+@dataclass(frozen=True)
+class _Opened:
+    """A sealed bundle's tensors: codes, and types of the engine's own by name."""
+
+    decoded: Decoded
+    own: Mapping[str, str]
+
+    @classmethod
+    def of(cls, bundle: Path) -> _Opened:
+        manifest = read_manifest(bundle).data
+        return cls(sealed.decode(bundle, manifest), own_types(manifest))
+
+    @property
+    def names(self) -> set[str]:
+        return self.decoded.quantized.keys() | self.own.keys()
+
+    def kind(self, name: str) -> str:
+        """The engine's own type, or that it is a tensor on our grid."""
+        return self.own.get(name, "codes")
+
+    def digest(self, name: str) -> str:
+        """Of codes and scales, or of the values of an engine's own type; empty if not there."""
+        if name in self.decoded.quantized:
+            return self.decoded.quantized[name].digest(name)
+        if name in self.own and name in self.decoded.floats:
+            return float_digest(name, self.decoded.floats[name], self.own[name])
+        return ""
 
 
 @dataclass(frozen=True)
@@ -72,19 +99,20 @@ class _Pair:
     difference: str
 
 
-def _compared(
-    name: str, first: Mapping[str, QuantizedTensor], second: Mapping[str, QuantizedTensor]
-) -> _Pair:
-    one, other = first.get(name), second.get(name)
-    digest = one.digest(name) if one else ""
-    if one is None or other is None:
-        where = "second" if one is None else "first"
-        found = other.digest(name) if other else ""
-        return _Pair((digest, found), f"{name}: only in the {where} bundle")
-    text = _difference(one, other)
-    if not text:
-        return _Pair((digest, digest), "")
-    return _Pair((digest, other.digest(name)), f"{name}: {text}")
+def _compared(name: str, first: _Opened, second: _Opened) -> _Pair:
+    codes = first.decoded.quantized, second.decoded.quantized
+    if name in codes[0] and name in codes[1]:
+        one, other = codes[0][name], codes[1][name]
+        digest, text = one.digest(name), _difference(one, other)
+        return _Pair((digest, other.digest(name) if text else digest), text and f"{name}: {text}")
+    digests = first.digest(name), second.digest(name)
+    if not all(digests):
+        text = f"only in the {'first' if digests[0] else 'second'} bundle"
+    elif first.kind(name) != second.kind(name):
+        text = f"{first.kind(name)}, {second.kind(name)}"
+    else:
+        text = "" if digests[0] == digests[1] else f"values of {first.kind(name)} differ"
+    return _Pair(digests, text and f"{name}: {text}")
 
 
 def _difference(one: QuantizedTensor, other: QuantizedTensor) -> str:

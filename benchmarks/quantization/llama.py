@@ -1,7 +1,6 @@
 """llama.cpp's own types, by its own quantizer, with and without an importance matrix."""
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,12 @@ from rows import Made, Setup
 
 from edgecompile.backends.gguf import Gguf
 from edgecompile.backends.gguf_layout import LAYOUTS, stored_names
+from edgecompile.backends.gguf_types import Wanted, quantize
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Float32
 from edgecompile.reference import Reference
 
 IMPORTANCE_WINDOWS = 128
-TYPES = {"Q4_0": 2, "Q4_K_S": 14, "Q4_K_M": 15, "F16": 1}  # enum llama_ftype
 
 
 @dataclass(frozen=True)
@@ -38,17 +37,8 @@ class LlamaCpp:
     def make(self, setup: Setup) -> Made:
         """Quantize; the note counts the types that llama.cpp chose."""
         target = setup.made(self) / "model.gguf"
-        library = engines.quiet_llama()
-        parameters = library.llama_model_quantize_default_params()
-        parameters.ftype, parameters.nthread = TYPES[self.type], setup.threads
-        kept = _c_matrix(library, importance_matrix(setup)) if self.importance else None
-        if kept is not None:
-            parameters.imatrix = kept[0]
-        code = library.llama_model_quantize(
-            str(float_file(setup)).encode(), str(target).encode(), ctypes.byref(parameters)
-        )
-        if code:
-            raise SystemExit(f"{self.name}: llama_model_quantize gave {code}")
+        matrix = importance_matrix(setup) if self.importance else {}
+        quantize(float_file(setup), target, Wanted(self.type, {}, matrix), setup.threads)
         return Made((str(target),), "llama.cpp", types_of(target))
 
     def answer(self, setup: Setup, made: Made, windows: Sequence[Window]) -> Iterator[Float32]:
@@ -123,15 +113,3 @@ def mean_squares(model: Model, ids: Sequence[Window]) -> dict[str, Float32]:
             body(input_ids=torch.from_numpy(row)[None], use_cache=False, logits_to_keep=1)
         tokens += len(row)
     return {stored: (total / tokens).float().numpy() for stored, total in sums.items()}
-
-
-def _c_matrix(library: Any, matrix: Mapping[str, Float32]) -> tuple[Any, Any]:
-    """An array of llama_model_imatrix_data that ends with an empty one, and what it points to."""
-    array = (library.llama_model_imatrix_data * (len(matrix) + 1))()
-    kept = []
-    for entry, (name, values) in zip(array, matrix.items(), strict=False):
-        data = np.ascontiguousarray(values, np.float32)
-        entry.name, entry.size = name.encode(), data.size
-        entry.data = data.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-        kept.append(data)
-    return array, kept

@@ -10,7 +10,7 @@ import pytest
 import tiny
 import torch
 
-from edgecompile import bundle, codes
+from edgecompile import bundle, codes, target, verify
 from edgecompile.backends import gguf_types
 from edgecompile.backends.gguf import Gguf
 from edgecompile.calibration.batches import text_batches
@@ -147,6 +147,23 @@ def test_the_manifest_lists_types_and_the_sealed_check_finds_a_changed_byte(
     rows = {row.metric: row for row in sealed.rows(backend.decode(tmp_path, manifest), manifest,
                                                    measured, {})}  # fmt: skip
     assert rows["floats_differing"].detail == "model.layers.1.mlp.up_proj.weight"
+
+
+def test_bundles_of_llama_cpps_types_are_compared_by_the_values_they_stand_for(
+    model: Model, measured: Model, tmp_path: Path
+) -> None:
+    chosen = target.find("gguf-kquant")
+    for name, one in (("plain", model), ("told", measured), ("again", measured)):
+        (tmp_path / f"{name}-files").mkdir()
+        written = Gguf(types="Q4_K_M").export(one, tmp_path / f"{name}-files", quiet)
+        contents = bundle.Contents(one, chosen, "", written, ())
+        (tmp_path / name).mkdir()
+        bundle.assemble(contents, tmp_path / f"{name}-files", tmp_path / name)
+    same = verify.compare(tmp_path / "told", tmp_path / "again")
+    assert (same.tensors, same.differences) == (15, ())
+    found = verify.compare(tmp_path / "plain", tmp_path / "told")
+    assert "model.layers.0.mlp.gate_proj.weight: values of Q4_K differ" in found.differences
+    assert found.digests[0] != found.digests[1]
 
 
 def test_permuted_rows_break_the_bound_on_a_tensors_error(
