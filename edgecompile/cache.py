@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -88,28 +88,29 @@ def resumable_stage(
     holder = final.parent / f".{final.name}{PARTIAL}"
     try:
         with _held(holder):
-            if final.is_dir():
-                return final, True
-            (holder / "work").mkdir(exist_ok=True)
-            work(holder / "work")
-            publish(holder / "work", final)
+            reused = final.is_dir()
+            if not reused:
+                (holder / "work").mkdir(exist_ok=True)
+                work(holder / "work")
+                publish(holder / "work", final)
             shutil.rmtree(holder, ignore_errors=True)
     except OSError as error:
         raise disk_error(error, final.parent) from error
-    return final, False
+    return final, reused
 
 
 @contextmanager
 def _held(holder: Path) -> Iterator[None]:
     """Inside, this process alone has the folder, which it made if need be."""
-    while True:
-        holder.mkdir(parents=True, exist_ok=True)
-        with (holder / LOCK).open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not (holder / LOCK).exists():
-                continue  # its last holder finished and removed it
-            yield
-            return
+    with ExitStack() as held:
+        while True:
+            holder.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):  # who had it finished, or pruned it: once more
+                lock = held.enter_context((holder / LOCK).open("w"))
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if os.path.samestat(os.fstat(lock.fileno()), (holder / LOCK).stat()):
+                    break
+        yield
 
 
 @contextmanager
@@ -185,12 +186,11 @@ def disk_error(error: OSError, where: Path) -> Exception:
 
 def entries() -> list[tuple[Path, int, float]]:
     """Stages, finished or partial, as (folder, bytes, last used), oldest first."""
-    stages = folder() / "stages"
-    found = [
-        (path, tree_bytes(path), path.stat().st_mtime)
-        for path in stages.glob("*-*")
-        if path.name.endswith(PARTIAL) or not path.name.startswith(".")
-    ] if stages.is_dir() else []  # fmt: skip
+    found = []
+    for path in (folder() / "stages").glob("*-*"):
+        if path.name.endswith(PARTIAL) or not path.name.startswith("."):
+            with suppress(FileNotFoundError):  # a build or another prune may move it meanwhile
+                found.append((path, tree_bytes(path), path.stat().st_mtime))
     return sorted(found, key=lambda entry: entry[2])
 
 
@@ -202,24 +202,25 @@ def prune(max_bytes: int) -> list[Path]:
     for path, size, _ in kept:
         if total <= max_bytes:
             break
-        if _in_use(path):
-            continue
-        shutil.rmtree(path, ignore_errors=True)
-        removed.append(path)
-        total -= size
+        if _remove(path):
+            removed.append(path)
+            total -= size
     return removed
 
 
-def _in_use(path: Path) -> bool:
-    """Whether a running build holds this partial stage."""
-    if not (path / LOCK).is_file():
-        return False
-    with (path / LOCK).open("w") as lock:
+def _remove(path: Path) -> bool:
+    """Remove a stage unless a running build holds it; a new one cannot begin on it meanwhile."""
+    with ExitStack() as held:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.name.endswith(PARTIAL):
+                lock = held.enter_context((path / LOCK).open("r+"))
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            pass  # its build ended, or was killed before it had a lock
         except OSError:
-            return True
-    return False
+            return False
+        shutil.rmtree(path, ignore_errors=True)
+        return not path.exists()
 
 
 def tree_bytes(tree: Path) -> int:
