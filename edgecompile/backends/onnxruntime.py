@@ -120,7 +120,7 @@ class Onnxruntime:
         return decode(folder, manifest)
 
 
-GRAPH_BYTES_PER_TENSOR = 750  # nodes, names and shapes, per tensor of the source
+GRAPH_BYTES_PER_TENSOR = 1350  # nodes, names, shapes and alignment, per tensor of the source
 ROTARY_BYTES = 4  # cos and sin tables float32 [context, head size / 2] each
 
 
