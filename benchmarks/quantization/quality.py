@@ -35,6 +35,9 @@ OURS: Mapping[str, tuple[str, ...]] = {
     "int4 rounded": (*RTN, "quantize.scale_search=false"),
     "int4 scale search": (*RTN, "quantize.scale_search=true"),
     "int4 GPTQ": (*BASE, "quantize.method=gptq"),
+    "allocated, 5.77 bits": ("allocate_bits.bits_per_weight=5.77", "quantize.method=gptq"),
+    "allocated, 5.41 bits": ("allocate_bits.bits_per_weight=5.41", "quantize.method=gptq"),
+    "allocated, 5.15 bits": ("allocate_bits.bits_per_weight=5.15", "quantize.method=gptq"),
     "int4 AWQ + GPTQ": (*BASE, "quantize.method=awq"),
 }
 ROWS: tuple[Row, ...] = (

@@ -15,7 +15,7 @@ from edgecompile.calibration.folds import Folding, Neighbour
 from edgecompile.calibration.moments import Moments
 from edgecompile.calibration.walk import Layer, Walk
 from edgecompile.numerics import awq
-from edgecompile.numerics.gptq import inverse_factor
+from edgecompile.numerics.gptq import inverse_factor, shrunk
 from edgecompile.numerics.rtn import quantize
 from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme
 from edgecompile.passes import LayerReport, Work
@@ -119,7 +119,8 @@ class _AwqJob(Job):
             return plain
         order = torch.argsort(hessian.diagonal(), descending=True, stable=True)
         try:
-            factor, _ = inverse_factor(hessian, self.options.damping, order)
+            target = shrunk(hessian, self.options.shrink)
+            factor, _ = inverse_factor(target, self.options.damping, order)
         except ValueError:
             return plain  # GPTQ itself will refuse these inputs by the matrix's name
         return dataclasses.replace(plain, order=order, factor=factor)

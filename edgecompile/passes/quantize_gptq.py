@@ -31,7 +31,8 @@ class QuantizeGptq(GridOptions):
     """Options of the grid, of the calibration text and of the rounding.
 
     `texts` are windows of `length` tokens for a decoder, whole texts for an encoder. `damping` is
-    added to the Hessian's diagonal as a share of its mean; `sweeps` refine codes and scales.
+    added to the Hessian's diagonal as a share of its mean; `sweeps` refine codes and scales;
+    `shrink` takes a share from the products of different columns (numerics/gptq.py).
     """
 
     name: ClassVar[str] = "quantize_gptq"
@@ -41,7 +42,8 @@ class QuantizeGptq(GridOptions):
     length: int = 512
     damping: float = 0.01
     act_order: bool = True
-    sweeps: int = 2
+    sweeps: int = 1
+    shrink: float = 0.2
     blocks: int = 0  # only so many blocks are calibrated, the rest rounded to nearest; 0: all
 
     def __post_init__(self) -> None:
@@ -50,7 +52,7 @@ class QuantizeGptq(GridOptions):
         in_range(
             self.name, texts=(self.texts, 1, math.inf), length=(self.length, 2, math.inf),
             damping=(self.damping, 0, LARGEST_DAMPING), sweeps=(self.sweeps, 0, math.inf),
-            blocks=(self.blocks, 0, math.inf),
+            blocks=(self.blocks, 0, math.inf), shrink=(self.shrink, 0, 1),
         )  # fmt: skip
 
     def effort(self, model: Model) -> Effort:
@@ -156,7 +158,7 @@ class Job:
             return tensor, LayerReport(name, "changed", detail, weight_error(array, tensor))
         how = Rounding(
             self.options.damping, self.options.act_order, self.options.sweeps,
-            self.options.scale_search,
+            self.options.scale_search, self.options.shrink,
         )  # fmt: skip
         try:
             done = gptq(weight, moments.mean(), scheme, how)
