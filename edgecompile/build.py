@@ -61,7 +61,9 @@ def _build_target(
     results, key = _run_passes(plan, one, model, progress, clock)
     model = results[-1][1].model if results else model
     written, export = _export(one, model, key, progress, clock)
-    contents = bundle.Contents(model, one.target, request.variant, export, tuple(results))
+    contents = bundle.Contents(
+        model, one.target, request.variant, export, tuple(results), _text_read(plan, one)
+    )
     one.output.parent.mkdir(parents=True, exist_ok=True)
     with cache.private_folder(one.output.parent, one.output.name) as staging:
         bundle.assemble(contents, written, staging)
@@ -96,6 +98,15 @@ def _run_passes(
         model = result.model
         results.append((choice, result))
     return results, key
+
+
+def _text_read(plan: Plan, one: TargetPlan) -> dict[str, Any] | None:
+    """The corpus and the digests of those of its parts that shaped the weights."""
+    read = sorted({part for choice in one.passes for part in make_pass(choice).reads_text})
+    if not read or plan.model.task == "module":
+        return None
+    corpus = corpus_of(plan.recipe, plan.request.data)
+    return {"name": corpus.name, **{part: corpus.digests[part] for part in read}}
 
 
 def rejected(output: Path) -> Path:
