@@ -16,7 +16,6 @@ from edgecompile.recipe import PassChoice, Recipe, pass_choices
 from edgecompile.sources import SourceRef
 from edgecompile.target import Target
 
-
 TARGET = "target."  # --set target.options.types=Q5_K_M changes the targets, not the recipe
 
 
