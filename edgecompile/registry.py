@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,12 @@ def names(kind: str) -> list[str]:
     """
     package = importlib.import_module(f"edgecompile.{kind}")
     files = (file for folder in package.__path__ for file in Path(folder).glob("*.py"))
-    return sorted(f.stem for f in files if f"\nclass {_class_name(f.stem)}" in f.read_text("utf-8"))
+    return sorted(file.stem for file in files if _defines(file))
+
+
+def _defines(file: Path) -> bool:
+    source = file.read_text("utf-8")
+    return re.search(rf"^class {_class_name(file.stem)}\b", source, re.MULTILINE) is not None
 
 
 def find(kind: str, name: str, where: str) -> type[Any]:

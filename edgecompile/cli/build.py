@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,15 @@ def build_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
+def _number(_context: click.Context, _option: click.Parameter, value: float | None) -> float | None:
+    if value is not None and math.isnan(value):
+        raise click.BadParameter("nan is not a price")
+    return value
+
+
 @cli.command("plan")
-@click.option("--price-per-hour", type=click.FloatRange(min=0), metavar="PRICE",
+@click.option("--price-per-hour", type=click.FloatRange(min=0, max=1e6), metavar="PRICE",
+              callback=_number,
               help="Of this machine, in any currency: shows what each build would cost.")
 @build_options
 def plan_command(plan: Any, form: str, price_per_hour: float | None) -> None:

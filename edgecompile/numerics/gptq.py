@@ -36,7 +36,7 @@ class Rounding:
 
     damping: float = 0.01
     act_order: bool = True
-    sweeps: int = 1
+    sweeps: int = 0
     search: bool = True
     shrink: float = 0.2
 

@@ -81,7 +81,7 @@ class AllocateBits:
 
     def effort(self, model: Model) -> Effort:
         """A forward and a backward run of the tuning text, and GPTQ's codes where they count."""
-        first = QuantizeGptq(bits=4, sweeps=0, skip=self.skip).effort(model)
+        first = QuantizeGptq(bits=4, skip=self.skip).effort(model)
         products = 3.0 * model.parameters * self.texts * self.length
         grown = 4.0 * model.parameters * (1 + host.usable_cores() + len(self.widths) / 2)
         if self.calibrated:
@@ -163,7 +163,7 @@ class AllocateBits:
         if bits == 4 and self.calibrated:
             folder = work.folder / "four"
             folder.mkdir(exist_ok=True)
-            four = QuantizeGptq(bits=4, sweeps=0, skip=self.skip)
+            four = QuantizeGptq(bits=4, skip=self.skip)
             part = dataclasses.replace(work, folder=folder)
             codes = four(dataclasses.replace(model, bits={}), part).model.quantized
             changed = {n: _change(codes[n].dequantize(), model, n) for n in names}

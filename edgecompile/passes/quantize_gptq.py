@@ -38,11 +38,11 @@ class QuantizeGptq(GridOptions):
     name: ClassVar[str] = "quantize_gptq"
     reads_text: ClassVar[tuple[str, ...]] = ("calibration",)
     reads_target: ClassVar[bool] = False
-    texts: int = 64
+    texts: int = 32
     length: int = 512
     damping: float = 0.01
     act_order: bool = True
-    sweeps: int = 1
+    sweeps: int = 0
     shrink: float = 0.2
     blocks: int = 0  # only so many blocks are calibrated, the rest rounded to nearest; 0: all
 
