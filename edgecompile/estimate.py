@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from edgecompile import bundle, host
 from edgecompile.backends import Backend
+from edgecompile.checks import STREAM_ABOVE
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme
 from edgecompile.passes import Effort
@@ -50,11 +51,22 @@ def estimate(
     exporter = backend.name == "onnxruntime" and model.task != "text-generation"
     return Estimate(
         size_bytes=engine_bytes + other,
-        build_mib=BASE_MIB + TORCH_EXPORT_MIB * exporter + (floats + engine_bytes + extra) / 2**20,
+        build_mib=BASE_MIB + TORCH_EXPORT_MIB * exporter
+        + (_resident_bytes(model, engine_bytes) + extra) / 2**20,
         run_mib=RUN_MIB + RUN_COPIES * engine_bytes / 2**20,
         seconds=_seconds(model, backend, efforts, host.usable_cores()),
         cache_bytes=floats * (model.source.kind == "gguf") + 2 * engine_bytes,
     )
+
+
+def _resident_bytes(model: Model, engine_bytes: int) -> float:
+    """Weights that stand in memory at once: of a large decoder, its largest tables and a block."""
+    floats = 4 * model.parameters
+    if model.task != "text-generation" or floats <= STREAM_ABOVE:
+        return floats + engine_bytes
+    sizes = [math.prod(info.shape) for info in model.weights.infos.values()]
+    blocks = max(1, int(model.config.get("num_hidden_layers", 1)))
+    return 4 * (2 * max(sizes) + model.parameters / blocks)
 
 
 def _seconds(model: Model, backend: Backend, efforts: Sequence[Effort], cores: int) -> float:

@@ -1,4 +1,4 @@
-"""A short full fine-tune in 16-bit mixed precision, so that the model leaves the grid it shipped on.
+"""A short full fine-tune in 16-bit mixed precision: the model leaves the grid that it shipped on.
 
     python benchmarks/quantization/finetune.py MODEL OUT --text python-library.txt [--steps 30]
 
