@@ -25,7 +25,7 @@ DEFAULT_QUANTIZE: Mapping[str, Table] = {
     "classification": {"method": "rtn", "bits": 8},
     "module": {"method": "rtn", "bits": 8},
 }
-LARGEST_CALIBRATED = 3_000_000_000  # parameters: above, hours on a processor; large models lose less
+LARGEST_CALIBRATED = 3_000_000_000  # parameters: above, hours on a processor
 
 
 def default_quantize(task: str, parameters: int) -> Table:

@@ -37,7 +37,8 @@ def test_no_other_choice_within_the_budget_loses_less(
     table = choices(rows)
     budget = sum(options[0].size for options in table.values()) + room
     found = allocate(table, budget)
-    everything = (dict(zip(table, bits)) for bits in itertools.product((4, 8), repeat=len(table)))
+    widths = itertools.product((4, 8), repeat=len(table))
+    everything = (dict(zip(table, bits, strict=True)) for bits in widths)
     allowed = [bits for bits in everything if total(table, bits, "size") <= budget]
     least = min(total(table, bits, "loss") for bits in allowed)
     assert total(table, found, "size") <= budget, "size"
