@@ -121,7 +121,8 @@ def make_pass(choice: PassChoice) -> Any:
 def _schemes(choices: Iterable[PassChoice], model: Model) -> dict[str, Scheme]:
     found: dict[str, Scheme] = {}
     for choice in choices:
-        found |= make_pass(choice).preview(model)
+        chosen = make_pass(choice)
+        found |= getattr(chosen, "schemes", chosen.preview)(model)  # which refuses to match nothing
     return found
 
 

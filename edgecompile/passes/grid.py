@@ -102,7 +102,16 @@ class GridOptions:
         changed = dataclasses.replace(
             model, quantized=quantized, replaced={**model.replaced, **replaced}
         )
-        return PassResult(changed, tuple(rows[name] for name in model.weights if name in rows))
+        layers = [rows[name] for name in model.weights if name in rows]
+        return PassResult(changed, (*layers, *self.idle_patterns(model)))
+
+    def idle_patterns(self, model: Model) -> list[LayerReport]:
+        """Patterns of skip and overrides that fit no tensor: a misspelt one must be seen."""
+        return [
+            LayerReport(pattern, "skipped", "this pattern fits no tensor")
+            for pattern in (*self.skip, *self.overrides)
+            if not any(fnmatchcase(name, pattern) for name in model.weights)
+        ]
 
     def skipped(self, model: Model) -> dict[str, str]:
         """Why each tensor that is not quantized stays as it is."""

@@ -22,6 +22,7 @@ from edgecompile.errors import BadInputError, UsageError
 from edgecompile.model import Model
 from edgecompile.passes import LayerReport, PassResult
 from edgecompile.passes.quantize_gptq import QuantizeGptq
+from edgecompile.passes.quantize_rtn import QuantizeRtn
 from edgecompile.structure import roles
 from edgecompile.text.parts import Corpus, Document
 from tests import tiny
@@ -142,6 +143,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from edgecompile.passes.quantize_gptq import QuantizeGptq
+from edgecompile.passes.quantize_rtn import QuantizeRtn
 from tests import tiny
 from tests.passes.test_gptq import FEW, TEXT, load
 import dataclasses
@@ -396,3 +398,12 @@ def test_matrices_that_are_no_linear_layers_are_named_as_skipped(tmp_path: Path)
 def test_the_report_survives_as_json(results: dict[str, PassResult]) -> None:
     for row in results["llama"].layers:
         assert LayerReport(**json.loads(json.dumps(dataclasses.asdict(row)))) == row
+
+
+def test_a_pattern_that_fits_no_tensor_is_reported(tmp_path: Path) -> None:
+    model = sources.load(sources.resolve(str(tiny.llama(tmp_path / "m"))), lambda *_: None)
+    given = tiny.work(tmp_path / "codes")
+    result = QuantizeRtn(bits=8, skip=("*.w_proj.weight",))(model, given)
+    assert [row.detail for row in result.layers if row.name == "*.w_proj.weight"] == [
+        "this pattern fits no tensor"
+    ]
