@@ -37,8 +37,8 @@ def names() -> dict[str, Path]:
     """Targets by name: ./targets before the shipped shelf."""
     found: dict[str, Path] = {}
     for folder in (shelf.targets_folder(), Path("targets")):
-        found.update({file.stem: file for file in sorted(folder.glob("*.toml"))})
-    return found
+        found.update({file.stem: file for file in folder.glob("*.toml")})
+    return dict(sorted(found.items()))
 
 
 def find(name: str, settings: Iterable[str] = ()) -> Target:

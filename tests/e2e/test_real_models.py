@@ -19,20 +19,21 @@ from edgecompile.runtime.manifest import read_manifest
 from edgecompile.sources.gguf_file import read_gguf
 
 FEWER = ("check.tokens=1024", "check.texts=64")  # a check's full size is for `make demo`
+CALIBRATED = ("quantize.texts=8",)  # as is the whole calibration text
 
 
 def quiet(_what: str, _done: int, _total: int) -> None:
     """No progress."""
 
 
-def built(name: str, out: Path) -> dict[str, BuildResult]:
-    request = Request(name, ("cpu", "gguf"), out, settings=FEWER)
+def built(name: str, out: Path, settings: tuple[str, ...] = ()) -> dict[str, BuildResult]:
+    request = Request(name, ("cpu", "gguf"), out, settings=(*FEWER, *settings))
     return {result.target: result for result in build(plan(request), quiet)}
 
 
 @pytest.fixture(scope="module")
 def smollm(tmp_path_factory: pytest.TempPathFactory) -> dict[str, BuildResult]:
-    return built("smollm2-135m-instruct", tmp_path_factory.mktemp("smollm"))
+    return built("smollm2-135m-instruct", tmp_path_factory.mktemp("smollm"), CALIBRATED)
 
 
 @pytest.fixture(scope="module")
