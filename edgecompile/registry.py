@@ -50,4 +50,4 @@ def _class_name(module: str) -> str:
 
 
 def _extra(name: str) -> str:
-    return "gguf" if name == "gguf" else "compile"
+    return name if name in ("executorch", "gguf", "openvino") else "compile"
