@@ -1,15 +1,15 @@
 """Peers that want an environment of their own: NNCF in OpenVINO, and llm-compressor's GPTQ."""
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import engines
 import numpy as np
+from environments import python_of
 from held_out import WINDOW, Window, windows
 from rows import Made, Setup
 
@@ -24,7 +24,6 @@ from edgecompile.numerics.schemes import (
 
 CALIBRATION_WINDOWS = 128
 HERE = Path(__file__).parent
-# torch first and alone: a plain requirement may bring another build of it
 NEEDS = {
     "nncf": ("torch==2.13.0", "openvino==2026.4.1 nncf==3.4 transformers==5.23 safetensors"),
     "gptq": ("torch==2.13.0", "llmcompressor==0.14.0.1"),
@@ -126,26 +125,8 @@ def calibration(setup: Setup) -> Path:
 
 
 def environment(setup: Setup, name: str) -> Path:
-    """The python of a peer's own environment, made by pip from the registry at first use."""
-    folder = setup.work.parent / "venvs" / name
-    marker = folder / "ready.json"
-    python = folder / "bin" / "python"
-    if not marker.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        for needs in NEEDS[name]:
-            pip = [str(python), "-m", "pip", "install", "-q", *needs.split()]
-            subprocess.run(pip, check=True, stdout=sys.stderr)
-        freeze = [str(python), "-m", "pip", "list", "--format", "json"]
-        listed = json.loads(subprocess.run(freeze, check=True, capture_output=True).stdout)
-        marker.write_text(json.dumps({p["name"]: p["version"] for p in listed}), "utf-8")
-    return python
-
-
-def versions(work: Path, name: str) -> Mapping[str, str]:
-    """What is installed in a peer's environment; empty before it is made."""
-    marker = work / "venvs" / name / "ready.json"
-    found: dict[str, str] = json.loads(marker.read_text("utf-8")) if marker.exists() else {}
-    return found
+    """The python of a peer's own environment."""
+    return python_of(setup.work.parent / "venvs", name, NEEDS[name])
 
 
 def run(python: Path, script: str, *words: str) -> None:

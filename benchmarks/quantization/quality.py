@@ -11,18 +11,22 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 import traceback
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "common"))
+
+import environments
 import held_out
 import table
 from genai import Genai
 from held_out import Source, Summary
 from llama import LlamaCpp
 from ours import ENGINES, Ours
-from peers import LlmCompressor, Nncf, versions
+from peers import LlmCompressor, Nncf
 from rows import Made, Row, Setup, remember, remembered, slug
 
 from edgecompile import host, sources
@@ -105,7 +109,7 @@ def machine(threads: int, work: Path) -> str:
     """Processor, threads and the versions of every engine and peer."""
     names = [f"{name} {metadata.version(name)}" for name in LIBRARIES]
     for peer, wanted in (("nncf", ("nncf", "openvino")), ("gptq", ("llmcompressor",))):
-        installed = versions(work, peer)
+        installed = environments.versions(work / "venvs", peer)
         names += [f"{name} {installed[name]}" for name in wanted if name in installed]
     return f"{host.cpu_name()} ({host.cpu_level()}), {threads} threads; {', '.join(names)}"
 

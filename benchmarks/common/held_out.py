@@ -86,8 +86,8 @@ class Source:
 
     def logits(self, index: int) -> Float32:
         """float32 [WINDOW, vocabulary] of one window, mapped from disk."""
-        every: Float32 = np.load(self._file, mmap_mode="r")
-        return every[index]
+        found: Float32 = np.load(self._file, mmap_mode="r")[index]
+        return found
 
     def _write(self, reference: Reference) -> None:
         first = reference.logits(self.windows[0].tolist())
