@@ -6,14 +6,16 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgecompile import bundle, cache, codes, estimate, sources
+from edgecompile import bundle, cache, codes, estimate, lock, sources
 from edgecompile.backends import Export, Port
 from edgecompile.check import check_bundle
 from edgecompile.checks import Limits
+from edgecompile.choose import Candidate, fastest, locked
 from edgecompile.errors import LimitError
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme
@@ -57,6 +59,30 @@ def build(plan: Plan, progress: Progress) -> Iterator[BuildResult]:
 def _build_target(
     plan: Plan, one: TargetPlan, model: Model, progress: Progress, clock: _Clock
 ) -> BuildResult:
+    """Seal and check the target's bundle; with --relock also its rivals', and keep the fastest."""
+    one.output.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as folders:
+        candidates = []
+        for rival in (one, *one.rivals):
+            staging = folders.enter_context(
+                cache.private_folder(one.output.parent, one.output.name)
+            )
+            report = _seal_and_check(plan, rival, model, staging, progress, clock)
+            candidates.append(Candidate(rival.target.backend, staging, report))
+        if not plan.request.relock:
+            return _publish(plan, one, candidates[0], clock)
+        chosen, ranking = fastest(candidates, one.refused, progress)
+        clock.stop("measure")
+        if chosen.report.verdict == "pass":
+            lock.write(plan.request.lock_file, one.output.name, locked(chosen, ranking))
+        report = dataclasses.replace(chosen.report, ranking=ranking)
+        return _publish(plan, one, dataclasses.replace(chosen, report=report), clock)
+
+
+def _seal_and_check(
+    plan: Plan, one: TargetPlan, model: Model, staging: Path, progress: Progress, clock: _Clock
+) -> CheckReport:
+    """Fill `staging` with the whole bundle and prove it."""
     request = plan.request
     results, key = _run_passes(plan, one, model, progress, clock)
     model = results[-1][1].model if results else model
@@ -64,20 +90,23 @@ def _build_target(
     contents = bundle.Contents(
         model, one.target, request.variant, export, tuple(results), _text_read(plan, one)
     )
-    one.output.parent.mkdir(parents=True, exist_ok=True)
-    with cache.private_folder(one.output.parent, one.output.name) as staging:
-        bundle.assemble(contents, written, staging)
-        clock.stop("seal")
-        limits = Limits.of(plan.recipe.check, one.target.budget, request.allow)
-        corpus = corpus_of(plan.recipe, request.data)
-        report = check_bundle(staging, model, corpus, limits, progress)
-        clock.stop("check")
-        final = one.output if report.verdict == "pass" else rejected(one.output)
-        bundle.seal(staging, final, request.overwrite or final != one.output)
-        report = dataclasses.replace(report, bundle=final.name)
-        write_reports(report, folder_of(final))
-        if final == one.output:
-            discard(rejected(final))
+    bundle.assemble(contents, written, staging)
+    clock.stop("seal")
+    limits = Limits.of(plan.recipe.check, one.target.budget, request.allow)
+    corpus = corpus_of(plan.recipe, request.data)
+    report = check_bundle(staging, model, corpus, limits, progress)
+    clock.stop("check")
+    return report
+
+
+def _publish(plan: Plan, one: TargetPlan, done: Candidate, clock: _Clock) -> BuildResult:
+    """Give a sealed bundle its name, or that of a rejected one, and write its report."""
+    final = one.output if done.report.verdict == "pass" else rejected(one.output)
+    bundle.seal(done.folder, final, plan.request.overwrite or final != one.output)
+    report = dataclasses.replace(done.report, bundle=final.name)
+    write_reports(report, folder_of(final))
+    if final == one.output:
+        discard(rejected(final))
     return BuildResult(one.target.name, final, report, clock.seconds, tuple(clock.reused))
 
 

@@ -93,8 +93,9 @@ def describe(contents: Contents, tokenizer_section: dict[str, Any] | None) -> di
         "variant": contents.variant or None,
         "target_options": {
             "backend": contents.target.backend, "options": dict(contents.target.options),
-            "budget": asdict(contents.target.budget),
+            "budget": asdict(contents.target.budget), "device": asdict(contents.target.device),
         },
+        "platform": contents.target.platform or None,
         "engine": {
             "name": export.engine, "requires": export.requires, "tested": export.tested,
             "file": f"model/{export.file}", "options": dict(export.options),
@@ -103,7 +104,7 @@ def describe(contents: Contents, tokenizer_section: dict[str, Any] | None) -> di
         "outputs": [asdict(port) for port in export.outputs],
         "tokenizer": tokenizer_section,
         "pooling": _pooling_section(model),
-        "generation": tokenizer.generation(model),
+        "generation": _generation_section(contents),
         "passes": [_pass_section(choice, result) for choice, result in contents.passes],
         "tensors": tensors,
         "weights_digest": weights_digest((t["name"], t["sha256"]) for t in tensors),
@@ -165,6 +166,16 @@ def _pooling_section(model: Model) -> dict[str, Any] | None:
     return {
         "mode": model.pooling.mode, "normalize": model.pooling.normalize, "dimension": dimension
     }
+
+
+def _generation_section(contents: Contents) -> dict[str, Any] | None:
+    """As the source has it; the context is cut to what the target and the engine's file hold."""
+    section = tokenizer.generation(contents.model)
+    if section is not None:
+        limits = contents.target.context_length, contents.export.options.get("context_length", 0)
+        lengths = (int(section["context_length"]), *map(int, limits))
+        section["context_length"] = min(length for length in lengths if length)
+    return section
 
 
 def _licence_section(licence: Licence) -> dict[str, Any]:

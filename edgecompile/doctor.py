@@ -21,7 +21,8 @@ from edgecompile.host import Host, disk_free_mib, host
 REQUIREMENT = re.compile(
     r"""(?P<name>[\w.-]+)(\[[^\]]*\])?\s*(?P<range>[^;]*?)\s*(;.*extra\s*==\s*['"](?P<extra>\w+)['"])?$"""
 )
-EXTRAS = ("", "compile", "executorch", "gguf", "openvino", "demo")  # "" is what plain `pip install edgecompile` brings
+# "" is what plain `pip install edgecompile` brings
+EXTRAS = ("", "compile", "executorch", "gguf", "openvino", "demo")
 
 
 @dataclass(frozen=True)

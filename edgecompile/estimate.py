@@ -17,6 +17,7 @@ from edgecompile.sources.huggingface import tokenizer_files
 BASE_MIB = 740.0  # the process with torch and transformers, and the check's windows of logits
 TORCH_EXPORT_MIB = 140.0  # torch.onnx and onnxscript, which encoders and modules need
 RUN_MIB = 57.0  # Python, numpy, the tokenizer and the engine's library
+CACHE_VALUE_BYTES = 4.0  # float32, where a backend does not say otherwise
 RUN_COPIES = 2.28  # the mapped file, the engine's repacked copy of it, scales and buffers
 START_SECONDS = 8.0  # imports
 ROUNDED = 12e6  # weights rounded in a second, a core
@@ -31,23 +32,27 @@ MANIFEST_BYTES, MANIFEST_BYTES_PER_TENSOR = 14_000, 800
 
 @dataclass(frozen=True)
 class Estimate:
-    """size of the bundle, peak memory of the build and of the runtime, seconds, cache."""
+    """What a build and its bundle take: bytes on disk, memory in MiB, seconds."""
 
-    size_bytes: int
-    build_mib: float
-    run_mib: float
+    size_bytes: int  # of the bundle
+    build_mib: float  # peak of the build
+    run_mib: float  # of the runtime after a short text
     seconds: float
-    cache_bytes: int
+    cache_bytes: int  # of the build's own cache, on disk
+    context_length: int = 0  # of a decoder on this target, tokens
+    cache_mib: float = 0.0  # KV cache at that length
 
 
 def estimate(
-    model: Model, backend: Backend, schemes: Mapping[str, Scheme], efforts: Sequence[Effort] = ()
-) -> Estimate:
+    model: Model, backend: Backend, schemes: Mapping[str, Scheme],
+    efforts: Sequence[Effort] = (), context_length: int = 0,
+) -> Estimate:  # fmt: skip
     """From tensor headers, schemes and what the passes say of themselves; nothing is read."""
     engine_bytes = backend.size(model, schemes)
     floats = 4 * model.parameters
     other = _other_bytes(model)
     extra = max((effort.memory for effort in efforts), default=0.0)
+    length = _context(model, backend, context_length)
     exporter = backend.name == "onnxruntime" and model.task != "text-generation"
     return Estimate(
         size_bytes=engine_bytes + other,
@@ -56,7 +61,30 @@ def estimate(
         run_mib=RUN_MIB + RUN_COPIES * engine_bytes / 2**20,
         seconds=_seconds(model, backend, efforts, host.usable_cores()),
         cache_bytes=floats * (model.source.kind == "gguf") + 2 * engine_bytes,
+        context_length=length,
+        cache_mib=length * _cache_bytes_per_token(model, backend) / 2**20,
     )
+
+
+def _context(model: Model, backend: Backend, limit: int) -> int:
+    """Tokens of a decoder's context: the model's, cut by the target and by the backend."""
+    if model.task != "text-generation":
+        return 0
+    lengths = (
+        int(model.config.get("max_position_embeddings", 2048)), limit,
+        int(getattr(backend, "context_length", 0)),
+    )  # fmt: skip
+    return min(length for length in lengths if length)
+
+
+def _cache_bytes_per_token(model: Model, backend: Backend) -> float:
+    """Keys and values of one token in every layer."""
+    config = model.config
+    heads = int(config.get("num_attention_heads") or 1)
+    kv_heads = int(config.get("num_key_value_heads") or heads)
+    size = int(config.get("head_dim") or int(config.get("hidden_size") or 0) // heads)
+    values = 2 * int(config.get("num_hidden_layers") or 0) * kv_heads * size
+    return values * float(getattr(backend, "cache_value_bytes", CACHE_VALUE_BYTES))
 
 
 def _resident_bytes(model: Model, engine_bytes: int) -> float:

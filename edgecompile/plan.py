@@ -1,15 +1,23 @@
 """Plans: every name, option, library, size and folder is checked before a weight is read."""
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgecompile import bundle, cache, estimate, registry, sources, target
+from edgecompile import bundle, cache, estimate, lock, registry, sources, target
 from edgecompile.backends import Backend
-from edgecompile.errors import ResourceError, UnsupportedError, UsageError
+from edgecompile.errors import (
+    EdgecompileError,
+    MissingLibraryError,
+    ResourceError,
+    UnsupportedError,
+    UsageError,
+)
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme
 from edgecompile.recipe import PassChoice, Recipe, pass_choices
@@ -33,11 +41,22 @@ class Request:
     data: Path | None = None
     overwrite: bool = False
     allow: tuple[str, ...] = ()
+    lock: Path | None = None  # None: edgecompile.lock, where there is one
+    relock: bool = False
+
+    @property
+    def lock_file(self) -> Path:
+        """What holds the choices that earlier builds measured."""
+        return self.lock or Path(lock.NAME)
 
 
 @dataclass(frozen=True)
 class TargetPlan:
-    """What one target will do: its passes, its backend, where its bundle goes."""
+    """What one target will do: its passes, its backend, where its bundle goes.
+
+    With --relock `rivals` are plans for the target's other backends, to be measured against this
+    one, and `refused` says which cannot take part and why.
+    """
 
     target: Target
     backend: Backend
@@ -45,6 +64,8 @@ class TargetPlan:
     schemes: Mapping[str, Scheme]
     output: Path
     estimate: estimate.Estimate
+    rivals: tuple[TargetPlan, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -77,7 +98,8 @@ def plan(request: Request) -> Plan:
     for one in targets:
         _refuse_existing(request, source, one)
     model = sources.describe(source)
-    plans = tuple(_target_plan(request, source, model, one) for one in targets)
+    locked = _locked(request, of_targets)
+    plans = tuple(_chosen_plan(request, source, model, one, locked) for one in targets)
     _refuse_full_disk(request.out, plans)
     return Plan(request, source, model, plans)
 
@@ -94,9 +116,44 @@ def _refuse_existing(request: Request, source: SourceRef, one: Target) -> None:
         raise bundle.existing(output)
 
 
+def _locked(request: Request, of_targets: list[str]) -> Mapping[str, lock.Choice]:
+    """What earlier builds chose; nothing where the user names the backend, or measures anew."""
+    named = any(setting.split("=")[0].strip() == "backend" for setting in of_targets)
+    if request.relock and named:
+        raise UsageError("--relock", "target.backend is set too", "one of the two")
+    if request.relock or named or not (request.lock or request.lock_file.exists()):
+        return {}
+    return lock.read(request.lock_file)
+
+
+def _chosen_plan(
+    request: Request, source: SourceRef, model: Model, one: Target,
+    locked: Mapping[str, lock.Choice],
+) -> TargetPlan:  # fmt: skip
+    """The plan for the locked backend, else the declared one; its rivals with --relock."""
+    choice = locked.get(output_folder(request, source, one).name)
+    if choice is not None and choice.backend not in registry.names("backends"):
+        known = ", ".join(registry.names("backends"))
+        raise UsageError(str(request.lock_file), f"backend {choice.backend!r}", f"one of {known}")
+    chosen = one.on(choice.backend) if choice else one.preferred(model.task)
+    if not request.relock:
+        return _target_plan(request, source, model, chosen)
+    if model.task == "module":
+        raise UnsupportedError("--relock", "a torch module", "a model of text")
+    possible, refused = [], {}
+    for name in dict.fromkeys((chosen.backend, *one.backends())):
+        try:
+            possible.append(_target_plan(request, source, model, one.on(name)))
+        except (UnsupportedError, MissingLibraryError) as error:
+            refused[name] = str(error)
+    if not possible:
+        raise UnsupportedError(f"target {one.name}", "; ".join(refused.values()))
+    return dataclasses.replace(possible[0], rivals=tuple(possible[1:]), refused=refused)
+
+
 def _target_plan(request: Request, source: SourceRef, model: Model, one: Target) -> TargetPlan:
     where = f"target {one.name}"
-    backend: Backend = registry.create("backends", one.backend, one.options, f"{where} [options]")
+    backend = _backend(one, where)
     if model.task not in backend.tasks:
         raise UnsupportedError(
             where, f"task {model.task}", f"one of {', '.join(backend.tasks)}",
@@ -107,10 +164,19 @@ def _target_plan(request: Request, source: SourceRef, model: Model, one: Target)
     choices = pass_choices(source.recipe, model.task, one.quantize, model.parameters)
     schemes = _schemes(choices, model)
     efforts = [make_pass(choice).effort(model) for choice in choices]
-    estimated = estimate.estimate(model, backend, schemes, efforts)
+    estimated = estimate.estimate(model, backend, schemes, efforts, one.context_length)
     _refuse_budget(one, estimated)
     output = output_folder(request, source, one)
     return TargetPlan(one, backend, choices, schemes, output, estimated)
+
+
+def _backend(one: Target, where: str) -> Backend:
+    """The target's backend with its options, and the target's context length where it asks."""
+    kind, options = registry.find("backends", one.backend, where), dict(one.options)
+    if one.context_length and any(f.name == "context_length" for f in dataclasses.fields(kind)):
+        options.setdefault("context_length", one.context_length)
+    made: Backend = registry.create("backends", one.backend, options, f"{where} [options]")
+    return made
 
 
 def make_pass(choice: PassChoice) -> Any:
@@ -127,8 +193,12 @@ def _schemes(choices: Iterable[PassChoice], model: Model) -> dict[str, Scheme]:
 
 
 def _others(task: str, one: Target) -> str:
-    backends = {name: target.find(name).backend for name in target.names() if name != one.name}
-    able = [n for n, b in backends.items() if task in registry.find("backends", b, n).tasks]
+    able = []
+    for name in target.names():
+        other = target.find(name).preferred(task).backend
+        with contextlib.suppress(EdgecompileError):  # its library is missing here
+            if name != one.name and task in registry.find("backends", other, name).tasks:
+                able.append(name)
     return " or ".join(able) or "another target"
 
 
@@ -139,10 +209,15 @@ def _refuse_budget(one: Target, estimated: estimate.Estimate) -> None:
             f"target {one.name}", f"the bundle will take {size:.0f} MB",
             f"at most {one.budget.size_mb:.0f} MB", "choose fewer bits: --set quantize.bits=4",
         )  # fmt: skip
-    if one.budget.memory_mib and estimated.run_mib > one.budget.memory_mib:
+    whole = estimated.run_mib + estimated.cache_mib
+    if one.budget.memory_mib and whole > one.budget.memory_mib:
+        cache_too = f", {estimated.cache_mib:.0f} of it for the keys and values of "
+        tokens = f"{estimated.context_length} tokens" if estimated.cache_mib else ""
         raise UnsupportedError(
-            f"target {one.name}", f"running it will take {estimated.run_mib:.0f} MiB of memory",
+            f"target {one.name}",
+            f"running it will take {whole:.0f} MiB of memory{cache_too * bool(tokens)}{tokens}",
             f"at most {one.budget.memory_mib:.0f} MiB",
+            "choose fewer bits, or a shorter context: --set target.context_length=1024",
         )  # fmt: skip
 
 

@@ -72,6 +72,11 @@ class Gguf:
     type_overrides: Mapping[str, str] = field(default_factory=dict)
     kv_cache_bits: Literal[8, 16] = 16
 
+    @property
+    def cache_value_bytes(self) -> float:
+        """Bytes a key or value takes: float16, or blocks of 32 int8 with a float16 scale."""
+        return 2.0 if self.kv_cache_bits == 16 else 34 / 32
+
     def __post_init__(self) -> None:
         """Refuse names that are no types of llama.cpp."""
         gguf_types.refuse_unknown(self.types, self.type_overrides)

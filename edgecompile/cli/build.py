@@ -31,6 +31,10 @@ def build_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--overwrite", is_flag=True, help="Replace an existing bundle."),
         click.option("--allow", multiple=True, metavar="NAME",
                      help="Let a named fault pass: no-gain."),
+        click.option("--lock", type=PATH, metavar="FILE",
+                     help="What earlier builds chose by measuring; default: ./edgecompile.lock."),
+        click.option("--relock", is_flag=True,
+                     help="Measure the target's backends here and lock the fastest that passes."),
         output.FORMAT,
     ]  # fmt: skip
 
@@ -39,7 +43,7 @@ def build_options(command: Callable[..., Any]) -> Callable[..., Any]:
         from edgecompile.plan import Request, plan
 
         fields = ("model", "targets", "out", "variant", "settings", "data", "task", "recipe",
-                  "overwrite", "allow")  # fmt: skip
+                  "overwrite", "allow", "lock", "relock")  # fmt: skip
         request = Request(**{name: values.pop(name) for name in fields})
         return command(plan=plan(request), **values)
 
@@ -123,15 +127,20 @@ def show_plan(plan: Any, form: str, price_per_hour: float | None = None) -> None
     for note in plan.model.source.notes:
         output.console().print(f"  note: {note}")
     for row in rows:
+        for backend, why in row["refused"].items():
+            output.console().print(f"  not measured: {backend}: {why}")
         stages = [("load", source.kind)]
         stages += [(p["name"], f"{p['options']} -> {p['matched']} tensors") for p in row["passes"]]
-        stages += [("export", row["backend"]), ("seal", row["output"]), ("check", row["data"])]
+        stages += [("export", ", ".join((row["backend"], *row["rivals"])))]
+        stages += [("seal", row["output"]), ("check", row["data"])]
         output.console().print()
         output.table(f"target {row['target']}", ("stage", "what"), stages)
         output.console().print(
             f"bundle about {output.megabytes(row['size_bytes'])}, build memory about "
             f"{row['build_mib']:.0f} MiB, time about {row['seconds']:.0f} s, "
             f"memory in use about {row['run_mib']:.0f} MiB"
+            + (f", with all {row['context_length']} tokens of context "
+               f"{row['run_mib'] + row['cache_mib']:.0f} MiB" if row["cache_mib"] else "")
             + (f", cost about {row['cost']:.4f}" if "cost" in row else "")
         )
 
@@ -147,6 +156,8 @@ def _plan_json(plan: Any, one: Any) -> dict[str, Any]:
         "data": str(data), "size_bytes": one.estimate.size_bytes,
         "build_mib": one.estimate.build_mib, "run_mib": one.estimate.run_mib,
         "seconds": one.estimate.seconds, "cache_bytes": one.estimate.cache_bytes,
+        "context_length": one.estimate.context_length, "cache_mib": one.estimate.cache_mib,
+        "rivals": [rival.target.backend for rival in one.rivals], "refused": dict(one.refused),
     }  # fmt: skip
 
 

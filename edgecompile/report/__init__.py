@@ -46,6 +46,7 @@ class CheckReport:
     allowed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
+    ranking: tuple[Mapping[str, Any], ...] = ()  # of --relock: the backends measured, fastest first
 
     @property
     def verdict(self) -> Verdict:

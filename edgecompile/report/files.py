@@ -45,7 +45,21 @@ def markdown(report: CheckReport) -> str:
     ]
     rows = [_markdown_row(row) for row in report.rows]
     notes = ["", *(f"- {note}" for note in report.notes)] if report.notes else []
-    return "\n".join([*head, *rows, *notes]) + "\n"
+    return "\n".join([*head, *rows, *notes, *_ranking(report)]) + "\n"
+
+
+def _ranking(report: CheckReport) -> list[str]:
+    """What --relock measured, as a table; nothing without it."""
+    if not report.ranking:
+        return []
+    lines = ["", f"Chosen by measuring ({report.ranking[0]['threads']} threads):", ""]
+    lines += ["| backend | verdict | score ms | min to max | why not |", "|---|---|---:|---|---|"]
+    for row in report.ranking:
+        score = _number(row["milliseconds"]) if row["milliseconds"] is not None else ""
+        spread = " to ".join(f"{value:.4g}" for value in row["spread"])
+        cells = row["backend"], row["verdict"], score, spread, row["why"]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return lines
 
 
 def _markdown_row(row: Row) -> str:

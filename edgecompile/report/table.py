@@ -28,9 +28,21 @@ def show(report: CheckReport, console: Console) -> None:
     console.print(table)
     for note in report.notes:
         console.print(f"note: {note}")
+    if report.ranking:
+        console.print(_ranking(report))
     device = f"{report.proven_on.get('cpu', '')} ({report.proven_on.get('device', '')})"
     colour = COLOURS[report.verdict]
     console.print(f"verdict: [{colour}]{report.verdict}[/{colour}], proven on {device}\n")
+
+
+def _ranking(report: CheckReport) -> Table:
+    """The backends that --relock measured, the chosen one first."""
+    table = Table("backend", "check", "score", "spread", "why not", box=None, pad_edge=False)
+    for row in report.ranking:
+        score = f"{row['milliseconds']:.4g} ms" if row["milliseconds"] is not None else ""
+        spread = " to ".join(f"{value:.4g}" for value in row["spread"])
+        table.add_row(row["backend"], row["verdict"], score, spread, row["why"])
+    return table
 
 
 def _cells(row: Row) -> tuple[str, ...]:
