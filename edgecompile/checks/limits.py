@@ -88,7 +88,8 @@ def int8_activations(manifest: Mapping[str, Any]) -> bool:
     if engine["name"] == "llama_cpp":
         return True  # ggml quantizes the activations of every quantized type to Q8
     options = engine.get("options", {})
-    return bool(options.get("accuracy_level") == 4 or options.get("activations"))
+    blocks = options.get("accuracy_level") == 4 or options.get("dynamic_group")
+    return bool(blocks or options.get("activations"))
 
 
 def activation_column(manifest: Mapping[str, Any]) -> int:
