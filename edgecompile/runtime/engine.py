@@ -61,4 +61,8 @@ def open_engine(bundle: Path, manifest: Manifest, threads: int, pad_id: int) -> 
         from .llama_engine import LlamaEngine
 
         return LlamaEngine(bundle, manifest, threads)
-    raise UnsupportedError("engine", repr(name), "onnxruntime or llama_cpp")
+    if name == "openvino":
+        from .openvino_engine import OpenvinoEngine
+
+        return OpenvinoEngine(bundle, manifest, threads, pad_id)
+    raise UnsupportedError("engine", repr(name), "onnxruntime, llama_cpp or openvino")

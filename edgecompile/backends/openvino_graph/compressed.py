@@ -1,0 +1,85 @@
+"""Codes as constants that the engine keeps compressed: Constant, Convert, Multiply (, Reshape).
+
+OpenVINO's opset13; its CPU plug-in recognizes the pattern in front of MatMul and Gather and reads
+the codes as they are. Groups: codes i4 or i8 [out, groups, group], scales float16 [out, groups, 1];
+whole rows: [out, in] and [out, 1]. i4 holds two's complement, the even element in the low nibble.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+from openvino import opset13 as ops
+
+from edgecompile.backends import packing
+from edgecompile.errors import UnsupportedError
+from edgecompile.numerics.schemes import QuantizedTensor, Scheme
+
+CODES, SCALES = ".codes", ".scales"  # of a constant's name, after the source's
+JOIN = "|"  # between source names whose rows one constant holds
+SIGNS = 0x88  # of both nibbles: turns code + 8 into two's complement
+
+TYPES = {4: ov.Type.i4, 8: ov.Type.i8}
+
+
+def refusal(scheme: Scheme, columns: int) -> str:
+    """Why codes on that scheme have no form here; empty if they have one."""
+    if scheme.bits not in TYPES:
+        return f"{scheme.bits} bits"
+    if scheme.bits == 4 and columns % 2:
+        return f"4 bits and {columns} columns, an odd number"
+    return ""
+
+
+def named(node: ov.Node, name: str) -> ov.Node:
+    """The node under that name in the file."""
+    node.set_friendly_name(name)
+    return node
+
+
+def constant(array: NDArray[Any], name: str) -> ov.Node:
+    """A constant with memory of its own."""
+    return named(ops.constant(np.ascontiguousarray(array), shared_memory=False), name)
+
+
+def codes_array(tensor: QuantizedTensor, name: str) -> NDArray[Any]:
+    """What the file holds of the codes: int8 [out, in], or nibbles uint8 [out, in / 2]."""
+    scheme, columns = tensor.scheme, tensor.codes.shape[1]
+    if reason := refusal(scheme, columns):
+        raise UnsupportedError(
+            name, reason, "4 bits, or 8", f"--set 'quantize.skip=[\"{name}\"]', or bits = 8"
+        )
+    if scheme.bits == 8:
+        return tensor.codes
+    return packing.pack(tensor.codes, 4) ^ np.uint8(SIGNS)
+
+
+def unpacked(stored: NDArray[np.uint8]) -> NDArray[np.int8]:
+    """Inverse of `codes_array` at 4 bits: int8 [rows, columns] of nibbles [rows, columns / 2]."""
+    return packing.unpack(stored ^ np.uint8(SIGNS), 4)
+
+
+def weight(names: Sequence[str], tensors: Sequence[QuantizedTensor]) -> ov.Node:
+    """A float32 [out, in] in the graph: the tensors' codes, rows below rows; one scheme."""
+    name, scheme = JOIN.join(names), tensors[0].scheme
+    columns = tensors[0].codes.shape[1]
+    rows = sum(len(tensor.codes) for tensor in tensors)
+    groups = scheme.groups(columns)
+    split = [rows, groups, columns // groups] if scheme.group_size else [rows, columns]
+    parts = [codes_array(tensor, one) for one, tensor in zip(names, tensors, strict=True)]
+    whole = np.concatenate(parts) if len(parts) > 1 else np.ascontiguousarray(parts[0])
+    kept = ov.Tensor(whole, ov.Shape(split), TYPES[scheme.bits])
+    codes = named(ops.constant(kept, shared_memory=False), name + CODES)
+    scales = np.concatenate([tensor.scales for tensor in tensors]).astype(np.float16)
+    scales = scales.reshape([*split[:-1], 1])
+    value = ops.multiply(
+        named(ops.convert(codes, ov.Type.f32), f"{name}.codes.float"),
+        named(ops.convert(constant(scales, name + SCALES), ov.Type.f32), f"{name}.scales.float"),
+    )
+    if not scheme.group_size:
+        return named(value, name)
+    shape = constant(np.array([rows, columns], np.int64), f"{name}.shape")
+    return named(ops.reshape(named(value, f"{name}.groups"), shape, False), name)

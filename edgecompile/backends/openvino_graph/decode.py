@@ -1,0 +1,151 @@
+"""Read codes, scales, floats and hyperparameters back from a sealed IR."""
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgecompile.backends import Decoded, ReadWhenAsked
+from edgecompile.backends.openvino_graph import compressed, ir, rewrite
+from edgecompile.backends.openvino_graph.compressed import CODES, JOIN, SCALES
+from edgecompile.errors import BadInputError
+from edgecompile.numerics.ranges import Range
+from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme
+
+BITS = {"i4": 4, "i8": 8}
+
+
+def decode(folder: Path, manifest: Mapping[str, Any]) -> Decoded:
+    """Tensors under their source names; schemes are the file's own, not the manifest's."""
+    graph = ir.Graph(folder)
+    tensors = {entry["name"]: entry for entry in manifest["tensors"]}
+    floats = {entry["name"]: entry for entry in manifest["floats"]}
+    rows = {n: entry["shape"][0] for n, entry in (tensors | floats).items() if entry["shape"]}
+    places = _places(graph.constants, rows)
+    options = manifest["engine"]["options"]
+    shared, ranges = options.get("shared", {}), options.get("ranges", {})
+
+    def quantized(name: str) -> QuantizedTensor:
+        place = places[name + CODES]
+        found = _tensor(graph, place, tensors[name])
+        return _with_inputs(graph, place, found, ranges.get(name))
+
+    def dense(name: str) -> Float32:
+        return _dense(graph, places, shared.get(name, name), floats[name])
+
+    return Decoded(
+        ReadWhenAsked((n for n in tensors if n + CODES in places), quantized),
+        ReadWhenAsked((n for n in floats if _held(places, shared.get(n, n))), dense),
+        facts(graph),
+    )
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A source tensor among the rows of a constant, from row `start` on."""
+
+    constant: str
+    start: int
+
+
+def _places(names: Iterable[str], rows: Mapping[str, int]) -> dict[str, _Place]:
+    """Where each tensor is: `a|b.codes` holds the rows of a, then those of b."""
+    places: dict[str, _Place] = {}
+    for name in names:
+        sources, suffix = name.removesuffix(CODES), CODES * name.endswith(CODES)
+        start = 0
+        for source in sources.split(JOIN):
+            places[source + suffix] = _Place(name, start)
+            start += rows.get(source, 0)
+    return places
+
+
+def _tensor(graph: ir.Graph, place: _Place, entry: Mapping[str, Any]) -> QuantizedTensor:
+    """The codes and scales of one tensor, as the nodes that read them use them."""
+    joint, rows = place.constant.removesuffix(CODES), entry["shape"][0]
+    part = slice(place.start, place.start + rows)
+    layer = graph.constants[place.constant]
+    bits, shape = BITS.get(layer.attributes.get("element_type", ""), 0), graph.shape(layer)
+    _expect_dequantized(graph, layer, joint, grouped=len(shape) == 3)
+    scales = graph.array(joint + SCALES)
+    if not bits or scales.shape != (*shape[:-1], 1) or len(shape) not in (2, 3):
+        raise BadInputError(
+            place.constant, f"{bits} bits, shape {shape}, scales {scales.shape}",
+            "4 or 8 bits, a scale for each group or row",
+        )  # fmt: skip
+    stored = graph.array(place.constant)[part].reshape(rows, -1)
+    codes = compressed.unpacked(stored) if bits == 4 else np.array(stored)
+    kept = np.array(scales[part], np.float32).reshape(rows, -1)
+    return QuantizedTensor(Scheme(bits, shape[2] if len(shape) == 3 else 0), codes, kept)
+
+
+def _expect_dequantized(graph: ir.Graph, codes: ir.Layer, joint: str, grouped: bool) -> None:
+    """Raise unless the codes go through Convert and Multiply by their scales, and nothing else."""
+    converts = graph.readers(codes)
+    products = [node for one in converts for node in graph.readers(one)]
+    scales = [graph.sources(one)[0].name for node in products for one in graph.sources(node)
+              if one.kind == "Convert" and one not in converts]  # fmt: skip
+    shapes = [node.kind for one in products for node in graph.readers(one)]
+    found = [node.kind for node in (*converts, *products)], scales
+    straight = found == (["Convert", "Multiply"], [joint + SCALES])
+    if not straight or grouped != (shapes == ["Reshape"]):
+        raise BadInputError(codes.name, f"{found} then {shapes}", f"codes * {joint}{SCALES}")
+
+
+def _with_inputs(
+    graph: ir.Graph, place: _Place, tensor: QuantizedTensor, expected: Sequence[float] | None
+) -> QuantizedTensor:
+    """With the factors that its product's input takes; raise where the range is another."""
+    weight = graph.names[place.constant.removesuffix(CODES)]
+    products = [node for node in graph.readers(weight) if node.kind == "MatMul"]
+    value = graph.sources(products[0])[0] if products else None
+    found: list[float] = []
+    if value is not None and value.kind == "FakeQuantize":
+        value, *ends = graph.sources(value)
+        found = [float(graph.array(end.name)) for end in ends]
+    wanted = _bounds(expected) * 2 if expected else []
+    if found != wanted:
+        raise BadInputError(f"{place.constant}: range of its inputs", f"{found}", f"{wanted}")
+    if value is None or not value.name.endswith(rewrite.SCALED):
+        return tensor
+    factors = next(n.name for n in graph.sources(value) if n.name.endswith(rewrite.FACTORS))
+    inputs = np.array(graph.array(factors), np.float32)
+    return QuantizedTensor(tensor.scheme, tensor.codes, tensor.scales, inputs)
+
+
+def _bounds(stated: Sequence[float]) -> list[float]:
+    scale, zero = stated
+    return [float(end) for end in rewrite.bounds(Range(scale, int(zero)))]
+
+
+def _held(places: Mapping[str, _Place], name: str) -> bool:
+    return name in places or name + rewrite.TRANSPOSED in places
+
+
+def _dense(
+    graph: ir.Graph, places: Mapping[str, _Place], name: str, entry: Mapping[str, Any]
+) -> Float32:
+    place, shape = places.get(name), entry["shape"]
+    if place is None:
+        found = graph.array(name + rewrite.TRANSPOSED).T
+    elif JOIN in place.constant:
+        found = graph.array(place.constant)[place.start : place.start + shape[0]]
+    else:
+        found = graph.array(place.constant)
+    return np.array(found, np.float32)
+
+
+def facts(graph: ir.Graph) -> dict[str, float]:
+    """Hyperparameters that the graph states: norm epsilon, heads, layers, rope's base.
+
+    A norm whose epsilon differs from the others' shows as the fact `norm_eps_spread`.
+    """
+    epsilons = [float(node.attributes["eps"]) for node in graph.of_kind("MVN")]
+    result: dict[str, float] = {}
+    if epsilons:
+        result["norm_eps"] = float(np.float32(max(epsilons)))
+        result["norm_eps_spread"] = max(epsilons) - min(epsilons)
+    return result

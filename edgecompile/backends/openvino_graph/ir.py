@@ -1,0 +1,108 @@
+"""Read OpenVINO's IR without the engine: layers, edges and constants mapped from the .bin file.
+
+docs.openvino.ai, "OpenVINO IR format"; a file in a sealed bundle is untrusted: places outside the
+.bin, unknown element types and XML with a document type are refused.
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecompile.backends.openvino_graph.storage import DATA, GRAPH
+from edgecompile.errors import BadInputError
+
+BITS = {"i4": 4, "i8": 8, "u8": 8, "f16": 16, "f32": 32, "i32": 32, "i64": 64}
+DTYPES = {"i8": np.int8, "u8": np.uint8, "f16": np.float16, "f32": np.float32, "i32": np.int32,
+          "i64": np.int64}  # fmt: skip
+Port = tuple[str, str]  # layer and port numbers
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One node: its kind (`Const`, `MatMul`, ...), name and attributes as they are written."""
+
+    number: str
+    kind: str
+    name: str
+    attributes: Mapping[str, str]
+
+
+class Graph:
+    """The layers of an openvino_model.xml, by name and number."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file, self._data = folder / GRAPH, folder / DATA
+        try:
+            text = self.file.read_bytes()
+            if b"<!DOCTYPE" in text or b"<!ENTITY" in text:
+                raise BadInputError(str(self.file), "a document type", "an IR as OpenVINO writes")
+            root = ElementTree.fromstring(text)
+        except ElementTree.ParseError as error:
+            raise BadInputError(str(self.file), str(error), "XML") from error
+        self.layers = {layer.number: layer for layer in map(_layer, root.iterfind("layers/layer"))}
+        self._sources: dict[str, list[Port]] = {}
+        self._readers: dict[str, list[str]] = {}
+        for edge in root.iterfind("edges/edge"):
+            source, target = edge.get("from-layer", ""), edge.get("to-layer", "")
+            self._sources.setdefault(target, []).append((edge.get("to-port", ""), source))
+            self._readers.setdefault(source, []).append(target)
+
+    @cached_property
+    def names(self) -> Mapping[str, Layer]:
+        """Layers by name."""
+        return {layer.name: layer for layer in self.layers.values()}
+
+    @cached_property
+    def constants(self) -> Mapping[str, Layer]:
+        """Constants by name."""
+        return {name: one for name, one in self.names.items() if one.kind == "Const"}
+
+    def readers(self, layer: Layer) -> list[Layer]:
+        """The nodes that read a layer's outputs."""
+        return [self.layers[number] for number in self._readers.get(layer.number, ())]
+
+    def sources(self, layer: Layer) -> list[Layer]:
+        """The nodes that a layer reads, in the order of its inputs."""
+        ports = sorted(self._sources.get(layer.number, ()), key=lambda port: int(port[0]))
+        return [self.layers[number] for _, number in ports]
+
+    def of_kind(self, kind: str) -> list[Layer]:
+        """All layers of a kind, in the file's order."""
+        return [layer for layer in self.layers.values() if layer.kind == kind]
+
+    def shape(self, layer: Layer) -> tuple[int, ...]:
+        """A constant's shape."""
+        text = layer.attributes.get("shape", "")
+        return tuple(int(size) for size in text.split(",")) if text.strip() else ()
+
+    def array(self, name: str) -> NDArray[Any]:
+        """A constant's values, mapped from the file; i4 as bytes uint8 [..., last / 2]."""
+        layer = self.constants.get(name)
+        if layer is None:
+            raise BadInputError(str(self.file), f"no constant {name!r}", "one for every tensor")
+        kind, shape = layer.attributes.get("element_type", ""), self.shape(layer)
+        place = int(layer.attributes.get("offset", -1)), int(layer.attributes.get("size", -1))
+        expected = -(-math.prod(shape) * BITS.get(kind, 0) // 8)
+        if kind not in BITS or min(place) < 0 or place[1] != expected:
+            raise BadInputError(str(self.file), f"{name}: {kind} {shape} at {place}", "its bytes")
+        if sum(place) > self._data.stat().st_size:
+            raise BadInputError(str(self._data), f"{name} ends at {sum(place)}", "within the file")
+        if not expected:
+            return np.zeros(shape, DTYPES[kind])
+        if kind == "i4":
+            return np.memmap(self._data, np.uint8, "r", place[0], (*shape[:-1], shape[-1] // 2))
+        return np.memmap(self._data, DTYPES[kind], "r", place[0], shape or (1,)).reshape(shape)
+
+
+def _layer(node: ElementTree.Element) -> Layer:
+    data = node.find("data")
+    attributes = dict(data.attrib) if data is not None else {}
+    return Layer(node.get("id", ""), node.get("type", ""), node.get("name", ""), attributes)

@@ -1,0 +1,151 @@
+"""OpenVINO on the CPU: encoders and plain modules in one call, decoders with a cache of its own."""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .engine import Float32
+from .errors import BadInputError, MissingLibraryError, UnsupportedError, UsageError
+from .manifest import Manifest
+from .openvino_decoder import OpenvinoDecoder
+from .pool import Pool
+
+if TYPE_CHECKING:
+    from openvino import CompiledModel, InferRequest
+
+DEVICE = "CPU"
+PRECISIONS = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
+CAPABILITIES = {"float16": "FP16", "bfloat16": "BF16"}  # float32 is everywhere
+
+
+class OpenvinoEngine:
+    """One compiled model; each caller has an infer request of its own."""
+
+    def __init__(self, bundle: Path, manifest: Manifest, threads: int, pad_id: int) -> None:
+        library = _library(manifest)
+        self.version: str = library.__version__.partition("-")[0]
+        self._compiled = _open(library, bundle / manifest.engine.file, manifest, threads)
+        ports = self._compiled.inputs
+        self._inputs = {p.get_any_name(): p.get_element_type().to_dtype() for p in ports}
+        self._outputs = [port.get_any_name() for port in self._compiled.outputs]
+        self._pad_id = pad_id
+        self._requests: Pool[_Request] = Pool(self._create_request, end=lambda: None, keep=4)
+        self._decoders: Pool[OpenvinoDecoder] | None = None
+        if manifest.task == "text-generation":
+            self._decoders = Pool(self._create_decoder, end=lambda: None)
+
+    def run(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """The graph's outputs by name; inputs are checked by name and dtype first."""
+        if set(arrays) != set(self._inputs):
+            raise UsageError("run", f"inputs {sorted(arrays)}", f"{sorted(self._inputs)}")
+        for name, array in arrays.items():
+            expected = self._inputs[name]
+            if array.dtype != expected:
+                raise UsageError(f"run: input {name}", f"dtype {array.dtype}", expected.name)
+        return self._call(arrays)
+
+    def encode(self, ids: Sequence[Sequence[int]]) -> Float32:
+        """The graph's first output, float32 [n, width], of the ids padded to their longest."""
+        length = max(map(len, ids))
+        tokens = np.full((len(ids), length), self._pad_id, np.int64)
+        mask = np.zeros((len(ids), length), np.int64)
+        for row, row_ids in enumerate(ids):
+            tokens[row, : len(row_ids)] = row_ids
+            mask[row, : len(row_ids)] = 1
+        known = {"input_ids": tokens, "attention_mask": mask, "token_type_ids": np.zeros_like(mask)}
+        if unknown := self._inputs.keys() - known.keys():
+            raise BadInputError("engine file", f"inputs {sorted(unknown)}", f"{sorted(known)}")
+        arrays = {n: known[n].astype(kind, copy=False) for n, kind in self._inputs.items()}
+        return np.asarray(self._call(arrays)[self._outputs[0]], np.float32)
+
+    def decoder(self, length: int) -> AbstractContextManager[OpenvinoDecoder]:
+        """A decoder whose cache grows as it is fed."""
+        if self._decoders is None:
+            raise UsageError("generate", "a bundle without a decoder", "task text-generation")
+        return self._decoders.lease(length)
+
+    def close(self) -> None:
+        """Let go of idle requests; the compiled model goes with the last of them."""
+        self._requests.close()
+        if self._decoders is not None:
+            self._decoders.close()
+
+    def _create_request(self, _: int) -> _Request:
+        return _Request(self._compiled.create_infer_request())
+
+    def _create_decoder(self, _: int) -> OpenvinoDecoder:
+        return OpenvinoDecoder(self._compiled.create_infer_request())
+
+    def _call(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        with self._requests.lease() as leased:
+            try:
+                found = leased.request.infer(dict(arrays), share_inputs=True, share_outputs=False)
+            except RuntimeError as error:
+                shapes = {name: array.shape for name, array in arrays.items()}
+                raise UsageError("run", f"{error} for shapes {shapes}") from error
+            return {name: np.array(found[name]) for name in self._outputs}
+
+
+class _Request:
+    """An infer request that is leased to one caller at a time."""
+
+    def __init__(self, request: InferRequest) -> None:
+        self.request = request
+
+    def fits(self, size: int) -> bool:
+        """Always: shapes are found at each call."""
+        return True
+
+    def reset(self) -> None:
+        """Nothing is kept between calls."""
+
+    def close(self) -> None:
+        """Python frees the request."""
+
+
+def _library(manifest: Manifest) -> ModuleType:
+    try:
+        import openvino
+    except ImportError as error:
+        way_out = f"pip install '{manifest.engine.requires}'"
+        raise MissingLibraryError("openvino", "not installed", way_out=way_out) from error
+    library: ModuleType = openvino
+    return library
+
+
+def _open(library: ModuleType, file: Path, manifest: Manifest, threads: int) -> CompiledModel:
+    core = library.Core()
+    settings = _settings(core, manifest, threads)
+    try:
+        compiled: CompiledModel = core.compile_model(str(file), DEVICE, settings)
+    except RuntimeError as error:
+        raise BadInputError(str(file), str(error), "an IR that OpenVINO can compile") from error
+    return compiled
+
+
+def _settings(core: Any, manifest: Manifest, threads: int) -> dict[str, Any]:
+    """Every setting that changes answers is set, so that none depends on the processor."""
+    options = manifest.engine.options
+    precision = str(options.get("precision", "float32"))
+    if precision not in PRECISIONS:
+        raise BadInputError("engine.options.precision", repr(precision), ", ".join(PRECISIONS))
+    can = core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
+    if precision in CAPABILITIES and CAPABILITIES[precision] not in can:
+        raise UnsupportedError(
+            f"{precision} on this processor", f"it computes {', '.join(can)}",
+            CAPABILITIES[precision], "build with target.options.precision=float32",
+        )  # fmt: skip
+    return {
+        "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY",
+        "CACHE_DIR": "", "INFERENCE_PRECISION_HINT": PRECISIONS[precision],
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": str(int(options.get("dynamic_group", 0))),
+        "KV_CACHE_PRECISION": str(options.get("kv_cache", "f32")),
+        # Two processes that pin their threads choose the same cores.
+        "ENABLE_CPU_PINNING": False,
+    }  # fmt: skip
