@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgecompile import bundle, cache, codes, estimate, lock, sources
+from edgecompile import bundle, cache, codes, estimate, golden, lock, sources
 from edgecompile.backends import Export, Port
 from edgecompile.check import check_bundle
 from edgecompile.checks import Limits
@@ -91,6 +91,7 @@ def _seal_and_check(
         model, one.target, request.variant, export, tuple(results), _text_read(plan, one)
     )
     bundle.assemble(contents, written, staging)
+    golden.add(staging)
     clock.stop("seal")
     limits = Limits.of(plan.recipe.check, one.target.budget, request.allow)
     corpus = corpus_of(plan.recipe, request.data)

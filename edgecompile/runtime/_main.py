@@ -5,11 +5,12 @@ import argparse
 import json
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .errors import EdgecompileError, UnsupportedError, UsageError
+from .errors import EdgecompileError, LimitError, UnsupportedError, UsageError
 from .session import Session, load
 from .verify import MODES
 
@@ -50,11 +51,15 @@ def _parser() -> argparse.ArgumentParser:
     form.add_argument("--raw", action="store_true", help="the text is the beginning of a document")
     add("--verify", choices=MODES, default="once", help="when to check the files' SHA-256")
     add("--threads", type=int, help="default: the physical cores this process may use")
+    add("--self-test", action="store_true", help="ask the golden inputs again; exit 6 if one fails")
     add("--worker", action="store_true", help=argparse.SUPPRESS)
     return parser
 
 
 def _run(bundle: Path, options: argparse.Namespace) -> int:
+    if options.self_test:
+        with load(bundle, options.verify, options.threads) as session:
+            return _self_test(session)
     text = _read_stdin() if options.text == "-" else options.text
     if text is None:
         raise UsageError("command line", "no text", "a text, or - to read it", "see --help")
@@ -69,6 +74,22 @@ def _run(bundle: Path, options: argparse.Namespace) -> int:
         else:
             way_out = "load the bundle in Python and call session.run(name=array)"
             raise UnsupportedError("command line", f"task {task}", "a task on text", way_out)
+    return 0
+
+
+def _self_test(session: Session) -> int:
+    """A line a golden input; LimitError (6) where an answer is not the one that was shipped."""
+    start = time.perf_counter()
+    results = session.self_test()
+    seconds = time.perf_counter() - start
+    for one in results:
+        verdict = "pass" if one.passed else f"FAIL {one.fault}"
+        _print(f"{one.deviation:.2e} (at most {one.tolerance:g})  {verdict}  {one.text[:40]!r}\n")
+    failed = [one for one in results if not one.passed]
+    if failed:
+        found = f"{len(failed)} of {len(results)} answers are not those that were shipped"
+        raise LimitError("self-test", found, "all within the tolerance")
+    _print(f"{len(results)} golden inputs pass, {seconds * 1000:.0f} ms\n")
     return 0
 
 

@@ -90,6 +90,7 @@ class Manifest:
     pooling: PoolingInfo | None
     generation: GenerationInfo | None
     files: tuple[FileEntry, ...]
+    golden: str | None = None  # the file of golden inputs; bundles before 0.4 have none
 
 
 def read_manifest(bundle: Path) -> Manifest:
@@ -128,6 +129,7 @@ def parse_manifest(raw: bytes, where: str = NAME) -> Manifest:
         pooling=_pooling(fields),
         generation=_generation(fields),
         files=files,
+        golden=fields.listed("golden", listed) if fields.has("golden") else None,
     )
 
 

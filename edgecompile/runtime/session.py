@@ -11,10 +11,12 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
+from . import golden
 from .batching import activate, check_ids, encode_all
 from .chat import ChatTemplate, Messages
 from .engine import Engine, Float32, open_engine
-from .errors import BadInputError, UsageError
+from .errors import BadInputError, UnsupportedError, UsageError
+from .golden import GoldenResult
 from .manifest import Manifest, read_manifest
 from .sampling import Sampler, SamplingKeywords, SamplingOptions
 from .streaming import StopStrings, TextStream
@@ -41,6 +43,7 @@ class Session:
 
     def __init__(self, bundle: Path, verify: str, threads: int) -> None:
         start = time.perf_counter()
+        self._bundle = bundle
         self.info: Manifest = read_manifest(bundle)
         self.threads = threads
         verify_files(bundle, self.info, verify, threads)
@@ -148,6 +151,28 @@ class Session:
                 token = sampler.choose(decoder.feed(fed))
                 yield token
                 fed = (token,)
+
+    def greedy(self, ids: Sequence[int], steps: int) -> Iterator[tuple[int, Float32]]:
+        """The likeliest token and the logits [vocab] it was taken from, `steps` times."""
+        engine = self._need("text-generation")
+        self._check_length(ids)
+        with engine.decoder(len(ids) + steps) as decoder:
+            fed: Sequence[int] = ids
+            for _ in range(min(steps, self._context() - len(ids))):
+                logits = decoder.feed(fed)
+                token = int(np.argmax(logits))
+                yield token, logits
+                fed = (token,)
+
+    def self_test(self) -> list[GoldenResult]:
+        """Prove that this engine on this processor gives the answers that were shipped.
+
+        One result a golden input; UnsupportedError for a bundle without any.
+        """
+        self._need()
+        if self.info.golden is None:
+            raise UnsupportedError("self-test", "no golden inputs in this bundle", "a newer build")
+        return golden.compare(self, golden.read(self._bundle, self.info.golden))
 
     def logits(self, ids: Sequence[int]) -> Iterator[Float32]:
         """Logits after each token, float32 chunks [<=128, vocab]; a chunk is valid until the next.

@@ -11,6 +11,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from . import golden
 from .engine import LOGIT_ROWS
 from .errors import BadInputError, EdgecompileError, ResourceError, UnsupportedError, UsageError
 from .session import Session, load
@@ -124,6 +125,14 @@ def _generate(session: Session, header: dict[str, Any], arrays: Arrays) -> Itera
     yield {"tokens": tokens, **fields}, {}
 
 
+def _observe(session: Session, _: dict[str, Any], __: Arrays) -> Iterator[Reply]:
+    yield {"cases": list(golden.observe(session))}, {}
+
+
+def _self_test(session: Session, _: dict[str, Any], __: Arrays) -> Iterator[Reply]:
+    yield {"results": [{**vars(one), "passed": one.passed} for one in session.self_test()]}, {}
+
+
 def _peak_memory(_: Session, header: dict[str, Any], __: Arrays) -> Iterator[Reply]:
     mib = peak_memory_mib()
     if header.get("reset"):
@@ -157,6 +166,8 @@ _OPERATIONS: dict[str, Callable[[Session, dict[str, Any], Arrays], Iterator[Repl
     "classify": _classify,
     "run": _run,
     "generate": _generate,
+    "observe": _observe,
+    "self_test": _self_test,
     "peak_memory": _peak_memory,
     "close": _close,
 }

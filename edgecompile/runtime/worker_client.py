@@ -37,6 +37,10 @@ class Worker:
         command = [python, "-IB", str(Path(bundle) / "runtime"), "--worker", "--verify", verify]
         if threads is not None:
             command += ["--threads", str(threads)]
+        self._start(command)
+
+    def _start(self, command: Sequence[str]) -> None:
+        """Start what speaks wire.py, and wait for its hello."""
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the child)
         self._child = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr
@@ -93,6 +97,14 @@ class Worker:
         """Greedy `tokens` (stop tokens do not stop it), `first_token_ms`, `tokens_per_second`."""
         header = {"op": "generate", "new_tokens": new_tokens}
         return self._ask(header, {"ids": np.asarray(ids, np.int64)})[0]
+
+    def observe(self) -> list[dict[str, Any]]:
+        """What the bundle makes of the golden texts now (golden.observe)."""
+        return cast("list[dict[str, Any]]", self._ask({"op": "observe"})[0]["cases"])
+
+    def self_test(self) -> list[dict[str, Any]]:
+        """Fields of golden.GoldenResult and `passed`, one entry a golden input."""
+        return cast("list[dict[str, Any]]", self._ask({"op": "self_test"})[0]["results"])
 
     def peak_memory(self, *, reset: bool = False) -> float | None:
         """Peak resident memory in MiB since the start or the last reset; None where unknown."""

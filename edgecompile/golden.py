@@ -1,0 +1,51 @@
+"""Golden inputs of a sealed bundle: asked of its own engine, on one thread, before the check."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from edgecompile import tokenizer
+from edgecompile.bundle import file_entry
+from edgecompile.checks.limits import EXPORT, activation_column
+from edgecompile.errors import EdgecompileError, MissingLibraryError
+from edgecompile.runtime.golden import FORMAT, NAME
+from edgecompile.runtime.manifest import NAME as MANIFEST
+from edgecompile.runtime.worker_client import Worker
+
+# A single step may stray further than the mean over a text (docs/decisions/0006-golden-inputs.md).
+STEP = 10.0
+
+
+def add(bundle: Path) -> None:
+    """Write golden.json into the staged bundle and list it in the manifest.
+
+    Where the engine cannot answer, the bundle gets none and a note says why; the check then finds
+    the same fault.
+    """
+    manifest = json.loads((bundle / MANIFEST).read_text(encoding="utf-8"))
+    if manifest["model"]["task"] == "module":
+        return
+    try:
+        with Worker(bundle, verify="never", threads=1) as worker:
+            cases = worker.observe()
+    except MissingLibraryError:
+        raise
+    except EdgecompileError as error:
+        manifest["source"]["notes"].append(f"no golden inputs: {error.found}")
+        cases = []
+    if cases:
+        table = {"format": FORMAT, "tolerance": tolerance(manifest), "cases": cases}
+        (bundle / NAME).write_text(tokenizer.dumps(table), encoding="utf-8", newline="\n")
+        entries = [*manifest["files"], file_entry(bundle / NAME, bundle)]
+        manifest["files"] = sorted(entries, key=lambda entry: str(entry["path"]))
+        manifest["golden"] = NAME
+    (bundle / MANIFEST).write_text(tokenizer.dumps(manifest), encoding="utf-8", newline="\n")
+
+
+def tolerance(manifest: dict[str, Any]) -> float:
+    """How far another engine build or processor may stray: as the export may from its codes."""
+    column = activation_column(manifest)
+    if manifest["model"]["task"] == "text-generation":
+        return STEP * EXPORT["export_kl_mean"][0][column]
+    return 1 - EXPORT["export_cosine_min"][0][column]

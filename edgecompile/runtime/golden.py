@@ -1,0 +1,142 @@
+"""Golden inputs: a few texts with the answers that shipped, to prove an engine and processor."""
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .errors import BadInputError, UnsupportedError
+
+if TYPE_CHECKING:
+    from .engine import Float32
+    from .session import Session
+
+FORMAT = 1
+NAME = "golden.json"
+STEPS = 8  # greedy tokens of a decoder's case
+LIKELIEST = 16  # tokens whose log-probabilities are kept a step
+# A greedy token is asked for only while the next best is clearly worse: rounding may swap equals.
+CLEAR = 0.5  # logits
+
+# Our own words, with what tokenizers part ways on: digits, accents, wide letters, an emoji.
+TEXTS = (
+    "Seven wet foxes crossed the yard at 6:45, and nobody saw them go.",
+    "naïve café, 東京 3.14 🚀",
+    "A bundle carries a few sentences like this one together with the answers that its engine gave "
+    "on the day it was made. Whoever opens it later, on another processor, asks the same again.",
+)
+
+
+@dataclass(frozen=True)
+class GoldenResult:
+    """One case: `deviation` is 1 - cosine or a KL divergence in nats, never above `tolerance`."""
+
+    text: str
+    deviation: float
+    tolerance: float
+    fault: str = ""  # what differs: token ids, greedy tokens; empty when nothing does
+
+    @property
+    def passed(self) -> bool:
+        """Same tokens, answers within the tolerance; NaN is never within."""
+        return not self.fault and self.deviation <= self.tolerance
+
+
+def observe(session: Session, texts: Sequence[str] = TEXTS) -> Iterator[dict[str, Any]]:
+    """What the opened bundle makes of each text: `ids`, then `values` or a decoder's `steps`."""
+    for text in texts:
+        ids = session.tokenize([text])[0]
+        if not ids:
+            continue
+        case: dict[str, Any] = {"text": text, "ids": ids}
+        if session.info.task == "embedding":
+            case["values"] = _short(session.embed_ids([ids])[0])
+        elif session.info.task == "classification":
+            case["values"] = list(session.classify([text])[0].values())
+        else:
+            case["steps"] = list(_greedy(session, ids))
+        yield case
+
+
+def _greedy(session: Session, ids: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """Log-probabilities of the likeliest tokens, greedy token after greedy token."""
+    for token, logits in session.greedy(ids, STEPS):
+        scores = _log_softmax(logits)
+        order = np.lexsort((np.arange(len(scores)), -scores))[:LIKELIEST]
+        clear = len(order) > 1 and scores[order[0]] - scores[order[1]] >= CLEAR
+        yield {
+            "token": int(token), "clear": bool(clear), "likeliest": order.tolist(),
+            "log_probabilities": _short(scores[order]),
+        }  # fmt: skip
+
+
+def read(bundle: Path, name: str) -> dict[str, Any]:
+    """The bundle's golden file; its hash has been checked with the others."""
+    try:
+        table = json.loads((bundle / name).read_text(encoding="utf-8"))
+        if table["format"] != FORMAT or not table["cases"]:
+            raise BadInputError(name, f"format {table['format']!r}", f"{FORMAT}, and cases")
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadInputError(name, repr(error), "golden inputs") from error
+    return dict(table)
+
+
+def compare(session: Session, table: Mapping[str, Any]) -> list[GoldenResult]:
+    """Ask the session for each case again."""
+    if session.info.task == "module":
+        raise UnsupportedError("self-test", "a torch module", "a model of text")
+    tolerance, results = float(table["tolerance"]), []
+    for expected in table["cases"]:
+        found = next(observe(session, [expected["text"]]))
+        results.append(_compared(expected, found, tolerance))
+    return results
+
+
+def _compared(
+    expected: Mapping[str, Any], found: Mapping[str, Any], tolerance: float
+) -> GoldenResult:
+    text = str(expected["text"])
+    if expected["ids"] != found["ids"]:
+        return GoldenResult(text, 0.0, tolerance, "the token ids differ")
+    if "values" in expected:
+        return GoldenResult(text, _cosine_gap(expected["values"], found["values"]), tolerance)
+    worst = 0.0
+    for at, (step, now) in enumerate(zip(expected["steps"], found["steps"], strict=True)):
+        worst = float(np.maximum(worst, divergence(step, now)))  # which keeps NaN
+        if step["token"] != now["token"]:
+            fault = f"greedy token {at} is {now['token']}, not {step['token']}"
+            return GoldenResult(text, worst, tolerance, fault if step["clear"] else "")
+    return GoldenResult(text, worst, tolerance)
+
+
+def divergence(expected: Mapping[str, Any], found: Mapping[str, Any]) -> float:
+    """KL divergence in nats of the step's likeliest tokens, all others taken as one."""
+    now = dict(zip(found["likeliest"], found["log_probabilities"], strict=True))
+    floor = min(now.values())  # a token that is no longer among the likeliest has at most that
+    p = np.exp(np.array(expected["log_probabilities"], np.float64))
+    q = np.exp(np.array([now.get(token, floor) for token in expected["likeliest"]], np.float64))
+    rest_p, rest_q = max(1 - p.sum(), 1e-9), max(1 - q.sum(), 1e-9)
+    return float(np.sum(p * np.log(p / q)) + rest_p * np.log(rest_p / rest_q))
+
+
+def _cosine_gap(a: Sequence[float], b: Sequence[float]) -> float:
+    """1 - cosine similarity; NaN where the lengths differ or a vector is zero."""
+    x, y = np.array(a, np.float64), np.array(b, np.float64)
+    if x.shape != y.shape:
+        return float("nan")
+    with np.errstate(invalid="ignore"):
+        return float(1 - x @ y / np.sqrt((x @ x) * (y @ y)))
+
+
+def _log_softmax(logits: Float32) -> Float32:
+    shifted = logits - logits.max()
+    return np.asarray(shifted - np.log(np.exp(shifted, dtype=np.float64).sum()), np.float32)
+
+
+def _short(values: Float32) -> list[float]:
+    """Six digits: enough for the tolerance, and a file that stays small."""
+    return [float(f"{value:.6g}") for value in values]
