@@ -37,6 +37,8 @@ class DecoderPlan:
     tied: bool
     cos: Float32  # [context, head size / 2]
     sin: Float32
+    frequencies: Float32  # [head size / 2]: cos = cos(position * frequency) * rope_factor
+    rope_factor: float
     sources: Mapping[str, str]
     unused: Mapping[str, str]  # source tensor -> why it is not in the graph
 
@@ -67,23 +69,25 @@ def refusal(model: Model) -> str:
 def plan(model: Model) -> DecoderPlan:
     """The plan of a model that `refusal` does not refuse."""
     config, sources = _config(model), _sources(model)
-    cos, sin = rotary_tables(config)
+    frequencies, factor = rotary_frequencies(config)
+    cos, sin = rotary_tables(config, frequencies, factor)
     needed = set(_needed(config, sources))
     return DecoderPlan(
         layers=config.num_hidden_layers, heads=config.num_attention_heads,
         kv_heads=config.num_key_value_heads, head_size=_head_size(config),
         vocabulary=model.weights.infos[sources[EMBEDDING]].shape[0],
         epsilon=config.rms_norm_eps, windows=tuple(_windows(config)),
-        tied=bool(config.tie_word_embeddings), cos=cos, sin=sin,
+        tied=bool(config.tie_word_embeddings), cos=cos, sin=sin, frequencies=frequencies,
+        rope_factor=factor,
         sources={name: source for name, source in sources.items() if name in needed},
         unused={s: _computed(n) for n, s in sources.items() if n not in needed},
     )  # fmt: skip
 
 
-def rotary_tables(config: PretrainedConfig) -> tuple[Float32, Float32]:
-    """cos and sin float32 [max_position_embeddings, head size / 2], as transformers has them.
+def rotary_frequencies(config: PretrainedConfig) -> tuple[Float32, float]:
+    """Inverse frequencies float32 [head size / 2], and the factor of both cos and sin.
 
-    Its own rules give the inverse frequencies of a scaled rope and the factor of both tables.
+    transformers' own rules for a scaled rope.
     """
     import torch
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
@@ -95,8 +99,17 @@ def rotary_tables(config: PretrainedConfig) -> tuple[Float32, Float32]:
         frequencies = 1.0 / (rope["rope_theta"] ** exponents)
     else:
         frequencies, factor = ROPE_INIT_FUNCTIONS[rope["rope_type"]](config, "cpu")
+    return frequencies.float().numpy(), float(factor)
+
+
+def rotary_tables(
+    config: PretrainedConfig, frequencies: Float32, factor: float
+) -> tuple[Float32, Float32]:
+    """cos and sin float32 [max_position_embeddings, head size / 2], as transformers has them."""
+    import torch
+
     positions = torch.arange(config.max_position_embeddings, dtype=torch.float32)
-    angles = positions[:, None] * frequencies.float()[None, :]
+    angles = positions[:, None] * torch.from_numpy(frequencies)[None, :]
     return (angles.cos() * factor).numpy(), (angles.sin() * factor).numpy()
 
 
