@@ -1,0 +1,77 @@
+"""Our rows: `edgecompile build` for one target and backend, from the shelf's recipe."""
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from rows import NICE, Made, Setup
+
+LIBRARIES = {"onnxruntime": "onnxruntime", "gguf": "llama.cpp", "openvino": "openvino",
+             "executorch": "executorch"}  # fmt: skip
+VERDICTS = (0, 6)  # exit codes of a build that sealed something: passed, or a limit broke
+
+
+@dataclass(frozen=True)
+class Ours:
+    """`edgecompile build MODEL --recipe R --variant V --target T --set target.backend=B`."""
+
+    task: str
+    target: str
+    backend: str
+    precision: str
+    recipe: Path
+    variant: str
+    fixed: bool  # the target's file names the backend, and no other is asked for
+
+    adapter = "edgecompile"
+
+    @property
+    def name(self) -> str:
+        """As the table's cells."""
+        return f"edgecompile {self.target} {self.backend} {self.precision}"
+
+    @property
+    def cells(self) -> tuple[str, str, str, str]:
+        """Tool, target, engine, precision."""
+        return "edgecompile", self.target, LIBRARIES[self.backend], self.precision
+
+    @property
+    def library(self) -> str:
+        """As worker.py imports it."""
+        return LIBRARIES[self.backend]
+
+    def make(self, setup: Setup) -> Made:
+        """The bundle, sealed or rejected: a limit that breaks must not hide what it measures."""
+        out = setup.made(self)
+        start = time.perf_counter()
+        done = subprocess.run(
+            self._command(setup, out), capture_output=True, text=True, cwd=out,
+            env={**os.environ, "EDGECOMPILE_CACHE": str(setup.work / "cache"),
+                 "OMP_NUM_THREADS": str(setup.threads)},
+        )  # fmt: skip
+        seconds = time.perf_counter() - start
+        if done.returncode not in VERDICTS:
+            raise RuntimeError(f"{self.name}: exit {done.returncode}: {done.stderr[-2000:]}")
+        (result,) = json.loads(done.stdout)
+        bundle = Path(result["bundle"])
+        manifest = json.loads((bundle / "manifest.json").read_text("utf-8"))
+        files = (f for f in sorted((bundle / "model").rglob("*")) if f.is_file())
+        return Made(
+            str(bundle), tuple(map(str, files)), seconds,
+            f"verdict {result['report']['verdict']}", stages=result["seconds"],
+            reused=tuple(result["reused"]), digest=manifest["weights_digest"],
+        )  # fmt: skip
+
+    def _command(self, setup: Setup, out: Path) -> list[str]:
+        words = [] if self.fixed else [f"--set=target.backend={self.backend}"]
+        return [
+            "nice", "-n", str(NICE), str(Path(sys.executable).parent / "edgecompile"), "-q",
+            "build", str(setup.model), "--recipe", str(self.recipe), "--variant", self.variant,
+            "--target", self.target, "--task", setup.task, "--data", str(setup.calibration),
+            "-o", str(out), "--overwrite", "--format", "json", *words,
+        ]  # fmt: skip
