@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from edgecompile.cli import cli, output
+from edgecompile.emulate.levels import LEVELS
 
 PATH = click.Path(path_type=Path)
 
@@ -167,11 +168,13 @@ def _plan_json(plan: Any, one: Any) -> dict[str, Any]:
 @click.option("--data", type=PATH, help="Held-out text: JSONL, CSV or text.")
 @click.option("--allow", multiple=True, metavar="NAME", help="Let a named fault pass: no-gain.")
 @click.option("--require-device", is_flag=True, help="Only a run on the real device counts.")
+@click.option("--on", "levels", multiple=True, type=click.Choice(list(LEVELS)),
+              help="Compare on an emulated processor too; may be given again.")
 @output.FORMAT
 @click.pass_context
 def check_command(
     context: click.Context, bundle: Path, source: str | None, data: Path | None,
-    allow: tuple[str, ...], require_device: bool, form: str,
+    allow: tuple[str, ...], require_device: bool, levels: tuple[str, ...], form: str,
 ) -> None:  # fmt: skip
     """Prove a sealed bundle again against its source; writes BUNDLE.report/."""
     from edgecompile.errors import LimitError
@@ -180,7 +183,7 @@ def check_command(
     from edgecompile.report.table import show
 
     with Bars(output.errors(), context.obj["quiet"]) as bars:
-        report = recheck(Recheck(bundle, source, data, allow, require_device), bars)
+        report = recheck(Recheck(bundle, source, data, allow, require_device, levels), bars)
     if form == "json":
         output.dump(report.to_json())
     else:

@@ -1,0 +1,89 @@
+"""An engine's headers and aarch64 libraries: made once of pinned downloads, kept in the cache."""
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgecompile import cache
+from edgecompile.emulate.downloads import Download, fetch, unpack
+from edgecompile.errors import BadInputError, UnsupportedError
+
+MANYLINUX = tuple(f"manylinux_2_{minor}_aarch64" for minor in (17, 28, 31, 34, 35))
+
+
+@dataclass(frozen=True)
+class Kit:
+    """How to make `include/` and `lib/` of downloads, and how to compile the engine's shim."""
+
+    engine: str
+    version: str
+    downloads: tuple[Download, ...]
+    make: Callable[[tuple[Path, ...], Path], None]  # (unpacked downloads, folder to fill)
+    source: str  # in shims/cpp
+    flags: tuple[str, ...] = ()  # for the compiler, after the sources; {lib} and {include}
+
+    def folder(self) -> Path:
+        """The finished kit; downloads and builds what it needs at the first call."""
+        pins = [(one.file, one.sha256) for one in self.downloads]
+        key = cache.key("emulate-kit", modules=(__name__,), engine=self.engine, pins=pins)
+        return cache.stage(f"emulate.{self.engine}", key, self._fill)[0]
+
+    def _fill(self, out: Path) -> None:
+        with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
+            unpacked = []
+            for at, download in enumerate(self.downloads):
+                folder = Path(scratch) / str(at)
+                folder.mkdir()
+                unpack(fetch(download, folder), folder / "in")
+                unpacked.append(folder / "in")
+            self.make(tuple(unpacked), out)
+
+
+def kit_of(engine: str) -> Kit:
+    """The kit of an engine by its name in manifests."""
+    if engine not in KITS:
+        raise UnsupportedError("--on", f"engine {engine!r}", " or ".join(KITS))
+    return KITS[engine]
+
+
+def _onnxruntime(unpacked: tuple[Path, ...], out: Path) -> None:
+    wheel, package = unpacked
+    headers = _one(package, "**/ios-arm64/onnxruntime.framework/Headers")
+    shutil.copytree(headers, out / "include")
+    library = _one(wheel, "onnxruntime/capi/libonnxruntime.so.*")
+    (out / "lib").mkdir()
+    shutil.copy(library, out / "lib" / "libonnxruntime.so.1")
+
+
+def _one(folder: Path, pattern: str) -> Path:
+    found = sorted(folder.glob(pattern))
+    if len(found) != 1:
+        raise BadInputError(str(folder), f"{len(found)} files {pattern}", "one")
+    return found[0]
+
+
+KITS: Mapping[str, Kit] = {
+    kit.engine: kit
+    for kit in (
+        Kit(
+            "onnxruntime", "1.31.1",
+            (
+                Download(
+                    "pip", "onnxruntime", "1.31.1",
+                    "onnxruntime-1.31.1-cp311-cp311-manylinux_2_28_aarch64.whl",
+                    "da05378364c44d4407e463982d2bf8d5e4cfea873283757e48beeb41df97b7f3", MANYLINUX,
+                ),
+                # The wheel has no headers; ONNX Runtime takes any older header's calls.
+                Download(
+                    "npm", "com.github.asus4.onnxruntime", "0.4.9",
+                    "com.github.asus4.onnxruntime-0.4.9.tgz",
+                    "e59788788818fdde1b2e522e766a21ba0f7d8391de55737abf81e32cc801785d",
+                ),
+            ),
+            _onnxruntime, "engine_onnxruntime.cpp", ("-ldl",),
+        ),
+    )
+}  # fmt: skip
