@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -165,10 +166,23 @@ def flat_outputs(result: Any) -> list[Tensor]:
     return [tensor for value in values for tensor in flat_outputs(value)]
 
 
+def _without_torchao() -> None:
+    """Keep transformers from importing torchao (1 s, and warnings on stderr): no model here is its.
+
+    It comes with ExecuTorch, whose backend imports it where it is needed.
+    """
+    from transformers import utils
+
+    if "transformers.modeling_utils" not in sys.modules:
+        setattr(utils, "is_torchao_available", lambda *_: False)  # noqa: B010  (it is re-exported)
+
+
 def build_transformer(model: Model, attention: str) -> nn.Module:
     """The transformers class of the model's task on its config, float32, weights not yet set."""
     import torch
     import transformers
+
+    _without_torchao()
     from transformers.initialization import no_init_weights
 
     if model.task not in AUTO_CLASSES:
