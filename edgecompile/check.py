@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from edgecompile import host
 from edgecompile.backends import Decoded
@@ -167,7 +168,7 @@ def _report(subject: _Subject, found: _Found, width: str) -> CheckReport:
         engine=subject.info.engine.name,
         engine_version=_engine_version(subject),
         rows=tuple(found.rows),
-        proven_on={"cpu": here.cpu, "level": here.level, "device": "real"},
+        proven_on={"cpu": here.cpu, "level": here.level, "device": _device(data)},
         data={"name": corpus.name, **corpus.digests},
         samples={
             "held_out_texts": len(corpus.held_out), "texts": subject.options.texts,
@@ -177,6 +178,12 @@ def _report(subject: _Subject, found: _Found, width: str) -> CheckReport:
         notes=tuple(data["source"].get("notes", ())),
         seconds={name: round(value, 3) for name, value in found.seconds.items()},
     )  # fmt: skip
+
+
+def _device(manifest: Mapping[str, Any]) -> str:
+    """`real`, or which platform the bundle is for that this machine is not."""
+    built_for, here = manifest.get("platform"), host.platform_name()
+    return "real" if built_for in (None, here) else f"{here}, not {built_for}"
 
 
 def _engine_version(subject: _Subject) -> str:

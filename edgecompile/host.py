@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+MACHINES = {"aarch64": "arm64", "amd64": "x86_64"}
+
 # What each level needs beyond the one before (x86-64 psABI, table 3.1), in the spelling of
 # /proc/cpuinfo: pni is SSE3, abm holds LZCNT.
 X86_LEVELS = {
@@ -206,3 +208,10 @@ def _read(file: Path) -> str:
         return file.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return ""
+
+
+def platform_name() -> str:
+    """System and processor as a target's `for` names them: linux-x86_64, macos-arm64, ..."""
+    system = {"Darwin": "macos"}.get(platform.system(), platform.system().lower())
+    machine = platform.machine().lower()
+    return f"{system}-{MACHINES.get(machine, machine)}"

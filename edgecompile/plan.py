@@ -211,12 +211,12 @@ def _refuse_budget(one: Target, estimated: estimate.Estimate) -> None:
         )  # fmt: skip
     whole = estimated.run_mib + estimated.cache_mib
     if one.budget.memory_mib and whole > one.budget.memory_mib:
-        cache_too = f", {estimated.cache_mib:.0f} of it for the keys and values of "
-        tokens = f"{estimated.context_length} tokens" if estimated.cache_mib else ""
+        found = f"running it will take {whole:.0f} MiB of memory"
+        if estimated.cache_mib:
+            found += f", {estimated.cache_mib:.0f} of it for the keys and values of "
+            found += f"{estimated.context_length} tokens"
         raise UnsupportedError(
-            f"target {one.name}",
-            f"running it will take {whole:.0f} MiB of memory{cache_too * bool(tokens)}{tokens}",
-            f"at most {one.budget.memory_mib:.0f} MiB",
+            f"target {one.name}", found, f"at most {one.budget.memory_mib:.0f} MiB",
             "choose fewer bits, or a shorter context: --set target.context_length=1024",
         )  # fmt: skip
 

@@ -11,6 +11,10 @@ from edgecompile import registry, shelf
 from edgecompile.config import Table, apply_setting, make, nearest, read_toml
 from edgecompile.errors import UsageError
 
+# What `for` may name; the files are the same, but only a run on such a machine proves them.
+PLATFORMS = (
+    "linux-x86_64", "linux-arm64", "macos-arm64", "windows-x86_64", "android-arm64", "ios-arm64",
+)  # fmt: skip
 TASKS = ("embedding", "classification", "text-generation", "module")
 
 
@@ -124,6 +128,9 @@ def parse(name: str, table: Table, where: str) -> Target:
     values["budget"] = make(Budget, table.get("budget", {}), f"{where} [budget]")
     values["device"] = make(Device, table.get("device", {}), f"{where} [device]")
     found = make(Target, values, where)
+    if found.platform and found.platform not in PLATFORMS:
+        hint = nearest(found.platform, PLATFORMS)
+        raise UsageError(f"{where}: for", f"{found.platform!r} is not a platform", hint)
     backends = registry.names("backends")
     for named in (found.backend, *found.candidates, *found.prefer.values()):
         if named not in backends:
