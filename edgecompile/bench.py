@@ -14,6 +14,7 @@ from edgecompile import host
 from edgecompile.checks.costs import timed
 from edgecompile.errors import UnsupportedError
 from edgecompile.passes import Progress
+from edgecompile.runtime.threads import probed_cores
 from edgecompile.runtime.worker_client import Worker
 
 SEED_TEXT = "the quick brown fox jumps over the lazy dog "
@@ -23,6 +24,7 @@ def bench(
     bundles: Sequence[Path], rounds: int, tokens: int, threads: int | None, progress: Progress
 ) -> list[dict[str, Any]]:
     """One row a bundle: median and spread of each figure over `rounds` that take turns."""
+    threads = threads or probed_cores()  # the same for all, whatever each would find by itself
     with contextlib.ExitStack() as stack:
         workers = [stack.enter_context(Worker(path, threads=threads)) for path in bundles]
         figures: list[dict[str, list[float]]] = [{} for _ in workers]

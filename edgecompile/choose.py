@@ -12,7 +12,6 @@ from edgecompile.bench import bench
 from edgecompile.lock import Choice
 from edgecompile.passes import Progress
 from edgecompile.report import CheckReport
-from edgecompile.runtime.threads import physical_cores
 
 ROUNDS, TOKENS = 7, 64
 # The first, which the target declares, is kept unless another is faster by more than this: within
@@ -38,10 +37,12 @@ def fastest(
     """
     passed = [one for one in candidates if one.report.verdict == "pass"]
     measured = bench([one.folder for one in passed], ROUNDS, TOKENS, None, progress)
+    threads = measured[0]["threads"] if measured else 0
     scores = {one.backend: _score(row) for one, row in zip(passed, measured, strict=True)}
     chosen = _best(passed, scores) if passed else candidates[0]
     rows = [_row(one, scores.get(one.backend)) for one in candidates]
     rows += [_refused_row(backend, why) for backend, why in refused.items()]
+    rows = [row | {"threads": threads} for row in rows]
     rows.sort(key=lambda row: (row["backend"] != chosen.backend, row["milliseconds"] or math.inf))
     return chosen, tuple(rows)
 
@@ -49,7 +50,7 @@ def fastest(
 def locked(chosen: Candidate, ranking: Sequence[Mapping[str, Any]]) -> Choice:
     """What goes into the lock file."""
     scores = {r["backend"]: round(r["milliseconds"], 3) for r in ranking if r["milliseconds"]}
-    return Choice(chosen.backend, host.cpu_name(), physical_cores(), scores)
+    return Choice(chosen.backend, host.cpu_name(), ranking[0]["threads"], scores)
 
 
 def _best(passed: Sequence[Candidate], scores: Mapping[str, tuple[float, ...]]) -> Candidate:
@@ -77,12 +78,12 @@ def _row(one: Candidate, score: tuple[float, ...] | None) -> dict[str, Any]:
     return {
         "backend": one.backend, "verdict": one.report.verdict,
         "milliseconds": score[0] if score else None, "spread": list(score[1:]) if score else [],
-        "threads": physical_cores(), "why": ", ".join(bad),
+        "why": ", ".join(bad),
     }  # fmt: skip
 
 
 def _refused_row(backend: str, why: str) -> dict[str, Any]:
     return {
         "backend": backend, "verdict": "not built", "milliseconds": None, "spread": [],
-        "threads": physical_cores(), "why": why,
+        "why": why,
     }  # fmt: skip

@@ -20,20 +20,20 @@ from .golden import GoldenResult
 from .manifest import Manifest, read_manifest
 from .sampling import Sampler, SamplingKeywords, SamplingOptions
 from .streaming import StopStrings, TextStream
-from .threads import physical_cores
+from .threads import probed_cores
 from .tokens import Tokens
 from .verify import verify as verify_files
 
 
 def load(path: Path | str, verify: str = "once", threads: int | None = None) -> Session:
-    """Open the bundle folder; `verify` is once, always or never, `threads` None is automatic.
+    """Open the bundle folder; `verify` is once, always or never, `threads` None is probed.
 
     Nothing is opened by the engine before the manifest and every file's SHA-256 have been checked.
     """
     if threads is not None and threads < 1:
         raise UsageError("threads", repr(threads), "1 or more")
     try:
-        return Session(Path(path), verify, threads or physical_cores())
+        return Session(Path(path), verify, threads or probed_cores())
     except OSError as error:
         raise BadInputError(str(path), str(error), "files that can be read") from error
 
