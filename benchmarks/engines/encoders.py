@@ -106,11 +106,12 @@ class LiteRt:
 
         interpreter = Interpreter(model_path=str(path), num_threads=threads)
         self._run = interpreter.get_signature_runner()
+        self._dtype = interpreter.get_input_details()[0]["dtype"]
         self.version = package_version("ai-edge-litert")
 
     def embed(self, ids: Sequence[int]) -> Vector:
-        """Ids and mask int64 [1, LITERT_TOKENS]."""
-        tokens = np.zeros((1, LITERT_TOKENS), np.int64)
+        """Ids and mask [1, LITERT_TOKENS], of the width that the converter chose."""
+        tokens = np.zeros((1, LITERT_TOKENS), self._dtype)
         mask = np.zeros_like(tokens)
         tokens[0, : len(ids)], mask[0, : len(ids)] = ids, 1
         (found,) = self._run(args_0=tokens, args_1=mask).values()

@@ -6,8 +6,10 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rows import NICE, Made, Setup
 
@@ -47,17 +49,11 @@ class Ours:
 
     def make(self, setup: Setup) -> Made:
         """The bundle, sealed or rejected: a limit that breaks must not hide what it measures."""
-        out = setup.made(self)
-        start = time.perf_counter()
-        done = subprocess.run(
-            self._command(setup, out), capture_output=True, text=True, cwd=out,
-            env={**os.environ, "EDGECOMPILE_CACHE": str(setup.work / "cache"),
-                 "OMP_NUM_THREADS": str(setup.threads)},
-        )  # fmt: skip
-        seconds = time.perf_counter() - start
-        if done.returncode not in VERDICTS:
-            raise RuntimeError(f"{self.name}: exit {done.returncode}: {done.stderr[-2000:]}")
-        (result,) = json.loads(done.stdout)
+        words = [f"--target={self.target}", "--variant", self.variant]
+        if not self.fixed:
+            words.append(f"--set=target.backend={self.backend}")
+        recipe, cache = self.recipe, setup.work / "cache"
+        seconds, (result,) = build(setup, recipe, setup.made(self), cache, words)
         bundle = Path(result["bundle"])
         manifest = json.loads((bundle / "manifest.json").read_text("utf-8"))
         files = (f for f in sorted((bundle / "model").rglob("*")) if f.is_file())
@@ -67,11 +63,24 @@ class Ours:
             reused=tuple(result["reused"]), digest=manifest["weights_digest"],
         )  # fmt: skip
 
-    def _command(self, setup: Setup, out: Path) -> list[str]:
-        words = [] if self.fixed else [f"--set=target.backend={self.backend}"]
-        return [
-            "nice", "-n", str(NICE), str(Path(sys.executable).parent / "edgecompile"), "-q",
-            "build", str(setup.model), "--recipe", str(self.recipe), "--variant", self.variant,
-            "--target", self.target, "--task", setup.task, "--data", str(setup.calibration),
-            "-o", str(out), "--overwrite", "--format", "json", *words,
-        ]  # fmt: skip
+
+def build(
+    setup: Setup, recipe: Path, out: Path, cache: Path, words: Sequence[str]
+) -> tuple[float, list[dict[str, Any]]]:
+    """Seconds of one `edgecompile build` into `out`, and what it says of each target."""
+    command = [
+        "nice", "-n", str(NICE), str(Path(sys.executable).parent / "edgecompile"), "-q", "build",
+        str(setup.model), "--recipe", str(recipe), "--task", setup.task,
+        "--data", str(setup.calibration), "-o", str(out), "--overwrite", "--format", "json",
+        *words,
+    ]  # fmt: skip
+    start = time.perf_counter()
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=out,  # a lock file elsewhere must not matter
+        env={**os.environ, "EDGECOMPILE_CACHE": str(cache),
+             "OMP_NUM_THREADS": str(setup.threads)},
+    )  # fmt: skip
+    seconds = time.perf_counter() - start
+    if done.returncode not in VERDICTS:
+        raise RuntimeError(f"{' '.join(command)}: exit {done.returncode}: {done.stderr[-2000:]}")
+    return seconds, json.loads(done.stdout)

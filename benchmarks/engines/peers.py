@@ -9,11 +9,14 @@ from environments import python_of
 from rows import Made, Setup, script, timed
 
 # torch comes first and alone, and again with the rest: a plain requirement brings another build.
+# optimum-intel asks for a torchvision that it does not use here, built for CUDA: torch breaks.
 NEEDS = {
     "openvino": (
         "torch==2.13.0",
-        "torch==2.13.0 optimum-intel==2.2.0 openvino==2026.4.1 openvino-genai==2026.4.1.0 "
-        "openvino-tokenizers==2026.4.1.0 transformers==5.5.4 nncf==3.4.0",
+        "torch==2.13.0 openvino==2026.4.1 openvino-genai==2026.4.1.0 transformers==5.5.4 "
+        "openvino-tokenizers==2026.4.1.0 nncf==3.4.0 optimum==2.3.0 huggingface-hub==1.21.0 "
+        "datasets==5.0.1 requests",
+        "--no-deps optimum-intel==2.2.0",
     ),
     "litert": (
         "torch==2.13.0",
