@@ -9,6 +9,8 @@ from pathlib import Path
 
 from edgecompile import cache
 from edgecompile.emulate.downloads import Download, fetch, unpack
+from edgecompile.emulate.llama import build_llama
+from edgecompile.emulate.tools import need
 from edgecompile.errors import BadInputError, UnsupportedError
 
 MANYLINUX = tuple(f"manylinux_2_{minor}_aarch64" for minor in (17, 28, 31, 34, 35))
@@ -24,14 +26,17 @@ class Kit:
     make: Callable[[tuple[Path, ...], Path], None]  # (unpacked downloads, folder to fill)
     source: str  # in shims/cpp
     flags: tuple[str, ...] = ()  # for the compiler, after the sources; {lib} and {include}
+    programs: tuple[str, ...] = ()  # that `make` runs
 
     def folder(self) -> Path:
         """The finished kit; downloads and builds what it needs at the first call."""
         pins = [(one.file, one.sha256) for one in self.downloads]
-        key = cache.key("emulate-kit", modules=(__name__,), engine=self.engine, pins=pins)
+        modules = (__name__, self.make.__module__)
+        key = cache.key("emulate-kit", modules=modules, engine=self.engine, pins=pins)
         return cache.stage(f"emulate.{self.engine}", key, self._fill)[0]
 
     def _fill(self, out: Path) -> None:
+        need(*self.programs)
         with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
             unpacked = []
             for at, download in enumerate(self.downloads):
@@ -84,6 +89,17 @@ KITS: Mapping[str, Kit] = {
                 ),
             ),
             _onnxruntime, "engine_onnxruntime.cpp", ("-ldl",),
+        ),
+        Kit(
+            "llama_cpp", "0.3.36",
+            (
+                Download(
+                    "pip", "llama-cpp-python", "0.3.36", "llama_cpp_python-0.3.36.tar.gz",
+                    "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e",
+                ),
+            ),
+            build_llama, "engine_llama.cpp",
+            ("-L{lib}", "-lllama", "-lggml", "-lggml-base", "-ldl"), ("cmake", "ninja"),
         ),
     )
 }  # fmt: skip

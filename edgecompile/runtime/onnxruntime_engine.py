@@ -107,6 +107,9 @@ def _open(library: ModuleType, file: Path, threads: int, task: str) -> Inference
     # Threads that spin between a graph's hundreds of small nodes made a token 11 % and a sentence
     # 15 % faster (2 threads) than threads that sleep; they sleep soon after the last node.
     options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+    # On arm64 those kernels round a whole row of activations to one int8 range, where MLAS's own
+    # round blocks of 32: four times the divergence from the exact codes (docs/arm64.md).
+    options.add_session_config_entry("mlas.disable_kleidiai", "1")
     if not has_vnni():
         # Two u8 x s8 products saturate at 16 bits there; u8 x u8, half as fast, does not.
         options.add_session_config_entry("session.x64quantprecision", "1")

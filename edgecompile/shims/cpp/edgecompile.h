@@ -66,9 +66,10 @@ class Engine {
 
   // The file's first output for one text: a pooled vector or class scores.
   virtual Floats encode(const Ids& ids);
+  // Forget the text under way; the next one, continuation included, has at most `length` tokens.
+  virtual void begin(size_t length);
   // Append tokens to the text under way; logits after each, or after the last only.
   virtual void feed(const Ids& ids, bool last_only, const LogitSink& sink);
-  virtual void reset();  // forget the text under way
   // The file's outputs for its inputs, in its own order.
   virtual std::vector<Tensor> run(const std::vector<Tensor>& inputs);
 };

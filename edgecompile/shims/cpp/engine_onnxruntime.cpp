@@ -135,6 +135,8 @@ Ort::SessionOptions session_options(const Options& options, bool decoder) {
   made.SetIntraOpNumThreads(options.threads);
   made.SetInterOpNumThreads(1);
   made.AddConfigEntry("session.intra_op.allow_spinning", "1");
+  // Those kernels round a whole row of activations to one int8 range: docs/arm64.md.
+  made.AddConfigEntry("mlas.disable_kleidiai", "1");
   if (decoder) made.DisableMemPattern();  // a plan is kept a shape, and each token has a new one
   made.SetLogSeverityLevel(4);
   return made;
@@ -318,7 +320,7 @@ class OnnxEngine : public Engine {
     decoder_->feed(ids, last_only, sink);
   }
 
-  void reset() override {
+  void begin(size_t) override {  // its cache grows
     if (decoder_) decoder_->reset();
   }
 

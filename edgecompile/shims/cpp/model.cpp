@@ -99,7 +99,7 @@ float half_to_float(uint16_t half) {
 
 Floats Engine::encode(const Ids&) { unsupported(*this, "encoder"); }
 void Engine::feed(const Ids&, bool, const LogitSink&) { unsupported(*this, "decoder"); }
-void Engine::reset() {}
+void Engine::begin(size_t) {}
 std::vector<Tensor> Engine::run(const std::vector<Tensor>&) { unsupported(*this, "raw inputs"); }
 
 Model::Model(const std::string& bundle, const Options& options) : manifest_(read_manifest(bundle)) {
@@ -154,7 +154,7 @@ void Model::logits(const Ids& ids, const LogitSink& sink) {
   check_ids(ids);
   for (size_t start = 0; start < ids.size(); start += context_) {  // longer ones: an empty past
     const size_t end = std::min(ids.size(), start + context_);
-    engine_->reset();
+    engine_->begin(end - start);
     engine_->feed(Ids(ids.begin() + start, ids.begin() + end), false, sink);
   }
 }
@@ -169,9 +169,9 @@ void Model::generate(const Ids& ids, size_t new_tokens, const std::function<bool
   const LogitSink choose = [&](const float* values, size_t rows, size_t vocabulary) {
     token = largest(values + (rows - 1) * vocabulary, vocabulary);
   };
-  engine_->reset();
-  Ids fed = ids;
-  for (size_t left = std::min(new_tokens, context_ - ids.size()); left; --left) {
+  size_t left = std::min(new_tokens, context_ - ids.size());
+  engine_->begin(ids.size() + left);
+  for (Ids fed = ids; left; --left) {
     engine_->feed(fed, true, choose);
     if (!each(token)) return;
     fed.assign(1, token);
