@@ -65,4 +65,8 @@ def open_engine(bundle: Path, manifest: Manifest, threads: int, pad_id: int) -> 
         from .openvino_engine import OpenvinoEngine
 
         return OpenvinoEngine(bundle, manifest, threads, pad_id)
+    if name == "executorch":
+        from .executorch_engine import ExecutorchEngine
+
+        return ExecutorchEngine(bundle, manifest, threads)
     raise UnsupportedError("engine", repr(name), "onnxruntime, llama_cpp or openvino")

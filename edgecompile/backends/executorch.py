@@ -1,0 +1,127 @@
+"""ExecuTorch: decoders by our own writer, the rest by torch.export; XNNPACK multiplies."""
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from edgecompile.backends import Decoded, Export, Port, schemes_of
+from edgecompile.backends.executorch_graph import decoder, encode, pte
+from edgecompile.backends.executorch_graph.decode import decode
+from edgecompile.backends.onnx_graph import decoder_plan
+from edgecompile.errors import UnsupportedError
+from edgecompile.model import Model
+from edgecompile.numerics.schemes import Scheme
+from edgecompile.passes import Progress
+from edgecompile.structure import roles
+
+WHERE = "executorch backend"
+GRAPH_BYTES, GRAPH_BYTES_PER_TENSOR = 30_000, 1_700  # subgraphs, program, alignment
+CONTEXT = 2048  # tokens, where neither the target nor the model says less
+PROMPT, ROWS = 512, 128  # tokens and rows of logits in one call, at most
+
+
+@dataclass(frozen=True)
+class Executorch:
+    """XNNPACK quantizes each row of activations to int8 when a weight has codes.
+
+    `context_length` is the size of a decoder's KV cache in the file, in tokens; 0: 2048 or the
+    model's own, whichever is less.
+    """
+
+    name: ClassVar[str] = "executorch"
+    tasks: ClassVar[tuple[str, ...]] = ("embedding", "classification", "text-generation", "module")
+    partitioner: Literal["xnnpack", "coreml", "vulkan"] = "xnnpack"
+    context_length: int = 0
+
+    def refusal(self, model: Model) -> str:
+        """Unknown tasks, decoders that we do not draw."""
+        if model.task not in self.tasks:
+            return f"task {model.task!r} is not one of {', '.join(self.tasks)}"
+        if model.task == "text-generation":
+            return decoder_plan.refusal(model)
+        return ""
+
+    def size(self, model: Model, schemes: Mapping[str, Scheme]) -> int:
+        """Codes, scales, floats, subgraphs, and a decoder's rotary tables."""
+        used = roles(model)
+        _refuse_schemes(model, schemes, used)
+        total = GRAPH_BYTES
+        for name, info in model.weights.infos.items():
+            if used[name] == "unused":
+                continue
+            elements = math.prod(info.shape)
+            if name in schemes:
+                scheme = schemes[name]
+                scales = info.shape[0] * scheme.groups(info.shape[1])
+                total += elements * scheme.bits // 8 + scales * (2 if scheme.group_size else 4)
+            else:
+                total += elements * 4
+            total += GRAPH_BYTES_PER_TENSOR
+        if model.task == "text-generation":
+            config = model.config
+            head = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+            total += 4 * self._context(model) * int(head)
+        return total
+
+    def export(self, model: Model, folder: Path, progress: Progress) -> Export:
+        """Write model.pte."""
+        if reason := self.refusal(model):
+            raise UnsupportedError(WHERE, reason, way_out="--target cpu or --target gguf")
+        _refuse_schemes(model, schemes_of(model), roles(model))
+        if model.task == "text-generation":
+            return self._decoder(model, folder, progress)
+        raise UnsupportedError(WHERE, model.task)
+
+    def decode(self, folder: Path, manifest: Mapping[str, Any]) -> Decoded:
+        """Codes, floats and facts from the sealed file."""
+        return decode(folder, manifest)
+
+    def _context(self, model: Model) -> int:
+        trained = int(model.config.get("max_position_embeddings", CONTEXT))
+        return min(trained, self.context_length or CONTEXT)
+
+    def _decoder(self, model: Model, folder: Path, progress: Progress) -> Export:
+        plan, context = decoder_plan.plan(model), self._context(model)
+        shape = decoder.Shape(context, min(PROMPT, context), min(ROWS, context))
+        decoder.write(model, plan, shape, folder, progress)
+        options: dict[str, Any] = {
+            "context_length": context, "prompt_tokens": shape.tokens, "logit_rows": shape.rows,
+        }  # fmt: skip
+        if schemes_of(model):
+            options["activations"] = "dynamic"
+        ids = Port("input_ids", "int64", (1, "length"))
+        position = tuple(Port(name, "int64", (1,)) for name in ("start", "first"))
+        logits = Port("logits", "float32", (1, "logits_length", plan.vocabulary))
+        return _export((ids, *position), (logits,), options, plan.unused)
+
+
+def _export(
+    inputs: tuple[Port, ...], outputs: tuple[Port, ...], options: Mapping[str, Any],
+    unused: Mapping[str, str], notes: tuple[str, ...] = (),
+) -> Export:  # fmt: skip
+    version = metadata.version("executorch")
+    major, minor = (int(part) for part in version.split(".")[:2])
+    return Export(
+        engine="executorch", requires=f"executorch>={major}.{minor},<{major}.{minor + 1}",
+        tested=version, file=pte.FILE, inputs=inputs, outputs=outputs, options=options,
+        unused=unused, notes=notes,
+    )  # fmt: skip
+
+
+def _refuse_schemes(
+    model: Model, schemes: Mapping[str, Scheme], used: Mapping[str, str]
+) -> None:
+    """XNNPACK has no kernels for some schemes; ExecuTorch's embeddings take all."""
+    tied = model.task == "text-generation" and bool(model.config.get("tie_word_embeddings"))
+    for name, scheme in schemes.items():
+        if used.get(name) == "embedding" and not tied:
+            continue
+        if reason := encode.linear_refusal(name, scheme, model.weights.infos[name].shape[1]):
+            raise UnsupportedError(
+                WHERE, reason, "int4 in groups of 32, 64, ... or int8 a row",
+                "leave group_size to the recipe's bits (-1), with bits = 4 or 8",
+            )  # fmt: skip

@@ -1,0 +1,1 @@
+"""The parts of ExecuTorch files: subgraphs for XNNPACK, methods, the file itself."""

@@ -1,0 +1,226 @@
+"""Codes, scales, floats and hyperparameters from a sealed .pte file, under the source's names."""
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from executorch.exir import schema
+from executorch.exir.scalar_type import ScalarType
+from numpy.typing import NDArray
+
+from edgecompile.backends import Decoded, ReadWhenAsked
+from edgecompile.backends.executorch_graph import encode
+from edgecompile.backends.executorch_graph.blocks import EPSILON, JOIN, MEAN
+from edgecompile.backends.executorch_graph.decoder import ROTARY
+from edgecompile.backends.executorch_graph.pte import FILE
+from edgecompile.backends.executorch_graph.pte_read import PteReader
+from edgecompile.errors import BadInputError
+from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme
+
+CODES, SCALES = ".codes", ".scales"
+BITS = {"xnn_datatype_qbint4": 4, "xnn_datatype_qcint4": 4, "xnn_datatype_qcint8": 8}
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A matrix that XNNPACK multiplies with: keys of its data, [out, in], scheme."""
+
+    codes: str
+    scales: str
+    shape: tuple[int, int]
+    scheme: Scheme
+
+
+@dataclass(frozen=True)
+class Floats:
+    """A float32 constant of a subgraph (`key`) or of the program (`buffer`)."""
+
+    shape: tuple[int, ...]
+    key: str = ""
+    buffer: int = 0
+
+
+@dataclass(frozen=True)
+class Table:
+    """An embedding's constants in the program."""
+
+    codes: schema.Tensor
+    scales: schema.Tensor
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A source tensor among the rows of what is stored under `label`, from row `start` on."""
+
+    label: str
+    start: int
+
+
+def decode(folder: Path, manifest: Mapping[str, Any]) -> Decoded:
+    """Tensors under their source names, in the file's own schemes."""
+    reader = PteReader(folder / FILE)
+    names: Mapping[str, str] = manifest["engine"]["options"].get("names", {})
+    weights, floats = _in_subgraphs(reader, names)
+    tables, plain = _in_program(reader, names)
+    floats = {**plain, **floats}
+    rows = {e["name"]: e["shape"][0] for e in (*manifest["tensors"], *manifest["floats"])
+            if e["shape"]}  # fmt: skip
+    coded, dense = _rows([*weights, *tables], rows), _rows(floats, rows)
+
+    def quantized(name: str) -> QuantizedTensor:
+        place = coded[name]
+        count = rows.get(name, 1 << 62)
+        found = []
+        if place.label in weights:
+            found.append(_weight(reader, weights[place.label], place.start, count))
+        if place.label in tables:
+            found.append(_table(reader, tables[place.label]))
+        if len(found) == 2 and found[0].digest(name) != found[1].digest(name):
+            raise BadInputError(reader.where, f"{name} is there twice, and differs")
+        return found[0]
+
+    def values(name: str) -> Float32:
+        place = dense[name]
+        whole = _floats(reader, floats[place.label])
+        if JOIN in place.label:
+            return whole[place.start : place.start + rows.get(name, len(whole))]
+        return whole
+
+    return Decoded(
+        ReadWhenAsked(coded, quantized), ReadWhenAsked(dense, values), facts(reader, floats)
+    )
+
+
+def _rows(labels: Mapping[str, Any] | list[str], rows: Mapping[str, int]) -> dict[str, _Row]:
+    """Where each tensor is: `a|b` holds the rows of a, then those of b."""
+    found: dict[str, _Row] = {}
+    for label in labels:
+        start = 0
+        for name in label.split(JOIN):
+            if _is_source(name):
+                found[name] = _Row(label, start)
+                start += rows.get(name, 0)
+    return found
+
+
+def _is_source(name: str) -> bool:
+    """Whether a constant is a tensor of the source, not one that the graph adds."""
+    return not name.startswith(f"{MEAN}.") and name not in (EPSILON, ROTARY)
+
+
+def _in_subgraphs(
+    reader: PteReader, names: Mapping[str, str]
+) -> tuple[dict[str, Weight], dict[str, Floats]]:
+    """Constants of XNNPACK's subgraphs by label: their key's without digest, or `names`'."""
+    weights: dict[str, Weight] = {}
+    floats: dict[str, Floats] = {}
+    for graph in reader.subgraphs:
+        keys = [entry["named_key"] for entry in graph["constant_data"]]
+        for value in graph["xvalues"]:
+            body = value["xvalue_union"]
+            tensor = body.get("tensor_value", body)
+            if not tensor["constant_buffer_idx"]:
+                continue
+            key, dims = keys[tensor["constant_buffer_idx"]], tuple(tensor["dims"])
+            label = names.get(key, key.partition("#")[0])
+            if "tensor_value" not in body:
+                floats[label] = Floats(dims, key)
+                continue
+            quant, bits = body["quant_params"], BITS[tensor["datatype"]]
+            scheme = Scheme(bits, quant.get("group_size", 0))
+            scales = keys[quant["scale_buffer_idx"]]
+            weights[label.removesuffix(CODES)] = Weight(key, scales, (dims[0], dims[1]), scheme)
+    return weights, floats
+
+
+def _in_program(
+    reader: PteReader, names: Mapping[str, str]
+) -> tuple[dict[str, Table], dict[str, Floats]]:
+    """Constants that the program's own operators read, by name."""
+    tensors = {}
+    for tensor in _constants(reader):
+        info = tensor.extra_tensor_info
+        name = info.fully_qualified_name if info else None
+        name = name or names.get(f"#{tensor.data_buffer_idx}")
+        if name:
+            tensors[name] = tensor
+    tables = {
+        name.removesuffix(CODES): Table(tensor, tensors[name.removesuffix(CODES) + SCALES])
+        for name, tensor in tensors.items() if name.endswith(CODES)
+    }  # fmt: skip
+    plain = {
+        name: Floats(tuple(tensor.sizes), buffer=tensor.data_buffer_idx)
+        for name, tensor in tensors.items() if not name.endswith((CODES, SCALES))
+    }  # fmt: skip
+    return tables, plain
+
+
+def _constants(reader: PteReader) -> Iterator[schema.Tensor]:
+    for plan in reader.program.execution_plan:
+        for value in plan.values:
+            if isinstance(value.val, schema.Tensor) and value.val.data_buffer_idx:
+                yield value.val
+
+
+def _weight(reader: PteReader, weight: Weight, start: int, count: int) -> QuantizedTensor:
+    rows, columns = weight.shape
+    packed = reader.data(weight.codes).reshape(rows, columns * weight.scheme.bits // 8)
+    kind = np.uint16 if weight.scheme.group_size else np.float32
+    scales = _aligned(reader.data(weight.scales), kind).reshape(rows, -1)
+    part = slice(start, start + count)
+    return encode.linear_codes(packed[part], scales[part], weight.scheme)
+
+
+def _table(reader: PteReader, table: Table) -> QuantizedTensor:
+    kind = np.uint8 if table.codes.scalar_type == ScalarType.BYTE else np.int8
+    codes = reader.constant(table.codes.data_buffer_idx, math.prod(table.codes.sizes))
+    count = 4 * math.prod(table.scales.sizes)
+    scales = _aligned(reader.constant(table.scales.data_buffer_idx, count), np.float32)
+    columns = table.codes.sizes[1] * (2 if kind is np.uint8 else 1)
+    shaped = codes.view(kind).reshape(table.codes.sizes)
+    return encode.embedding_codes(shaped, scales.reshape(table.scales.sizes), columns)
+
+
+def _floats(reader: PteReader, floats: Floats) -> Float32:
+    count = math.prod(floats.shape)
+    data = reader.data(floats.key) if floats.key else reader.constant(floats.buffer, 4 * count)
+    shape = [size for at, size in enumerate(floats.shape) if size > 1 or at == len(floats.shape)]
+    return np.array(_aligned(data, np.float32).reshape(shape or [-1]))
+
+
+def _aligned(data: NDArray[np.uint8], kind: Any) -> NDArray[Any]:
+    return np.frombuffer(data.tobytes(), kind)
+
+
+def facts(reader: PteReader, floats: Mapping[str, Floats]) -> dict[str, float]:
+    """Norm epsilon, layers and heads, as the graph computes with them."""
+    epsilons = {
+        float(_floats(reader, place).reshape(-1)[0])
+        for name, place in floats.items() if name == EPSILON
+    }  # fmt: skip
+    found: dict[str, float] = {}
+    for plan in reader.program.execution_plan:
+        for call, arguments in _calls(plan):
+            if call == "aten::native_layer_norm":
+                epsilons.add(float(np.float32(plan.values[arguments[4]].val.double_val)))  # type: ignore[union-attr, arg-type]
+            if call == "llama::sdpa_with_kv_cache":
+                found["num_hidden_layers"] = found.get("num_hidden_layers", 0) + 1
+                query, cache = (plan.values[arguments[at]].val for at in (0, 3))
+                found["num_attention_heads"] = query.sizes[2]  # type: ignore[union-attr]
+                found["num_key_value_heads"] = cache.sizes[2]  # type: ignore[union-attr]
+    if epsilons:
+        found["norm_eps"] = max(epsilons)
+        found["norm_eps_spread"] = max(epsilons) - min(epsilons)
+    return found
+
+
+def _calls(plan: schema.ExecutionPlan) -> Iterator[tuple[str, list[int]]]:
+    for chain in plan.chains:
+        for instruction in chain.instructions:
+            call = instruction.instr_args
+            if isinstance(call, schema.KernelCall):
+                yield plan.operators[call.op_index].name, call.args

@@ -1,0 +1,160 @@
+"""A decoder written by ourselves: XNNPACK subgraphs around ExecuTorch's attention operator.
+
+Between two attentions everything is one subgraph: the rest of a layer and the beginning of the
+next one. Of the model one tensor at a time is in memory.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from executorch.exir.scalar_type import ScalarType
+
+from edgecompile.backends import schemes_of
+from edgecompile.backends.executorch_graph import encode
+from edgecompile.backends.executorch_graph.blocks import Sheet, first, last, middle
+from edgecompile.backends.executorch_graph.method import Method
+from edgecompile.backends.executorch_graph.pte import PteFile, Stored
+from edgecompile.backends.onnx_graph.decoder_plan import EMBEDDING, DecoderPlan
+from edgecompile.model import Model
+from edgecompile.numerics.schemes import Scheme
+from edgecompile.passes import Progress
+
+METHOD, ROTARY = "forward", "rotary"
+FLOAT, LONG = ScalarType.FLOAT, ScalarType.LONG
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Positions in the cache; tokens and rows of logits in one call, at most."""
+
+    context: int
+    tokens: int
+    rows: int
+
+
+@dataclass
+class Canvas:
+    """What all parts of the drawing share."""
+
+    model: Model
+    plan: DecoderPlan
+    shape: Shape
+    file: PteFile
+    schemes: dict[str, Scheme]
+    method: Method = field(default_factory=lambda: Method(METHOD))
+    stored: dict[str, Stored] = field(default_factory=dict)
+
+    def buffer(self, *tail: int, rows: int = 0) -> int:
+        """float32 [1, tokens, ...] in planned memory, or with other `rows` than the tokens."""
+        return self.method.buffer(FLOAT, 1, rows or self.shape.tokens, *tail)
+
+    def subgraph(self, sheet: Sheet, arguments: Sequence[int]) -> None:
+        """Call what a sheet draws, with the method's values for its inputs and outputs."""
+        segment = self.file.delegate(sheet.delegate.serialize())
+        self.method.delegate(segment, *arguments)
+
+
+def write(model: Model, plan: DecoderPlan, shape: Shape, folder: Path, progress: Progress) -> None:
+    """Write model.pte: `forward(input_ids, start, first)` gives logits from row `first` on."""
+    canvas = Canvas(model, plan, shape, PteFile(folder), schemes_of(model))
+    _draw(canvas, progress)
+    canvas.file.finish([canvas.method.plan()])
+
+
+def _draw(canvas: Canvas, progress: Progress) -> None:
+    method, plan = canvas.method, canvas.plan
+    ids = method.input(LONG, 1, canvas.shape.tokens)
+    start, begin = (_scalar(method, method.input(LONG, 1)) for _ in range(2))
+    count, end = method.number(), method.number()
+    method.call("aten::sym_size.int", ids, method.scalar(1), count)
+    method.call("executorch_prim::add.Scalar", start, count, end)
+    stream, other = (canvas.buffer(_width(canvas)) for _ in range(2))
+    _embed(canvas, ids, stream)
+    rows = _rotary_rows(canvas, start, end)
+    tables = [canvas.buffer(1, plan.head_size) for _ in range(2)]
+    q, mixed = (canvas.buffer(plan.heads, plan.head_size) for _ in range(2))
+    k, v = (canvas.buffer(plan.kv_heads, plan.head_size) for _ in range(2))
+    canvas.subgraph(first(_sheet(canvas)), [stream, rows, *tables, q, k, v])
+    for layer in range(plan.layers):
+        progress("write file", layer, plan.layers)
+        _attend(canvas, [q, k, v], (start, count), mixed)
+        if layer + 1 < plan.layers:
+            drawn = middle(_sheet(canvas), layer)
+            canvas.subgraph(drawn, [mixed, stream, *tables, other, q, k, v])
+            stream, other = other, stream
+    mixed = _rows(canvas, mixed, (begin, count), (plan.heads, plan.head_size))
+    stream = _rows(canvas, stream, (begin, count), (_width(canvas),))
+    logits = canvas.buffer(plan.vocabulary, rows=canvas.shape.rows)
+    canvas.subgraph(last(_sheet(canvas, canvas.shape.rows)), [mixed, stream, logits])
+    method.output(logits)
+    progress("write file", plan.layers, plan.layers)
+
+
+def _sheet(canvas: Canvas, rows: int = 0) -> Sheet:
+    return Sheet(
+        canvas.model, canvas.plan, canvas.schemes, canvas.file, canvas.stored,
+        rows or canvas.shape.tokens,
+    )  # fmt: skip
+
+
+def _scalar(method: Method, tensor: int) -> int:
+    value = method.number()
+    method.call("aten::_local_scalar_dense", tensor, value)
+    return value
+
+
+def _width(canvas: Canvas) -> int:
+    return canvas.model.weights.infos[canvas.plan.sources[EMBEDDING]].shape[1]
+
+
+def _embed(canvas: Canvas, ids: int, out: int) -> None:
+    """Rows of the embedding; its data begin the file, where a tied head finds them."""
+    method, source = canvas.method, canvas.plan.sources[EMBEDDING]
+    if source not in canvas.schemes:
+        values = canvas.model.dense(source)
+        at, canvas.stored[source] = canvas.file.constant(source, values)
+        no, table = method.scalar(False), method.constant(FLOAT, values.shape, at, source)
+        method.call("aten::embedding.out", table, ids, method.scalar(-1), no, no, out)
+        return
+    scheme, none = canvas.schemes[source], method.scalar(None)
+    arrays = encode.embedding(canvas.model.quantized[source])
+    values = []
+    for array, kind, end in zip(
+        arrays, (encode.EMBEDDING_TYPE[scheme.bits], FLOAT), (".codes", ".scales"), strict=True
+    ):
+        at, canvas.stored[source + end] = canvas.file.constant(source + end, array)
+        values.append(method.constant(kind, array.shape, at, source + end))
+    bounds = (method.scalar(scheme.low), method.scalar(scheme.high))
+    method.call(encode.EMBEDDING_CALL[scheme.bits], *values, none, *bounds, ids, out)
+
+
+def _rotary_rows(canvas: Canvas, start: int, end: int) -> int:
+    """cos and sin [1, tokens, 1, head size / 2] of the positions, side by side."""
+    plan, method, context = canvas.plan, canvas.method, canvas.shape.context
+    both = np.concatenate([plan.cos[:context], plan.sin[:context]], axis=1)
+    at, _ = canvas.file.constant(ROTARY, both)
+    table = method.constant(FLOAT, (1, context, 1, plan.head_size), at, ROTARY)
+    rows, one = canvas.buffer(1, plan.head_size), method.scalar(1)
+    method.call("aten::slice_copy.Tensor_out", table, one, start, end, one, rows)
+    return rows
+
+
+def _attend(canvas: Canvas, qkv: Sequence[int], span: tuple[int, int], mixed: int) -> None:
+    """Put k and v into this layer's cache, then softmax(q k / sqrt(size)) v of all positions."""
+    method, plan = canvas.method, canvas.plan
+    shape = (1, canvas.shape.context, plan.kv_heads, plan.head_size)
+    caches = [method.buffer(FLOAT, *shape, fixed=True) for _ in range(2)]
+    none, zero, yes = method.scalar(None), method.scalar(0.0), method.scalar(True)
+    method.call(
+        "llama::sdpa_with_kv_cache.out", *qkv, *caches, *span, none, zero, yes, none, mixed
+    )
+
+
+def _rows(canvas: Canvas, value: int, span: tuple[int, int], tail: tuple[int, ...]) -> int:
+    """The rows of a value from one to another."""
+    rows, one = canvas.buffer(*tail, rows=canvas.shape.rows), canvas.method.scalar(1)
+    canvas.method.call("aten::slice_copy.Tensor_out", value, one, *span, one, rows)
+    return rows

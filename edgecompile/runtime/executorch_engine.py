@@ -1,0 +1,184 @@
+"""ExecuTorch's Python runtime: one text at a time through XNNPACK, decoders with a fixed cache."""
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .engine import Float32
+from .errors import (
+    BadInputError,
+    EdgecompileError,
+    MissingLibraryError,
+    UnsupportedError,
+    UsageError,
+)
+from .executorch_decoder import ExecutorchDecoder
+from .manifest import Manifest
+from .pool import Pool
+
+METHOD = "forward"
+OPERATORS = "libcustom_ops_aot_lib"  # attention with a KV cache
+_OPENING = threading.Lock()
+
+
+class ExecutorchEngine:
+    """A .pte file. A method computes in memory of its own, so each lease has one."""
+
+    def __init__(self, bundle: Path, manifest: Manifest, threads: int) -> None:
+        if (device := manifest.engine.options.get("partitioner", "xnnpack")) != "xnnpack":
+            found = f"a file for {device}, which this engine does not run"
+            raise UnsupportedError(str(bundle), found, "one for XNNPACK")
+        self._file, self._manifest = bundle / manifest.engine.file, manifest
+        with _OPENING:
+            self._library = _library(manifest, threads)
+        self.version: str = metadata.version("executorch")
+        ports = manifest.data["inputs"], manifest.data["outputs"]
+        self._inputs = {port["name"]: port for port in ports[0]}
+        self._outputs = [port["name"] for port in ports[1]]
+        self._methods: Pool[_Method] = Pool(self._create_method, end=lambda: None)
+        self._decoders: Pool[ExecutorchDecoder] = Pool(self._create_decoder, end=lambda: None)
+        first = self._decoders if manifest.task == "text-generation" else self._methods
+        with first.lease():
+            pass  # a file that does not load is found out now
+
+    def run(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """The file's outputs by name; inputs are checked by name, dtype and shape first."""
+        if set(arrays) != set(self._inputs):
+            raise UsageError("run", f"inputs {sorted(arrays)}", f"{sorted(self._inputs)}")
+        for name, array in arrays.items():
+            _check(self._inputs[name], array)
+        ordered = [np.ascontiguousarray(arrays[name]) for name in self._inputs]
+        with self._methods.lease() as method:
+            values = method.call(ordered)
+        return dict(zip(self._outputs, values, strict=True))
+
+    def encode(self, ids: Sequence[Sequence[int]]) -> Float32:
+        """The file's first output, float32 [n, width]: each text by itself, none is padded."""
+        with self._methods.lease() as method:
+            rows = [method.call([self._tokens(row)])[0][0] for row in ids]
+        return np.stack(rows).astype(np.float32, copy=False)
+
+    def decoder(self, length: int) -> AbstractContextManager[ExecutorchDecoder]:
+        """A decoder whose cache is as long as the file says."""
+        if self._manifest.task != "text-generation":
+            raise UsageError("generate", "a bundle without a decoder", "task text-generation")
+        return self._decoders.lease(length)
+
+    def close(self) -> None:
+        """Free idle methods now, others when their lease ends."""
+        self._methods.close()
+        self._decoders.close()
+
+    def _tokens(self, row: Sequence[int]) -> NDArray[np.int64]:
+        tokens = np.asarray([row], np.int64)
+        limit = int(self._manifest.engine.options.get("vocabulary", 0))
+        if tokens.max() >= limit:  # its kernels end the process over an index out of range
+            raise UsageError("token ids", f"{tokens.max()}", f"at most {limit - 1}")
+        _check(self._inputs["input_ids"], tokens)
+        return tokens
+
+    def _create_method(self, _: int) -> _Method:
+        return _Method(self._load())
+
+    def _create_decoder(self, _: int) -> ExecutorchDecoder:
+        return ExecutorchDecoder(self._load(), self._manifest)
+
+    def _load(self) -> Any:
+        """The method, loaded into memory of its own."""
+        try:
+            return self._library._load_program(str(self._file)).load_method(METHOD)
+        except (RuntimeError, ValueError) as error:
+            expected = "a program that this ExecuTorch can load"
+            raise BadInputError(str(self._file), str(error), expected) from error
+
+
+class _Method:
+    """A loaded method that is leased to one caller at a time."""
+
+    def __init__(self, method: Any) -> None:
+        import torch
+
+        self._method, self._torch = method, torch
+
+    def call(self, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        """Outputs in the file's order, the caller's own."""
+        tensors = [self._torch.from_numpy(array) for array in arrays]
+        try:
+            return [value.numpy() for value in self._method(tensors)]
+        except RuntimeError as error:
+            shapes = [array.shape for array in arrays]
+            raise EdgecompileError("executorch", f"{error} for shapes {shapes}") from error
+
+    def fits(self, size: int) -> bool:
+        """Always: shapes are found at each call."""
+        return True
+
+    def reset(self) -> None:
+        """Nothing is kept between calls."""
+
+    def close(self) -> None:
+        """Python frees the method."""
+
+
+def _check(port: Mapping[str, Any], array: NDArray[Any]) -> None:
+    """UsageError for another dtype or shape; a name in a shape stands for any size in `limits`."""
+    if array.dtype.name != port["dtype"]:
+        raise UsageError(f"run: input {port['name']}", f"dtype {array.dtype}", port["dtype"])
+    shape = port["shape"]
+    fits = len(shape) == array.ndim and all(
+        size == wanted or not isinstance(wanted, int)
+        for size, wanted in zip(array.shape, shape, strict=True)
+    )
+    if not fits or not array.size:
+        raise UsageError(f"run: input {port['name']}", f"shape {array.shape}", f"{shape}")
+
+
+def _library(manifest: Manifest, threads: int) -> ModuleType:
+    """The bindings, with kernels registered and threads set.
+
+    They pass torch's tensors, so torch is imported. Their package imports the exporter as well:
+    the extension module alone is quicker by seconds and prints no warnings.
+    """
+    try:
+        import executorch
+        import torch
+        from executorch.extension.pybindings import _C
+    except ImportError as error:
+        way_out = f"pip install '{manifest.engine.requires}' torch"
+        raise MissingLibraryError("executorch", str(error), way_out=way_out) from error
+    library: ModuleType = _C
+    if hasattr(library, "_edgecompile_threads"):
+        return library  # its pool may not change while a method uses it
+    root = Path(next(iter(executorch.__path__)))
+    for pattern in (f"extension/llm/custom_ops/{OPERATORS}.*", "kernels/quantized/*quantized*lib.*"):
+        for found in sorted(root.glob(pattern)):
+            torch.ops.load_library(str(found))
+    # Attention multiplies with torch's BLAS inside ExecuTorch's own threads: threads below those
+    # only wait for each other (a token took 60 times as long on a busy machine).
+    torch.set_num_threads(1)
+    with _no_log():
+        library._unsafe_reset_threadpool(threads)
+    library._edgecompile_threads = threads  # type: ignore[attr-defined]
+    return library
+
+
+@contextmanager
+def _no_log() -> Iterator[None]:
+    """ExecuTorch tells standard error which files of /sys it reads."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
