@@ -2,12 +2,14 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from edgecompile.backends import Decoded, Export, Port
+from edgecompile.backends.onnx_graph import decoder_plan
 from edgecompile.errors import MissingLibraryError, UnsupportedError
 from edgecompile.model import Model
 from edgecompile.numerics.ranges import Range
@@ -30,7 +32,7 @@ class Openvino:
     `activations`: `dynamic` (int8, `group` columns of an input share a scale found as it runs),
     `exact` (floats), `static` (uint8 in a calibrated range an input; encoders), `auto`: static
     where a pass calibrated ranges, else dynamic. `precision`: of everything else; the processor
-    must have it.
+    must have it. `kv_cache`: of a decoder's keys and values.
     """
 
     name: ClassVar[str] = "openvino"
@@ -38,6 +40,7 @@ class Openvino:
     activations: Literal["auto", "dynamic", "exact", "static"] = "auto"
     group: Literal[16, 32, 64, 128] = 32
     precision: Literal["float32", "float16", "bfloat16"] = "float32"
+    kv_cache: Literal["u8", "f16", "f32"] = "f16"
 
     def refusal(self, model: Model) -> str:
         """Unknown tasks; the exporters refuse the rest by themselves."""
@@ -76,6 +79,8 @@ class Openvino:
             options["dynamic_group"] = self.group
         if activations == "static":
             options |= {"activations": "static", "ranges": _manifest_ranges(ranges, model)}
+        if model.task == "text-generation":
+            options["kv_cache"] = self.kv_cache
         if model.config.get("problem_type") == "multi_label_classification":
             options["activation"] = "sigmoid"
         return Export(
@@ -122,9 +127,11 @@ def _write(
 ) -> _Written:
     from edgecompile.backends.openvino_graph import float_encoder, rewrite, storage
 
+    if model.task == "text-generation":
+        return _write_decoder(model, folder, progress)
     progress("export graph", 0, 3)
     graph = float_encoder.export(model)
-    storage.number(graph)
+    storage.number(graph, everything=True)
     progress("encode codes", 1, 3)
     done = rewrite.rewrite(graph, model, ranges)
     progress("write file", 2, 3)
@@ -135,21 +142,38 @@ def _write(
     return _Written(graph, options, unused)
 
 
+def _write_decoder(model: Model, folder: Path, progress: Progress) -> _Written:
+    from edgecompile.backends.openvino_graph import decoder_graph, storage
+    from edgecompile.backends.openvino_graph.compressed import Constants
+
+    if reason := decoder_plan.refusal(model):
+        raise UnsupportedError(
+            "openvino backend", reason, ", ".join(decoder_plan.ARCHITECTURES),
+            "try another backend (`edgecompile targets`)",
+        )  # fmt: skip
+    plan = decoder_plan.plan(model)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".graph-") as scratch:
+        constants = Constants(Path(scratch))
+        graph = decoder_graph.draw(model, plan, constants, progress)
+        storage.write(graph, folder)
+    return _Written(graph, {}, plan.unused)
+
+
 def _manifest_ranges(ranges: Mapping[str, Range], model: Model) -> dict[str, list[float]]:
     names = sorted(name for name in ranges if name in model.quantized)
     return {name: [ranges[name].scale, ranges[name].zero] for name in names}
 
 
 def ports(values: Sequence[ov.Output]) -> tuple[Port, ...]:
-    """Inputs or outputs as the manifest lists them; sizes that vary are `batch`, `length`, ..."""
+    """Inputs or outputs as the manifest lists them, sizes that vary under a name."""
     found = []
     for value in values:
-        shape: list[int | str] = []
-        for index, size in enumerate(value.get_partial_shape()):
-            fixed = size.get_length() if size.is_static else 0
-            shape.append(fixed or ("batch", "length")[index] if index < 2 else f"axis_{index}")
-        dtype = value.get_element_type().to_dtype().name
-        found.append(Port(value.get_any_name(), dtype, tuple(shape)))
+        name, kind = value.get_any_name(), value.get_element_type().to_dtype().name
+        lengths = {"attention_mask": "total_length"} if len(values) > 3 else {}
+        free = ("batch", lengths.get(name, "length"), *(f"axis_{at}" for at in range(2, 9)))
+        sizes = zip(value.get_partial_shape(), free, strict=False)
+        shape = (size.get_length() if size.is_static else label for size, label in sizes)
+        found.append(Port(name, kind, tuple(shape)))
     return tuple(found)
 
 

@@ -7,6 +7,7 @@ whole rows: [out, in] and [out, 1]. i4 holds two's complement, the even element 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,43 @@ from edgecompile.numerics.schemes import QuantizedTensor, Scheme
 
 CODES, SCALES = ".codes", ".scales"  # of a constant's name, after the source's
 JOIN = "|"  # between source names whose rows one constant holds
+SMALLEST_MAPPED = 1 << 16  # bytes
 SIGNS = 0x88  # of both nibbles: turns code + 8 into two's complement
 
 TYPES = {4: ov.Type.i4, 8: ov.Type.i8}
+
+
+class Constants:
+    """Constants of a graph that is not written yet: large ones lie in a scratch file, mapped.
+
+    The engine does not keep the mapped memory alive: this object must outlive the graph.
+    """
+
+    def __init__(self, scratch: Path | None = None) -> None:
+        self._file = scratch / "constants" if scratch else None
+        self._end = 0
+        self._kept: list[NDArray[Any]] = []
+
+    def add(self, array: NDArray[Any], name: str, kind: ov.Type | None = None,
+            shape: Sequence[int] | None = None) -> ov.Node:  # fmt: skip
+        """A constant of the array's bytes; `kind` and `shape` where numpy lacks the type."""
+        values = np.asarray(array, order="C")
+        if self._file is None or values.nbytes < SMALLEST_MAPPED:
+            mapped, shared = values, False
+        else:
+            mapped, shared = self._mapped(values), True
+        if kind is None:
+            return named(ops.constant(mapped, shared_memory=shared), name)
+        tensor = ov.Tensor(mapped, ov.Shape(shape or values.shape), kind)
+        return named(ops.constant(tensor, shared_memory=shared), name)
+
+    def _mapped(self, values: NDArray[Any]) -> NDArray[Any]:
+        assert self._file is not None
+        with self._file.open("ab") as stream:
+            stream.write(values.data)
+        start, self._end = self._end, self._end + values.nbytes
+        self._kept.append(np.memmap(self._file, values.dtype, "c", start, values.shape))
+        return self._kept[-1]
 
 
 def refusal(scheme: Scheme, columns: int) -> str:
@@ -42,7 +77,7 @@ def named(node: ov.Node, name: str) -> ov.Node:
 
 def constant(array: NDArray[Any], name: str) -> ov.Node:
     """A constant with memory of its own."""
-    return named(ops.constant(np.ascontiguousarray(array), shared_memory=False), name)
+    return named(ops.constant(np.asarray(array, order="C"), shared_memory=False), name)
 
 
 def codes_array(tensor: QuantizedTensor, name: str) -> NDArray[Any]:
@@ -62,7 +97,9 @@ def unpacked(stored: NDArray[np.uint8]) -> NDArray[np.int8]:
     return packing.unpack(stored ^ np.uint8(SIGNS), 4)
 
 
-def weight(names: Sequence[str], tensors: Sequence[QuantizedTensor]) -> ov.Node:
+def weight(
+    names: Sequence[str], tensors: Sequence[QuantizedTensor], constants: Constants
+) -> ov.Node:
     """A float32 [out, in] in the graph: the tensors' codes, rows below rows; one scheme."""
     name, scheme = JOIN.join(names), tensors[0].scheme
     columns = tensors[0].codes.shape[1]
@@ -70,14 +107,15 @@ def weight(names: Sequence[str], tensors: Sequence[QuantizedTensor]) -> ov.Node:
     groups = scheme.groups(columns)
     split = [rows, groups, columns // groups] if scheme.group_size else [rows, columns]
     parts = [codes_array(tensor, one) for one, tensor in zip(names, tensors, strict=True)]
-    whole = np.concatenate(parts) if len(parts) > 1 else np.ascontiguousarray(parts[0])
-    kept = ov.Tensor(whole, ov.Shape(split), TYPES[scheme.bits])
-    codes = named(ops.constant(kept, shared_memory=False), name + CODES)
+    whole = np.concatenate(parts) if len(parts) > 1 else parts[0]
+    codes = constants.add(whole, name + CODES, TYPES[scheme.bits], split)
     scales = np.concatenate([tensor.scales for tensor in tensors]).astype(np.float16)
     scales = scales.reshape([*split[:-1], 1])
     value = ops.multiply(
         named(ops.convert(codes, ov.Type.f32), f"{name}.codes.float"),
-        named(ops.convert(constant(scales, name + SCALES), ov.Type.f32), f"{name}.scales.float"),
+        named(
+            ops.convert(constants.add(scales, name + SCALES), ov.Type.f32), f"{name}.scales.float"
+        ),
     )
     if not scheme.group_size:
         return named(value, name)

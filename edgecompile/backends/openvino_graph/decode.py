@@ -1,6 +1,7 @@
 """Read codes, scales, floats and hyperparameters back from a sealed IR."""
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from edgecompile.backends import Decoded, ReadWhenAsked
+from edgecompile.backends.onnx_graph.decoder_plan import QKV
 from edgecompile.backends.openvino_graph import compressed, ir, rewrite
 from edgecompile.backends.openvino_graph.compressed import CODES, JOIN, SCALES
+from edgecompile.backends.openvino_graph.decoder_graph import FREQUENCIES, SPLIT
 from edgecompile.errors import BadInputError
 from edgecompile.numerics.ranges import Range
 from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme
@@ -144,8 +147,33 @@ def facts(graph: ir.Graph) -> dict[str, float]:
     A norm whose epsilon differs from the others' shows as the fact `norm_eps_spread`.
     """
     epsilons = [float(node.attributes["eps"]) for node in graph.of_kind("MVN")]
+    epsilons += [_epsilon(graph, root) for root in graph.of_kind("Sqrt")]
     result: dict[str, float] = {}
     if epsilons:
         result["norm_eps"] = float(np.float32(max(epsilons)))
         result["norm_eps_spread"] = max(epsilons) - min(epsilons)
-    return result
+    return result | (_decoder_facts(graph) if graph.of_kind("ReadValue") else {})
+
+
+def _epsilon(graph: ir.Graph, root: ir.Layer) -> float:
+    """What is added below a root: RMSNorm's epsilon."""
+    added = [node for one in graph.sources(root) for node in graph.sources(one)]
+    constants = [node for node in added if node.kind == "Const"]
+    return float(graph.array(constants[0].name)) if len(constants) == 1 else math.nan
+
+
+def _decoder_facts(graph: ir.Graph) -> dict[str, float]:
+    """Layers by the states; heads by how q and k are cut; rope's base where it is not scaled."""
+    found = {"num_hidden_layers": len(graph.of_kind("ReadValue")) / 2}
+    cuts = (("num_attention_heads", QKV[0]), ("num_key_value_heads", QKV[1]))
+    for fact, name in cuts:
+        shapes = [graph.sources(node)[1] for node in graph.of_kind("Reshape")
+                  if node.name.endswith(name + SPLIT)]  # fmt: skip
+        heads = {int(graph.array(shape.name)[2]) for shape in shapes}
+        found[fact] = heads.pop() if len(heads) == 1 else math.nan
+    frequencies = graph.array(FREQUENCIES).reshape(-1).astype(np.float64)
+    steps = np.arange(len(frequencies)) / len(frequencies)
+    base = float(frequencies[-1] ** (-1 / steps[-1])) if len(steps) > 1 else math.nan
+    if np.allclose(frequencies, base**-steps, rtol=1e-5, atol=0):
+        found["rope_theta"] = base
+    return found

@@ -58,7 +58,9 @@ def _name_or_compress(place: Place, work: _Work) -> None:
         return
     readers = list(place.constant.output(0).get_target_inputs())
     if name not in work.weights:
-        work.weights[name] = compressed.weight([name], [work.model.quantized[name]])
+        work.weights[name] = compressed.weight(
+            [name], [work.model.quantized[name]], compressed.Constants()
+        )
     value = work.weights[name]
     if place.transposed:
         order = constant(np.array([1, 0], np.int64), f"{name}.order")
