@@ -13,6 +13,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -66,17 +67,18 @@ def main() -> None:
 def _lines(
     settings: list[str], cold: dict[str, Any], warm: dict[str, Any], tools: list[dict[str, Any]]
 ) -> list[list[str]]:
-    said = f"`edgecompile build`, three targets{''.join(f', {s}' for s in settings)}"
-    total = sum(tool["seconds"] for tool in tools)
-    lines = [["what", "seconds", "of the peers' sum", "of the cold build", "stages"]]
+    said = f"`edgecompile build`, three targets{''.join(f', {one}' for one in settings)}"
+    total = {kind: sum(tool[kind] for tool in tools) for kind in ("wall", "cpu")}
+    lines = [["what", "s", "of the tools", "of the cold build", "processor s", "stages"]]
     for name, found in ((said, cold), ("the same from the cache", warm)):
-        share = f"{found['seconds'] / cold['seconds']:.1%}"
+        shares = (f"{found['wall'] / other['wall']:.1%}" for other in (total, cold))
         lines.append([
-            name, f"{found['seconds']:.1f}", f"{found['seconds'] / total:.1%}", share,
-            found["stages"],
+            name, f"{found['wall']:.1f}", *shares, f"{found['cpu']:.1f}", found["stages"]
         ])  # fmt: skip
-    lines += [[tool["name"], f"{tool['seconds']:.1f}", "", "", ""] for tool in tools]
-    return [*lines, ["the three tools in sequence", f"{total:.1f}", "100 %", "", ""]]
+    every = [*tools, {"name": "the three tools in sequence", **total}]
+    return lines + [
+        [one["name"], f"{one['wall']:.1f}", "", "", f"{one['cpu']:.1f}", ""] for one in every
+    ]
 
 
 def _kept(file: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -96,8 +98,8 @@ def _build(setup: Setup, settings: list[str], name: str) -> dict[str, Any]:
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
     words = [*(f"--target={target}" for target in TARGETS), *(f"--set={one}" for one in settings)]
-    seconds, results = build(setup, RECIPES / SHELF[setup.task] / "recipe.toml", out, cache, words)
-    return {"seconds": seconds, "stages": "; ".join(map(_stages, results))}
+    took, results = build(setup, RECIPES / SHELF[setup.task] / "recipe.toml", out, cache, words)
+    return {**asdict(took), "stages": "; ".join(map(_stages, results))}
 
 
 def _stages(result: dict[str, Any]) -> str:
@@ -112,9 +114,9 @@ def _tool(setup: Setup, row: Row) -> dict[str, Any]:
     shutil.rmtree(setup.made(row), ignore_errors=True)
     shutil.rmtree(setup.work / "shared", ignore_errors=True)
     setup.made(row).mkdir(parents=True)
-    seconds = row.make(setup).seconds
+    took = row.make(setup).took
     shutil.rmtree(setup.made(row))
-    return {"name": row.name, "seconds": seconds}
+    return {"name": row.name, **asdict(took)}
 
 
 def _options() -> argparse.Namespace:

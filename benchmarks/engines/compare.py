@@ -62,6 +62,7 @@ ROWS: tuple[Row, ...] = (
     *_ours(DECODER, "smollm2-135m-instruct", {"int4": "", "int8": "int8"}, set()),
     peers.Genai(DECODER, "int4"), peers.Genai(DECODER, "int4", engine="onnxruntime"),
     peers.Genai(DECODER, "int4 and int8", algorithm="k_quant_mixed"),
+    peers.Genai(DECODER, "int8"), peers.Genai(DECODER, "int8", engine="onnxruntime"),
     peers.OpenVino(DECODER, "int4"), peers.OpenVino(DECODER, "int8"),
     peers.ExecuTorch(DECODER, "int4"), peers.ExecuTorch(DECODER, "int8"),
     peers.LlamaCpp(DECODER, "Q4_0"), peers.LlamaCpp(DECODER, "Q4_K_M"),

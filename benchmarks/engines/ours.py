@@ -2,16 +2,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rows import NICE, Made, Setup
+from rows import Made, Setup, Took, run
 
 LIBRARIES = {"onnxruntime": "onnxruntime", "gguf": "llama.cpp", "openvino": "openvino",
              "executorch": "executorch"}  # fmt: skip
@@ -53,12 +50,12 @@ class Ours:
         if not self.fixed:
             words.append(f"--set=target.backend={self.backend}")
         recipe, cache = self.recipe, setup.work / "cache"
-        seconds, (result,) = build(setup, recipe, setup.made(self), cache, words)
+        took, (result,) = build(setup, recipe, setup.made(self), cache, words)
         bundle = Path(result["bundle"])
         manifest = json.loads((bundle / "manifest.json").read_text("utf-8"))
         files = (f for f in sorted((bundle / "model").rglob("*")) if f.is_file())
         return Made(
-            str(bundle), tuple(map(str, files)), seconds,
+            str(bundle), tuple(map(str, files)), took,
             f"verdict {result['report']['verdict']}", stages=result["seconds"],
             reused=tuple(result["reused"]), digest=manifest["weights_digest"],
         )  # fmt: skip
@@ -66,21 +63,23 @@ class Ours:
 
 def build(
     setup: Setup, recipe: Path, out: Path, cache: Path, words: Sequence[str]
-) -> tuple[float, list[dict[str, Any]]]:
-    """Seconds of one `edgecompile build` into `out`, and what it says of each target."""
+) -> tuple[Took, list[dict[str, Any]]]:
+    """What one `edgecompile build` into `out` took, and what it says of each target.
+
+    It runs in `out`, so that no lock file of another build matters.
+    """
     command = [
-        "nice", "-n", str(NICE), str(Path(sys.executable).parent / "edgecompile"), "-q", "build",
-        str(setup.model), "--recipe", str(recipe), "--task", setup.task,
-        "--data", str(setup.calibration), "-o", str(out), "--overwrite", "--format", "json",
-        *words,
+        Path(sys.executable).parent / "edgecompile", "-q", "build", setup.model,
+        "--recipe", recipe, "--task", setup.task, "--data", setup.calibration, "-o", out,
+        "--overwrite", "--format", "json", *words,
     ]  # fmt: skip
-    start = time.perf_counter()
-    done = subprocess.run(
-        command, capture_output=True, text=True, cwd=out,  # a lock file elsewhere must not matter
-        env={**os.environ, "EDGECOMPILE_CACHE": str(cache),
-             "OMP_NUM_THREADS": str(setup.threads)},
-    )  # fmt: skip
-    seconds = time.perf_counter() - start
-    if done.returncode not in VERDICTS:
-        raise RuntimeError(f"{' '.join(command)}: exit {done.returncode}: {done.stderr[-2000:]}")
-    return seconds, json.loads(done.stdout)
+    said, log = out / "build.json", out / "log.txt"
+    with said.open("wb") as stdout, log.open("wb") as stderr:
+        took, code = run(
+            command, setup.threads, stdout=stdout, stderr=stderr, cwd=out,
+            env={"EDGECOMPILE_CACHE": str(cache)},
+        )  # fmt: skip
+    if code not in VERDICTS:
+        found = log.read_text("utf-8", "replace")[-2000:]
+        raise RuntimeError(f"{' '.join(map(str, command))}: exit {code}: {found}")
+    return took, json.loads(said.read_text("utf-8"))

@@ -42,7 +42,12 @@ def main() -> None:
 def _static(options: argparse.Namespace) -> None:
     """W8A8 of an encoder, ranges from calibration text."""
     from datasets import Dataset
-    from optimum.intel import OVModelForFeatureExtraction, OVQuantizationConfig, OVQuantizer
+    from optimum.intel import (
+        OVConfig,
+        OVModelForFeatureExtraction,
+        OVQuantizationConfig,
+        OVQuantizer,
+    )
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(options.model)
@@ -52,10 +57,10 @@ def _static(options: argparse.Namespace) -> None:
     encoded = tokenizer(chosen, truncation=True, max_length=64, padding="max_length")
     model = OVModelForFeatureExtraction.from_pretrained(options.model, export=True)
     rows = {name: encoded[name] for name in model.input_names if name in encoded}
+    config = OVConfig(quantization_config=OVQuantizationConfig(num_samples=TEXTS))
     OVQuantizer.from_pretrained(model).quantize(
-        ov_config=OVQuantizationConfig(bits=8, sym=False, num_samples=TEXTS),
-        calibration_dataset=Dataset.from_dict(rows), save_directory=options.out,
-    )  # fmt: skip
+        ov_config=config, calibration_dataset=Dataset.from_dict(rows), save_directory=options.out
+    )
 
 
 if __name__ == "__main__":

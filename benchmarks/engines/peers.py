@@ -1,12 +1,13 @@
 """Peers' rows: each tool's files as its documentation makes them, in an environment of its own."""
 from __future__ import annotations
 
+import json
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from environments import python_of
-from rows import Made, Setup, script, timed
+from rows import Made, Setup, Took, script, timed
 
 # torch comes first and alone, and again with the rest: a plain requirement brings another build.
 # optimum-intel asks for a torchvision that it does not use here, built for CUDA: torch breaks.
@@ -58,27 +59,30 @@ class Peer:
 
 @dataclass(frozen=True)
 class Genai(Peer):
-    """onnxruntime-genai's builder for CPU, int4 in blocks of 32; two rows open the same files."""
+    """onnxruntime-genai's builder for CPU, blocks of 32; two rows open the same files."""
 
     tool: str = "onnxruntime-genai builder"
     engine: str = "onnxruntime-genai"
     algorithm: str = "k_quant"  # its --extra_options algo_config
 
     def make(self, setup: Setup) -> Made:
-        """`python -m onnxruntime_genai.models.builder -p int4 -e cpu`, once for both engines."""
-        out = setup.work / "shared" / f"genai-{self.algorithm}"
-        took = out / "seconds.txt"
-        if not took.exists():
+        """`python -m onnxruntime_genai.models.builder -e cpu`, once for both engines."""
+        width = "int8" if self.precision == "int8" else "int4"
+        out = setup.work / "shared" / f"genai-{width}-{self.algorithm}"
+        kept = out / "took.json"
+        if not kept.exists():
             out.mkdir(parents=True, exist_ok=True)
             command = [
                 sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", setup.model,
-                "-o", out, "-p", "int4", "-e", "cpu", "-c", out / "cache", "--extra_options",
+                "-o", out, "-p", width, "-e", "cpu", "-c", out / "cache", "--extra_options",
                 f"algo_config={self.algorithm}", "block_size=32", "hf_token=false",
             ]  # fmt: skip
-            took.write_text(str(timed(command, out / "log.txt", setup.threads)), "utf-8")
+            took = timed(command, out / "log.txt", setup.threads)
+            kept.write_text(json.dumps(asdict(took)), "utf-8")
             shutil.rmtree(out / "cache", ignore_errors=True)
         files = tuple(map(str, sorted(out.glob("model.onnx*"))))
-        return Made(str(out), files, float(took.read_text("utf-8")), self.algorithm)
+        took = Took(**json.loads(kept.read_text("utf-8")))
+        return Made(str(out), files, took, self.algorithm)
 
 
 @dataclass(frozen=True)
@@ -95,8 +99,8 @@ class LlamaCpp(Peer):
         work = setup.work / "shared" / "gguf-f32"
         command = [*script("peer_llama.py"), setup.model, work, out, self.precision]
         command += ["--task", setup.task, "--threads", str(setup.threads)]
-        seconds = timed(command, out / "log.txt", setup.threads)
-        return Made(str(out / "model.gguf"), (str(out / "model.gguf"),), seconds)
+        took = timed(command, out / "log.txt", setup.threads)
+        return Made(str(out / "model.gguf"), (str(out / "model.gguf"),), took)
 
 
 @dataclass(frozen=True)
@@ -112,9 +116,9 @@ class ExecuTorch(Peer):
         out = setup.made(self)
         kind = "encoder" if self.task == "embedding" else "decoder"
         words = [kind, setup.model, out, self.precision.partition(" ")[0]]
-        seconds = timed([*script("peer_executorch.py"), *words], out / "log.txt", setup.threads)
+        took = timed([*script("peer_executorch.py"), *words], out / "log.txt", setup.threads)
         shutil.copyfile(setup.model / "tokenizer.json", out / "tokenizer.json")
-        return Made(str(out / "model.pte"), (str(out / "model.pte"),), seconds)
+        return Made(str(out / "model.pte"), (str(out / "model.pte"),), took)
 
 
 @dataclass(frozen=True)
@@ -130,11 +134,11 @@ class OpenVino(Peer):
         out = setup.made(self)
         command = [*script("peer_openvino.py", python), setup.model, out, self.precision]
         command += ["--task", setup.task, "--calibration", setup.calibration]
-        seconds = timed(command, out / "log.txt", setup.threads)
+        took = timed(command, out / "log.txt", setup.threads)
         file = out / "openvino_model.xml"
         files = (str(file), str(file.with_suffix(".bin")))
         opened = file if self.task == "embedding" else out
-        return Made(str(opened), files, seconds, python=str(python))
+        return Made(str(opened), files, took, python=str(python))
 
 
 @dataclass(frozen=True)
@@ -150,9 +154,9 @@ class LiteRt(Peer):
         python = python_of(setup.venvs, "litert", NEEDS["litert"])
         out = setup.made(self)
         command = [*script("peer_litert.py", python), setup.model, out, self.precision]
-        seconds = timed(command, out / "log.txt", setup.threads)
+        took = timed(command, out / "log.txt", setup.threads)
         file = str(out / "model.tflite")
-        return Made(file, (file,), seconds, "64 tokens only", str(python))
+        return Made(file, (file,), took, "64 tokens only", str(python))
 
 
 @dataclass(frozen=True)
@@ -166,9 +170,9 @@ class OnnxRuntime(Peer):
         """An encoder with token vectors as its output."""
         out = setup.made(self)
         command = [*script("peer_onnx.py"), setup.model, out, self.precision]
-        seconds = timed(command, out / "log.txt", setup.threads)
+        took = timed(command, out / "log.txt", setup.threads)
         file = str(out / "model.onnx")
-        return Made(file, (file,), seconds)
+        return Made(file, (file,), took)
 
 
 @dataclass(frozen=True)
@@ -181,4 +185,4 @@ class Torch(Peer):
 
     def make(self, setup: Setup) -> Made:
         """Nothing to make: the source's own file."""
-        return Made(str(setup.model), (str(setup.model / "model.safetensors"),), 0.0)
+        return Made(str(setup.model), (str(setup.model / "model.safetensors"),), Took())

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 NICE = 5
 
@@ -35,12 +35,20 @@ class Setup:
 
 
 @dataclass(frozen=True)
+class Took:
+    """Seconds on the clock, and of processors: those say more where others work as well."""
+
+    wall: float = 0.0
+    cpu: float = 0.0
+
+
+@dataclass(frozen=True)
 class Made:
     """What a row made: `files` ship (tokenizer apart), `opened` is what the engine is given."""
 
     opened: str
     files: tuple[str, ...]
-    seconds: float  # of the commands that made them, imports included
+    took: Took  # the commands that made them, imports included
     note: str = ""
     python: str = ""  # of the environment that runs it; empty is this one
     stages: dict[str, float] = field(default_factory=dict)  # of ours: seconds by stage
@@ -91,19 +99,26 @@ def slug(name: str) -> str:
     return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
 
 
-def timed(command: Sequence[str | Path], log: Path, threads: int) -> float:
-    """Seconds that a command took; its words go to `log`, the last ones into an error."""
-    quiet = {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
-    start = time.perf_counter()
+def timed(command: Sequence[str | Path], log: Path, threads: int) -> Took:
+    """What a command took; its words go to `log`, the last ones into an error."""
     with log.open("ab") as words:
-        done = subprocess.run(
-            ["nice", "-n", str(NICE), *map(str, command)], stdout=words, stderr=words,
-            env={**os.environ, **quiet},
-        )  # fmt: skip
-    if done.returncode:
+        took, code = run(command, threads, stdout=words, stderr=words)
+    if code:
         said = log.read_text("utf-8", "replace")[-2000:]
-        raise RuntimeError(f"{' '.join(map(str, command))}: exit {done.returncode}: {said}")
-    return time.perf_counter() - start
+        raise RuntimeError(f"{' '.join(map(str, command))}: exit {code}: {said}")
+    return took
+
+
+def run(command: Sequence[str | Path], threads: int, **popen: Any) -> tuple[Took, int]:
+    """What a command and its children took, and its exit code; `popen` as subprocess.Popen's."""
+    quiet = {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
+    popen["env"] = {**os.environ, **quiet, **popen.get("env", {})}
+    start = time.perf_counter()
+    child = subprocess.Popen(["nice", "-n", str(NICE), *map(str, command)], **popen)
+    _, status, used = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    took = Took(time.perf_counter() - start, used.ru_utime + used.ru_stime)
+    return took, child.returncode
 
 
 def script(name: str, python: Path | None = None) -> list[str]:
@@ -123,4 +138,4 @@ def remembered(file: Path) -> Made | None:
         return None
     table = json.loads(file.read_text("utf-8"))
     lists = {name: tuple(table[name]) for name in ("files", "reused")}
-    return Made(**{**table, **lists})
+    return Made(**{**table, **lists, "took": Took(**table["took"])})

@@ -18,7 +18,7 @@ def render(
     encoder = task == "embedding"
     domains = sorted({domain for found in qualities.values() for domain in found}, reverse=True)
     quality = "cosine worst / 1st percentile / mean" if encoder else "KL, top-1"
-    head = ["tool", "target", "engine", "precision", "MB", "export s", "load s"]
+    head = ["tool", "target", "engine", "precision", "MB", "export s / processor s", "load s"]
     head += [*(ENCODER if encoder else DECODER), "peak MiB"]
     head += [f"{domain}: {quality}" for domain in domains]
     lines = [head]
@@ -41,12 +41,13 @@ def markdown(lines: Sequence[Sequence[str]]) -> str:
 
 
 def _export(made: Made) -> str:
-    """Seconds of the command; for ours what of it was the check, and what was reused."""
-    if not made.seconds:
+    """The command's seconds; for ours what of it was the check, and what was reused."""
+    if not made.took.wall:
         return ""
     parts = [f"check {made.stages['check']:.0f}"] if "check" in made.stages else []
     parts += [f"{stage} reused" for stage in made.reused]
-    return f"{made.seconds:.0f}" + (f" ({', '.join(parts)})" if parts else "")
+    said = f"{made.took.wall:.0f} / {made.took.cpu:.0f}"
+    return said + (f" ({', '.join(parts)})" if parts else "")
 
 
 def _one(figure: Figure | None, digits: int) -> str:
