@@ -99,6 +99,7 @@ def rows(subject: Subject, emulators: Sequence[Emulator]) -> Iterator[Row]:
         here = task.answers(host)
         for done, emulator in enumerate(emulators):
             subject.progress(f"compare on {emulator.level.name}", done, len(emulators))
+            _ = emulator.program, emulator.sysroot  # compiled before the clock starts
             try:
                 yield from _level_rows(subject, emulator, host, task, here)
             except (MissingLibraryError, UnsupportedError):
@@ -126,12 +127,15 @@ def _level_rows(
     subject: Subject, emulator: Emulator, host: Worker, task: Task, here: list[Array]
 ) -> Iterator[Row]:
     level = emulator.level
-    _ = emulator.program, emulator.sysroot  # made before the clock starts
     start = time.perf_counter()
     with EmulatedWorker(emulator, subject.bundle, subject.info, host, THREADS) as there:
         loaded = time.perf_counter()
         found = task.answers(there)
         ended = time.perf_counter()
+        golden = there.self_test() if subject.info.golden else []
+    if golden:
+        failed = [f"{one['fault']} {one['deviation']}" for one in golden if not one["passed"]]
+        yield exact(level.name, "golden_failing", failed, len(golden))
     yield from task.compare(level.name, here, found)
     yield _seconds(level, "emulated_load_time", loaded - start, 1)
     yield _seconds(level, "emulated_run_time", ended - loaded, task.samples)

@@ -13,6 +13,11 @@ from edgecompile.emulate.llama import build_llama
 from edgecompile.emulate.tools import need
 from edgecompile.errors import BadInputError, UnsupportedError
 
+# As `libexecutorch.so`, in the order in which they link.
+EXECUTORCH = (
+    "executorch_kernels_optimized", "executorch_kernels_quantized", "executorch_backend_xnnpack",
+    "executorch_threadpool", "executorch",
+)  # fmt: skip
 MANYLINUX = tuple(f"manylinux_2_{minor}_aarch64" for minor in (17, 28, 31, 34, 35))
 
 
@@ -24,7 +29,7 @@ class Kit:
     version: str
     downloads: tuple[Download, ...]
     make: Callable[[tuple[Path, ...], Path], None]  # (unpacked downloads, folder to fill)
-    source: str  # in shims/cpp
+    sources: tuple[str, ...]  # in shims/cpp
     flags: tuple[str, ...] = ()  # for the compiler, after the sources; {lib} and {include}
     programs: tuple[str, ...] = ()  # that `make` runs
 
@@ -63,6 +68,14 @@ def _onnxruntime(unpacked: tuple[Path, ...], out: Path) -> None:
     shutil.copy(library, out / "lib" / "libonnxruntime.so.1")
 
 
+def _executorch(unpacked: tuple[Path, ...], out: Path) -> None:
+    package = unpacked[0] / "executorch"
+    shutil.copytree(package / "include", out / "include")
+    (out / "lib").mkdir()
+    for name in EXECUTORCH:
+        shutil.copy(_one(package, f"lib/lib{name}.so"), out / "lib")
+
+
 def _one(folder: Path, pattern: str) -> Path:
     found = sorted(folder.glob(pattern))
     if len(found) != 1:
@@ -88,7 +101,24 @@ KITS: Mapping[str, Kit] = {
                     "e59788788818fdde1b2e522e766a21ba0f7d8391de55737abf81e32cc801785d",
                 ),
             ),
-            _onnxruntime, "engine_onnxruntime.cpp", ("-ldl",),
+            _onnxruntime, ("engine_onnxruntime.cpp",), ("-ldl",),
+        ),
+        Kit(
+            "executorch", "1.5.1",
+            (
+                Download(
+                    "pip", "executorch", "1.5.1",
+                    "executorch-1.5.1-cp311-cp311-manylinux_2_28_aarch64.whl",
+                    "8ee02348a3ea80ddf770822911ebf78da616b73afce0fbaaa79f23311c88c66a", MANYLINUX,
+                ),
+            ),
+            _executorch, ("engine_executorch.cpp", "executorch_attention.cpp"),
+            (
+                '-DEXECUTORCH_VERSION="1.5.1"', "-DC10_USING_CUSTOM_GENERATED_MACROS",
+                "-isystem{include}/executorch/runtime/core/portable_type/c10", "-L{lib}",
+                # Kernels and delegates register themselves: nothing refers to them by name.
+                "-Wl,--no-as-needed", *(f"-l{name}" for name in EXECUTORCH),
+            ),
         ),
         Kit(
             "llama_cpp", "0.3.36",
@@ -98,7 +128,7 @@ KITS: Mapping[str, Kit] = {
                     "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e",
                 ),
             ),
-            build_llama, "engine_llama.cpp",
+            build_llama, ("engine_llama.cpp",),
             ("-L{lib}", "-lllama", "-lggml", "-lggml-base", "-ldl"), ("cmake", "ninja"),
         ),
     )

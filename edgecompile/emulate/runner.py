@@ -18,7 +18,7 @@ from edgecompile.emulate.tools import Tools, find_tools, run
 from edgecompile.runtime.manifest import Manifest
 from edgecompile.runtime.worker_client import Float32, Worker
 
-SOURCES = ("runner.cpp", "wire.cpp", "json.cpp", "model.cpp")
+SOURCES = ("runner.cpp", "wire.cpp", "json.cpp", "model.cpp", "golden.cpp")
 FLAGS = ("-std=c++17", "-O2", "-Wall", "-Wextra")
 
 
@@ -57,7 +57,7 @@ class Emulator:
         kit = self.kit.folder()
         places = {"include": str(kit / "include"), "lib": str(kit / "lib")}
         flags = tuple(flag.format(**places) for flag in ("-isystem{include}", *self.kit.flags))
-        return self._compiled("runner", (*SOURCES, self.kit.source), flags)
+        return self._compiled("runner", (*SOURCES, *self.kit.sources), flags)
 
     def command(self, bundle: Path, threads: int) -> list[str]:
         """The command that serves a bundle on the emulated processor."""

@@ -3,7 +3,7 @@
 //   edgecompile::Model model("all-minilm-l6-v2-cpu", {});
 //   std::vector<float> vector = model.embed({101, 7592, 102});
 //
-// Link model.cpp, json.cpp and one engine_*.cpp. Token ids come from the app's own tokenizer
+// Link model.cpp, golden.cpp, json.cpp and one engine_*.cpp. Token ids come from the app's own tokenizer
 // (tokenizer/tokenizer.json), special tokens included. Files' hashes are the caller's to check
 // before a bundle is opened: an engine may crash on a damaged file. Errors are edgecompile::Error.
 // An object is for one thread at a time.
@@ -50,6 +50,9 @@ float half_to_float(uint16_t half);  // IEEE binary16
 // Takes logits float32 [rows, vocabulary]; they are valid during the call.
 using LogitSink = std::function<void(const float* logits, size_t rows, size_t vocabulary)>;
 
+// Takes the likeliest token and the logits it was taken from; false ends the text.
+using TokenSink = std::function<bool(int64_t token, const float* logits, size_t vocabulary)>;
+
 constexpr size_t kLogitRows = 128;  // rows that a sink gets at once at most
 
 struct Options {
@@ -68,7 +71,7 @@ class Engine {
   virtual Floats encode(const Ids& ids);
   // Forget the text under way; the next one, continuation included, has at most `length` tokens.
   virtual void begin(size_t length);
-  // Append tokens to the text under way; logits after each, or after the last only.
+  // Append tokens to the text under way; logits after each, or one row, after the last.
   virtual void feed(const Ids& ids, bool last_only, const LogitSink& sink);
   // The file's outputs for its inputs, in its own order.
   virtual std::vector<Tensor> run(const std::vector<Tensor>& inputs);
@@ -82,6 +85,7 @@ class Model {
  public:
   Model(const std::string& bundle, const Options& options);
 
+  const std::string& bundle() const { return bundle_; }
   const json::Value& manifest() const { return manifest_; }
   const std::string& task() const { return task_; }
   Engine& engine() { return *engine_; }
@@ -92,16 +96,29 @@ class Model {
   Floats classify(const Ids& ids);
   // Logits after each of `ids`, of a new text.
   void logits(const Ids& ids, const LogitSink& sink);
-  // Greedy continuation; `each` may end it by returning false. Stop tokens do not end it.
-  void generate(const Ids& ids, size_t new_tokens, const std::function<bool(int64_t)>& each);
+  // Greedy continuation; stop tokens do not end it.
+  void generate(const Ids& ids, size_t new_tokens, const TokenSink& each);
 
  private:
   void need(const std::string& task) const;
 
+  std::string bundle_;
   json::Value manifest_;
   std::string task_;
   size_t context_ = 0;  // tokens; 0 for what does not generate
   std::unique_ptr<Engine> engine_;
 };
+
+// One golden input: `deviation` is 1 - cosine or a KL divergence in nats.
+struct GoldenResult {
+  std::string text;
+  double deviation, tolerance;
+  std::string fault;  // what else differs
+
+  bool passed() const { return fault.empty() && deviation <= tolerance; }
+};
+
+// Whether this engine on this processor gives the answers that were shipped (golden.json).
+std::vector<GoldenResult> self_test(Model& model);
 
 }  // namespace edgecompile

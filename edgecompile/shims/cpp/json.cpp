@@ -3,12 +3,15 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <fstream>
+#include <iterator>
 
 #include "edgecompile.h"
 
 namespace edgecompile::json {
 namespace {
 
+constexpr size_t kFileLimit = 64u << 20;  // bytes
 constexpr int kDepth = 64;  // tables in tables: more would be an attack on the stack
 
 class Parser {
@@ -210,6 +213,15 @@ int64_t Value::integer_or(std::string_view name, int64_t fallback) const {
 
 Value parse(std::string_view text, std::string_view where) {
   return Parser(text, where).document();
+}
+
+Value read(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) throw Error("BadInputError", path, "it cannot be read", "a file of the bundle");
+  const std::string text{std::istreambuf_iterator<char>(file), {}};
+  if (text.size() > kFileLimit)
+    throw Error("BadInputError", path, std::to_string(text.size()) + " bytes", "at most 64 MiB");
+  return parse(text, path);
 }
 
 std::string quoted(std::string_view text) {

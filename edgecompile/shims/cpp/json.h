@@ -42,6 +42,7 @@ class Value {
 };
 
 Value parse(std::string_view text, std::string_view where);
+Value read(const std::string& path);  // of a file of at most 64 MiB
 std::string quoted(std::string_view text);  // with the quotes
 
 }  // namespace edgecompile::json

@@ -1,8 +1,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <fstream>
-#include <iterator>
 #include <map>
 
 #include "edgecompile.h"
@@ -10,7 +8,6 @@
 namespace edgecompile {
 namespace {
 
-constexpr size_t kManifestLimit = 64u << 20;  // bytes
 constexpr int64_t kFormat = 1;
 
 std::string message(const std::string& where, const std::string& found,
@@ -22,12 +19,7 @@ std::string message(const std::string& where, const std::string& found,
 
 json::Value read_manifest(const std::string& bundle) {
   const std::string path = bundle + "/manifest.json";
-  std::ifstream file(path, std::ios::binary);
-  if (!file) throw Error("BadInputError", path, "it cannot be read", "a bundle's manifest");
-  std::string text{std::istreambuf_iterator<char>(file), {}};
-  if (text.size() > kManifestLimit)
-    throw Error("BadInputError", path, std::to_string(text.size()) + " bytes", "at most 64 MiB");
-  json::Value manifest = json::parse(text, path);
+  json::Value manifest = json::read(path);
   const int64_t format = manifest["format"].integer(path + ": format");
   if (format < 1 || format > kFormat)
     throw Error("BadInputError", path, "format " + std::to_string(format), "1",
@@ -102,7 +94,8 @@ void Engine::feed(const Ids&, bool, const LogitSink&) { unsupported(*this, "deco
 void Engine::begin(size_t) {}
 std::vector<Tensor> Engine::run(const std::vector<Tensor>&) { unsupported(*this, "raw inputs"); }
 
-Model::Model(const std::string& bundle, const Options& options) : manifest_(read_manifest(bundle)) {
+Model::Model(const std::string& bundle, const Options& options)
+    : bundle_(bundle), manifest_(read_manifest(bundle)) {
   task_ = manifest_["model"]["task"].text("manifest: model.task");
   context_ = static_cast<size_t>(manifest_["generation"].integer_or("context_length", 0));
   engine_ = open_engine(bundle, manifest_, options);
@@ -159,22 +152,24 @@ void Model::logits(const Ids& ids, const LogitSink& sink) {
   }
 }
 
-void Model::generate(const Ids& ids, size_t new_tokens, const std::function<bool(int64_t)>& each) {
+void Model::generate(const Ids& ids, size_t new_tokens, const TokenSink& each) {
   need("text-generation");
   check_ids(ids);
   if (ids.size() >= context_)
     throw Error("UsageError", "prompt", std::to_string(ids.size()) + " tokens",
                 "fewer than " + std::to_string(context_));
-  int64_t token = 0;
-  const LogitSink choose = [&](const float* values, size_t rows, size_t vocabulary) {
-    token = largest(values + (rows - 1) * vocabulary, vocabulary);
+  Ids fed = ids;
+  bool more = true;
+  const LogitSink choose = [&](const float* logits, size_t, size_t vocabulary) {
+    const int64_t token = largest(logits, vocabulary);
+    more = each(token, logits, vocabulary);
+    fed.assign(1, token);
   };
   size_t left = std::min(new_tokens, context_ - ids.size());
   engine_->begin(ids.size() + left);
-  for (Ids fed = ids; left; --left) {
-    engine_->feed(fed, true, choose);
-    if (!each(token)) return;
-    fed.assign(1, token);
+  for (; left && more; --left) {
+    const Ids now = fed;
+    engine_->feed(now, true, choose);
   }
 }
 

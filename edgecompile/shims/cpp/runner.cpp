@@ -1,8 +1,10 @@
 // edgecompile-runner BUNDLE [--threads N] [--library FILE]: one bundle, served on standard input
 // and output as wire.py describes, but for what needs a tokenizer. Verifies no hashes.
+// With --self-test: asks the golden inputs, a line each; exit code 6 where an answer strays.
 #include <unistd.h>
 
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -19,8 +21,12 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using wire::Message;
 
+constexpr char kUsage[] = "BUNDLE [--threads N] [--library FILE] [--self-test]";
+constexpr int kLimitBroken = 6;  // exit code
+
 struct Arguments {
   std::string bundle;
+  bool self_test = false;
   Options options;
 };
 
@@ -36,13 +42,15 @@ Arguments parse_arguments(int count, char** words) {
       found.options.threads = std::atoi(words[++i]);
     else if (word == "--library" && i + 1 < count)
       found.options.library = words[++i];
+    else if (word == "--self-test")
+      found.self_test = true;
     else if (word.rfind("--", 0) == 0 || !found.bundle.empty())
-      throw Error("UsageError", "argument", word, "BUNDLE [--threads N] [--library FILE]");
+      throw Error("UsageError", "argument", word, kUsage);
     else
       found.bundle = word;
   }
   if (found.bundle.empty() || found.options.threads < 1)
-    throw Error("UsageError", "arguments", "no bundle, or threads below 1", "BUNDLE [--threads N]");
+    throw Error("UsageError", "arguments", "no bundle, or threads below 1", kUsage);
   return found;
 }
 
@@ -68,6 +76,29 @@ std::string peak_memory_mib() {
     if (line.rfind("VmHWM:", 0) == 0)
       return std::to_string(std::strtod(line.c_str() + 6, nullptr) / 1024);
   return "null";
+}
+
+std::string number(double value) {  // JSON as Python reads it
+  char text[32];
+  std::snprintf(text, sizeof text, "%.9g", value);
+  return std::isnan(value) ? "NaN" : std::isinf(value) ? "Infinity" : text;
+}
+
+std::string described(const GoldenResult& one) {
+  return "{\"text\":" + json::quoted(one.text) + ",\"deviation\":" + number(one.deviation) +
+         ",\"tolerance\":" + number(one.tolerance) + ",\"fault\":" + json::quoted(one.fault) +
+         ",\"passed\":" + (one.passed() ? "true}" : "false}");
+}
+
+// One line an input; the number of those that failed.
+int tell_self_test(const Arguments& arguments) {
+  Model model(arguments.bundle, arguments.options);
+  int failed = 0;
+  for (const GoldenResult& one : self_test(model)) {
+    failed += !one.passed();
+    std::printf("%s %s\n", one.passed() ? "pass" : "FAIL", described(one).c_str());
+  }
+  return failed;
 }
 
 class Runner {
@@ -98,7 +129,7 @@ class Runner {
         {"embed", &Runner::embed},       {"classify", &Runner::classify},
         {"logits", &Runner::logits},     {"generate", &Runner::generate},
         {"run", &Runner::run},           {"peak_memory", &Runner::peak_memory},
-        {"close", &Runner::close}};
+        {"self_test", &Runner::self_test}, {"close", &Runner::close}};
     if (op == "hello") return hello();
     const auto found = operations.find(op);
     if (found == operations.end()) {
@@ -162,11 +193,12 @@ class Runner {
     size_t count = 0;
     double first = 0;
     const auto start = Clock::now();
-    model_.generate(ids_of(message), static_cast<size_t>(wanted), [&](int64_t token) {
+    const auto each = [&](int64_t token, const float*, size_t) {
       if (!count++) first = seconds_since(start);
       tokens += (tokens.empty() ? "" : ",") + std::to_string(token);
       return true;
-    });
+    };
+    model_.generate(ids_of(message), static_cast<size_t>(wanted), each);
     const double rest = seconds_since(start) - first;
     wire::send(replies_, false,
                "\"tokens\":[" + tokens + "],\"first_token_ms\":" + std::to_string(first * 1000) +
@@ -176,6 +208,13 @@ class Runner {
 
   void run(const Message& message) {
     wire::send(replies_, false, "", model_.engine().run(message.arrays));
+  }
+
+  void self_test(const Message&) {
+    std::string results;
+    for (const GoldenResult& one : edgecompile::self_test(model_))
+      results += (results.empty() ? "" : ",") + described(one);
+    wire::send(replies_, false, "\"results\":[" + results + "]");
   }
 
   void peak_memory(const Message&) {
@@ -191,15 +230,14 @@ class Runner {
   double load_seconds_;
 };
 
-int serve(int count, char** words) {
+int serve(const Arguments& arguments) {
   // Standard output is for replies alone: what an engine prints goes to standard error.
   std::FILE* replies = fdopen(dup(STDOUT_FILENO), "wb");
   dup2(STDERR_FILENO, STDOUT_FILENO);
   try {
-    Runner(parse_arguments(count, words), replies).serve(stdin);
+    Runner(arguments, replies).serve(stdin);
     return 0;
   } catch (const Error& error) {
-    std::fprintf(stderr, "error: %s\n", error.what());
     wire::send_error(replies, error);
     return error.exit_code();
   }
@@ -210,7 +248,12 @@ int serve(int count, char** words) {
 
 int main(int count, char** words) {
   try {
-    return edgecompile::serve(count, words);
+    const edgecompile::Arguments arguments = edgecompile::parse_arguments(count, words);
+    if (!arguments.self_test) return edgecompile::serve(arguments);
+    return edgecompile::tell_self_test(arguments) ? edgecompile::kLimitBroken : 0;
+  } catch (const edgecompile::Error& error) {
+    std::fprintf(stderr, "error: %s\n", error.what());
+    return error.exit_code();
   } catch (const std::exception& error) {
     std::fprintf(stderr, "error: %s\n", error.what());
     return 1;
