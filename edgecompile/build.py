@@ -259,7 +259,8 @@ def _backend_modules(name: str) -> tuple[str, ...]:
     """The modules of a backend: its own, those that share its prefix, and its graph code."""
     folder = Path(__file__).parent / "backends"
     stem = name.rpartition(".")[2]
-    files = [*folder.glob(f"{stem}*.py"), *(folder / "onnx_graph").glob("*.py")]
+    graphs = (folder / name for name in ("onnx_graph", f"{stem}_graph"))
+    files = [*folder.glob(f"{stem}*.py"), *(file for one in graphs for file in one.glob("*.py"))]
     found = (f.relative_to(folder.parent).with_suffix("").parts for f in sorted(files))
     shared = tuple(SOURCES + module for module in SHARED_MODULES)
     return (*(SOURCES + ".".join(p) for p in found if p[-1] != "__init__"), *shared)

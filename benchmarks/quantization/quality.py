@@ -43,6 +43,8 @@ OURS: Mapping[str, tuple[str, ...]] = {
     "allocated, 5.41 bits": ("allocate_bits.bits_per_weight=5.41", "quantize.method=gptq"),
     "allocated, 5.15 bits": ("allocate_bits.bits_per_weight=5.15", "quantize.method=gptq"),
     "int4 AWQ + GPTQ": (*BASE, "quantize.method=awq"),
+    "AWQ, allocated, 5.77 bits": ("allocate_bits.bits_per_weight=5.77", "quantize.method=awq"),
+    "AWQ, allocated, 5.41 bits": ("allocate_bits.bits_per_weight=5.41", "quantize.method=awq"),
 }
 ROWS: tuple[Row, ...] = (
     *(Ours(label, settings, target) for label, settings in OURS.items() for target in ENGINES),

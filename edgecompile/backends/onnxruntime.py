@@ -13,7 +13,14 @@ from typing import Any, ClassVar, Literal
 import onnx
 
 from edgecompile.backends import Decoded, Export, Port
-from edgecompile.backends.onnx_graph import decoder_graph, decoder_plan, encode, storage, tune
+from edgecompile.backends.onnx_graph import (
+    decoder_graph,
+    decoder_plan,
+    encode,
+    ort_format,
+    storage,
+    tune,
+)
 from edgecompile.backends.onnx_graph.activations import Form
 from edgecompile.backends.onnx_graph.decode import decode
 from edgecompile.backends.onnx_graph.rewrite import Rewritten, rewrite
@@ -40,13 +47,15 @@ class Onnxruntime:
     MatMulNBits at accuracy_level 4 rounds activations to int8 a block, at 1 not at all
     (ContribOperators.md). Weights of 8 bits a row may have 8-bit activations a whole input instead:
     `dynamic` (the engine finds each input's range) or `static` (a calibrated one). `auto` is static
-    where a pass calibrated ranges, else blocks.
+    where a pass calibrated ranges, else blocks. `format` ort is the file that reduced builds for
+    phones open, with the list of operators that such a build needs.
     """
 
     name: ClassVar[str] = "onnxruntime"
     tasks: ClassVar[tuple[str, ...]] = ("embedding", "classification", "text-generation", "module")
     accuracy_level: Literal[1, 4] = 4
     activations: Literal["auto", "blocks", "dynamic", "static"] = "auto"
+    format: Literal["onnx", "ort"] = "onnx"
 
     def refusal(self, model: Model) -> str:
         """Unknown tasks; the exporters refuse the rest by themselves."""
@@ -64,6 +73,8 @@ class Onnxruntime:
             raise UnsupportedError("onnxruntime backend", reason)
         version = metadata.version("onnxruntime")
         done = self._write(model, folder, progress)
+        if self.format == "ort":
+            ort_format.convert(folder)
         form = self._form(model)
         options: dict[str, Any] = {"accuracy_level": self.accuracy_level}
         if form.activations != "blocks":
@@ -79,7 +90,8 @@ class Onnxruntime:
             options["activation"] = "sigmoid"
         return Export(
             engine="onnxruntime", requires=f"onnxruntime>={_minor(version)}", tested=version,
-            file=storage.GRAPH, inputs=ports(done.graph.input),
+            file=ort_format.FILE if self.format == "ort" else storage.GRAPH,
+            inputs=ports(done.graph.input),
             outputs=ports(done.graph.output), options=options, unused=done.unused,
         )  # fmt: skip
 

@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 
 from edgecompile.backends import Decoded, ReadWhenAsked, packing
-from edgecompile.backends.onnx_graph import activations, storage
+from edgecompile.backends.onnx_graph import activations, ort_format, storage
 from edgecompile.backends.onnx_graph.encode import CODES, JOIN
 from edgecompile.backends.onnx_graph.weights import initializer_array
 from edgecompile.errors import BadInputError
@@ -26,12 +26,12 @@ def decode(folder: Path, manifest: Mapping[str, Any]) -> Decoded:
 
     A row's scale that is stored for each of its blocks is taken for one where the manifest says so.
     """
-    proto = onnx.load(str(folder / storage.GRAPH), load_external_data=False)
-    stored = _Stored(folder, {t.name: t for t in proto.graph.initializer})
+    graph = _graph(folder)
+    stored = _Stored(folder, {t.name: t for t in graph.initializer})
     tensors = {entry["name"]: entry for entry in manifest["tensors"]}
     floats = {entry["name"]: entry for entry in manifest["floats"]}
     rows = {n: entry["shape"][0] for n, entry in (tensors | floats).items() if entry["shape"]}
-    places, bits = _places(stored.headers, rows), _bits(proto.graph)
+    places, bits = _places(stored.headers, rows), _bits(graph)
     shared = manifest["engine"]["options"].get("shared", {})
 
     ranges = manifest["engine"]["options"].get("ranges", {})
@@ -47,8 +47,14 @@ def decode(folder: Path, manifest: Mapping[str, Any]) -> Decoded:
     return Decoded(
         ReadWhenAsked((n for n in tensors if f"{n}.codes" in places), quantized),
         ReadWhenAsked((n for n in floats if _held(places, shared.get(n, n))), dense),
-        facts(proto.graph),
+        facts(graph),
     )
+
+
+def _graph(folder: Path) -> onnx.GraphProto:
+    if (folder / ort_format.FILE).is_file():
+        return ort_format.read(folder / ort_format.FILE)
+    return onnx.load(str(folder / storage.GRAPH), load_external_data=False).graph
 
 
 @dataclass(frozen=True)
