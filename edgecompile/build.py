@@ -16,7 +16,7 @@ from edgecompile.backends import Export, Port
 from edgecompile.check import check_bundle
 from edgecompile.checks import Limits
 from edgecompile.choose import Candidate, fastest, locked
-from edgecompile.errors import LimitError
+from edgecompile.errors import LimitError, MissingLibraryError, UnsupportedError
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme
 from edgecompile.passes import LayerReport, Pass, PassResult, Progress, Work
@@ -62,16 +62,23 @@ def _build_target(
     """Seal and check the target's bundle; with --relock also its rivals', and keep the fastest."""
     one.output.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as folders:
-        candidates = []
-        for rival in (one, *one.rivals):
+
+        def candidate(rival: TargetPlan) -> Candidate:
             staging = folders.enter_context(
                 cache.private_folder(one.output.parent, one.output.name)
             )
             report = _seal_and_check(plan, rival, model, staging, progress, clock)
-            candidates.append(Candidate(rival.target.backend, staging, report))
+            return Candidate(rival.target.backend, staging, report)
+
         if not plan.request.relock:
-            return _publish(plan, one, candidates[0], clock)
-        chosen, ranking = fastest(candidates, one.refused, progress)
+            return _publish(plan, one, candidate(one), clock)
+        candidates, refused = [], dict(one.refused)
+        for rival in (one, *one.rivals):
+            try:
+                candidates.append(candidate(rival))
+            except (UnsupportedError, MissingLibraryError) as error:
+                refused[rival.target.backend] = str(error)
+        chosen, ranking = fastest(candidates, refused, progress)
         clock.stop("measure")
         if chosen.report.verdict == "pass":
             lock.write(plan.request.lock_file, one.output.name, locked(chosen, ranking))

@@ -175,7 +175,7 @@ def _report(subject: _Subject, found: _Found, width: str) -> CheckReport:
             "tokens": subject.options.tokens, "seed": subject.options.seed,
         },
         allowed=subject.options.allow,
-        notes=tuple(data["source"].get("notes", ())),
+        notes=(*data["source"].get("notes", ()), *_elsewhere(data)),
         seconds={name: round(value, 3) for name, value in found.seconds.items()},
     )  # fmt: skip
 
@@ -184,6 +184,14 @@ def _device(manifest: Mapping[str, Any]) -> str:
     """`real`, or which platform the bundle is for that this machine is not."""
     built_for, here = manifest.get("platform"), host.platform_name()
     return "real" if built_for in (None, here) else f"{here}, not {built_for}"
+
+
+def _elsewhere(manifest: Mapping[str, Any]) -> Iterator[str]:
+    """How a bundle for another platform can be run on what stands for it."""
+    levels = manifest["target_options"].get("device", {}).get("proven_by", ())
+    if _device(manifest) != "real" and levels:
+        on = " ".join(f"--on {level}" for level in levels)
+        yield f"run on {host.platform_name()}; on emulated processors: edgecompile check {on}"
 
 
 def _engine_version(subject: _Subject) -> str:

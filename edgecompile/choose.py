@@ -9,6 +9,7 @@ from typing import Any
 
 from edgecompile import host
 from edgecompile.bench import bench
+from edgecompile.errors import UnsupportedError
 from edgecompile.lock import Choice
 from edgecompile.passes import Progress
 from edgecompile.report import CheckReport
@@ -35,6 +36,8 @@ def fastest(
 
     The score is milliseconds: of one text of 64 tokens, or of a prompt of 64 and 64 more tokens.
     """
+    if not candidates:
+        raise UnsupportedError("--relock", "; ".join(refused.values()), "one backend that can")
     passed = [one for one in candidates if one.report.verdict == "pass"]
     measured = bench([one.folder for one in passed], ROUNDS, TOKENS, None, progress)
     threads = measured[0]["threads"] if measured else 0
