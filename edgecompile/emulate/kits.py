@@ -18,6 +18,11 @@ EXECUTORCH = (
     "executorch_kernels_optimized", "executorch_kernels_quantized", "executorch_backend_xnnpack",
     "executorch_threadpool", "executorch",
 )  # fmt: skip
+# What reading and running an IR needs of the wheel's libraries.
+OPENVINO = (
+    "libopenvino.so.*", "libopenvino_ir_frontend.so.*", "libopenvino_arm_cpu_plugin.so",
+    "libtbb.so.*", "libhwloc.so.*", "libtbbbind_2_5.so.*",
+)  # fmt: skip
 MANYLINUX = tuple(f"manylinux_2_{minor}_aarch64" for minor in (17, 28, 31, 34, 35))
 
 
@@ -76,6 +81,14 @@ def _executorch(unpacked: tuple[Path, ...], out: Path) -> None:
         shutil.copy(_one(package, f"lib/lib{name}.so"), out / "lib")
 
 
+def _openvino(unpacked: tuple[Path, ...], out: Path) -> None:
+    package = unpacked[0] / "openvino"
+    shutil.copytree(package / "include", out / "include")
+    (out / "lib").mkdir()
+    for pattern in OPENVINO:
+        shutil.copy(_one(package, f"libs/{pattern}"), out / "lib")
+
+
 def _one(folder: Path, pattern: str) -> Path:
     found = sorted(folder.glob(pattern))
     if len(found) != 1:
@@ -119,6 +132,18 @@ KITS: Mapping[str, Kit] = {
                 # Kernels and delegates register themselves: nothing refers to them by name.
                 "-Wl,--no-as-needed", *(f"-l{name}" for name in EXECUTORCH),
             ),
+        ),
+        Kit(
+            "openvino", "2026.4.1",
+            (
+                Download(
+                    "pip", "openvino", "2026.4.1",
+                    "openvino-2026.4.1-22982-cp311-cp311-manylinux_2_35_aarch64.whl",
+                    "bea1eb3733c34ef331adc945da0ccda5937865031139073663be84c517ffda22", MANYLINUX,
+                ),
+            ),
+            _openvino, ("engine_openvino.cpp",),
+            ("-L{lib}", "-l:libopenvino.so.2641", "-Wl,-rpath-link,{lib}"),
         ),
         Kit(
             "llama_cpp", "0.3.36",

@@ -64,7 +64,6 @@ struct Options {
 class Engine {
  public:
   virtual ~Engine() = default;
-  virtual std::string name() const = 0;  // as in the manifest
   virtual std::string version() const = 0;
 
   // The file's first output for one text: a pooled vector or class scores.
@@ -77,7 +76,8 @@ class Engine {
   virtual std::vector<Tensor> run(const std::vector<Tensor>& inputs);
 };
 
-// Defined by the one engine_*.cpp that is linked.
+// Both are defined by the one engine_*.cpp that is linked; the name is that of manifests.
+const char* engine_name();
 std::unique_ptr<Engine> open_engine(const std::string& bundle, const json::Value& manifest,
                                     const Options& options);
 

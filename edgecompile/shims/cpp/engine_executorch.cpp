@@ -86,7 +86,6 @@ class ExecutorchEngine : public Engine {
           "outputs: shape");
   }
 
-  std::string name() const override { return "executorch"; }
   std::string version() const override { return EXECUTORCH_VERSION; }
 
   Floats encode(const Ids& ids) override {
@@ -187,6 +186,8 @@ class ExecutorchEngine : public Engine {
 };
 
 }  // namespace
+
+const char* engine_name() { return "executorch"; }
 
 std::unique_ptr<Engine> open_engine(const std::string& bundle, const json::Value& manifest,
                                     const Options& options) {

@@ -78,7 +78,6 @@ class LlamaEngine : public Engine {
     vocabulary_ = llama_vocab_n_tokens(llama_model_get_vocab(model_.get()));
   }
 
-  std::string name() const override { return "llama_cpp"; }
   std::string version() const override { return std::string("ggml ") + ggml_version(); }
 
   Floats encode(const Ids& ids) override {
@@ -159,6 +158,8 @@ class LlamaEngine : public Engine {
 };
 
 }  // namespace
+
+const char* engine_name() { return "llama_cpp"; }
 
 std::unique_ptr<Engine> open_engine(const std::string& bundle, const json::Value& manifest,
                                     const Options& options) {

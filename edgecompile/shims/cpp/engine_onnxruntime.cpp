@@ -296,7 +296,6 @@ class OnnxEngine : public Engine {
       decoder_ = std::make_unique<OnnxDecoder>(session_, inputs_, manifest);
   }
 
-  std::string name() const override { return "onnxruntime"; }
   std::string version() const override { return version_; }
 
   Floats encode(const Ids& ids) override {
@@ -368,6 +367,8 @@ class OnnxEngine : public Engine {
 };
 
 }  // namespace
+
+const char* engine_name() { return "onnxruntime"; }
 
 std::unique_ptr<Engine> open_engine(const std::string& bundle, const json::Value& manifest,
                                     const Options& options) {

@@ -37,8 +37,8 @@ int64_t largest(const float* values, size_t count) {
   return std::max_element(values, values + count) - values;
 }
 
-[[noreturn]] void unsupported(const Engine& engine, const char* what) {
-  throw Error("UnsupportedError", engine.name(), std::string("no ") + what + " in this shim");
+[[noreturn]] void unsupported(const char* what) {
+  throw Error("UnsupportedError", engine_name(), std::string("no ") + what + " in this shim");
 }
 
 }  // namespace
@@ -89,19 +89,19 @@ float half_to_float(uint16_t half) {
   return value;
 }
 
-Floats Engine::encode(const Ids&) { unsupported(*this, "encoder"); }
-void Engine::feed(const Ids&, bool, const LogitSink&) { unsupported(*this, "decoder"); }
+Floats Engine::encode(const Ids&) { unsupported("encoder"); }
+void Engine::feed(const Ids&, bool, const LogitSink&) { unsupported("decoder"); }
 void Engine::begin(size_t) {}
-std::vector<Tensor> Engine::run(const std::vector<Tensor>&) { unsupported(*this, "raw inputs"); }
+std::vector<Tensor> Engine::run(const std::vector<Tensor>&) { unsupported("raw inputs"); }
 
 Model::Model(const std::string& bundle, const Options& options)
     : bundle_(bundle), manifest_(read_manifest(bundle)) {
   task_ = manifest_["model"]["task"].text("manifest: model.task");
   context_ = static_cast<size_t>(manifest_["generation"].integer_or("context_length", 0));
-  engine_ = open_engine(bundle, manifest_, options);
   const std::string& wanted = manifest_["engine"]["name"].text("manifest: engine.name");
-  if (wanted != engine_->name())
-    throw Error("UsageError", bundle, "engine " + wanted, engine_->name());
+  if (wanted != engine_name())
+    throw Error("UsageError", bundle, "engine " + wanted, engine_name());
+  engine_ = open_engine(bundle, manifest_, options);
 }
 
 Floats Model::embed(const Ids& ids, int normalize) {

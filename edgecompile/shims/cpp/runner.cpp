@@ -141,7 +141,7 @@ class Runner {
   }
 
   void hello() {
-    const std::string engine = json::quoted(model_.engine().name());
+    const std::string engine = json::quoted(engine_name());
     wire::send(replies_, false,
                "\"task\":" + json::quoted(model_.task()) + ",\"engine\":" + engine +
                    ",\"versions\":{" + engine + ":" + json::quoted(model_.engine().version()) +
