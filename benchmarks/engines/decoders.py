@@ -179,6 +179,7 @@ class ExecuTorch:
     """ExecuTorch's TextLLMRunner; logits of all tokens by feeding them one by one."""
 
     def __init__(self, path: Path, threads: int) -> None:
+        import executorch.kernels.quantized  # noqa: F401
         from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401
         from executorch.extension.llm.runner import GenerationConfig, TextLLMRunner
         from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
@@ -187,7 +188,7 @@ class ExecuTorch:
         self._path, self._config = path, GenerationConfig
         self._method: Any = None
         self._runner = TextLLMRunner(str(path), str(path.with_name("tokenizer.json")))
-        self._runner.load()
+        self.generate([], "a", 1, lambda: None)  # it opens the file at the first call
         self.version = package_version("executorch")
 
     def generate(self, ids: Sequence[int], prompt: str, count: int, emit: Emit) -> None:

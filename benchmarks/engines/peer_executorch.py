@@ -55,7 +55,7 @@ def decoder(options: argparse.Namespace) -> None:
         "model.use_kv_cache=True", "model.use_sdpa_with_kv_cache=True",
         "backend.xnnpack.enabled=True", "backend.xnnpack.extended_ops=True",
         f"export.max_seq_length={CONTEXT}", f"export.max_context_length={CONTEXT}",
-        f"export.output_dir={options.out}", "export.output_name=model.pte",
+        f"export.output_name={options.out / 'model.pte'}",
         f"hydra.run.dir={options.out}", *QUANTIZATION[options.precision],
     ]  # fmt: skip
     subprocess.run(command, check=True, stdout=sys.stderr)
