@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 DEVICE = "CPU"
 PRECISIONS = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 CAPABILITIES = {"float16": "FP16", "bfloat16": "BF16"}  # float32 is everywhere
+GROUPS = (0, 16, 32, 64, 128)  # columns of an input that share a scale; 0: floats
+KV_CACHES = ("u8", "f16", "f32")
+Choice = TypeVar("Choice", str, int)
 
 
 class OpenvinoEngine:
@@ -88,7 +91,7 @@ class OpenvinoEngine:
                 found = leased.request.infer(dict(arrays), share_inputs=True, share_outputs=False)
             except RuntimeError as error:
                 shapes = {name: array.shape for name, array in arrays.items()}
-                raise UsageError("run", f"{error} for shapes {shapes}") from error
+                raise UsageError("run", f"{_reason(error)} for shapes {shapes}") from error
             return {name: np.array(found[name]) for name in self._outputs}
 
 
@@ -125,16 +128,22 @@ def _open(library: ModuleType, file: Path, manifest: Manifest, threads: int) -> 
     try:
         compiled: CompiledModel = core.compile_model(str(file), DEVICE, settings)
     except RuntimeError as error:
-        raise BadInputError(str(file), str(error), "an IR that OpenVINO can compile") from error
+        reason = _reason(error)
+        raise BadInputError(str(file), reason, "an IR that OpenVINO can compile") from error
     return compiled
+
+
+def _reason(error: RuntimeError) -> str:
+    """The last line: those before name files of OpenVINO's own sources."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else repr(error)
 
 
 def _settings(core: Any, manifest: Manifest, threads: int) -> dict[str, Any]:
     """Every setting that changes answers is set, so that none depends on the processor."""
     options = manifest.engine.options
-    precision = str(options.get("precision", "float32"))
-    if precision not in PRECISIONS:
-        raise BadInputError("engine.options.precision", repr(precision), ", ".join(PRECISIONS))
+    precision = _one_of("precision", options.get("precision", "float32"), tuple(PRECISIONS))
+    group = _one_of("dynamic_group", options.get("dynamic_group", 0), GROUPS)
     can = core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
     if precision in CAPABILITIES and CAPABILITIES[precision] not in can:
         raise UnsupportedError(
@@ -144,8 +153,16 @@ def _settings(core: Any, manifest: Manifest, threads: int) -> dict[str, Any]:
     return {
         "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY",
         "CACHE_DIR": "", "INFERENCE_PRECISION_HINT": PRECISIONS[precision],
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": str(int(options.get("dynamic_group", 0))),
-        "KV_CACHE_PRECISION": str(options.get("kv_cache", "f32")),
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": str(group),
+        "KV_CACHE_PRECISION": _one_of("kv_cache", options.get("kv_cache", "f32"), KV_CACHES),
         # Two processes that pin their threads choose the same cores.
         "ENABLE_CPU_PINNING": False,
     }  # fmt: skip
+
+
+def _one_of(name: str, found: Any, known: tuple[Choice, ...]) -> Choice:
+    """The manifest's choice, or BadInputError with what there is."""
+    for choice in known:
+        if found == choice and isinstance(found, type(choice)):
+            return choice
+    raise BadInputError(f"engine.options.{name}", repr(found), ", ".join(map(str, known)))
