@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from edgecompile.backends import Decoded, Export, Port, schemes_of
-from edgecompile.backends.executorch_graph import decoder, encode, pte
+from edgecompile.backends.executorch_graph import bert, decoder, encode, pte
 from edgecompile.backends.executorch_graph.decode import decode
 from edgecompile.backends.onnx_graph import decoder_plan
 from edgecompile.errors import UnsupportedError
@@ -74,6 +74,8 @@ class Executorch:
         _refuse_schemes(model, schemes_of(model), roles(model))
         if model.task == "text-generation":
             return self._decoder(model, folder, progress)
+        if not bert.refusal(model):
+            return self._bert(model, folder, progress)
         raise UnsupportedError(WHERE, model.task)
 
     def decode(self, folder: Path, manifest: Mapping[str, Any]) -> Decoded:
@@ -97,6 +99,20 @@ class Executorch:
         position = tuple(Port(name, "int64", (1,)) for name in ("start", "first"))
         logits = Port("logits", "float32", (1, "logits_length", plan.vocabulary))
         return _export((ids, *position), (logits,), options, plan.unused)
+
+
+    def _bert(self, model: Model, folder: Path, progress: Progress) -> Export:
+        unused = bert.write(model, folder, progress)
+        options: dict[str, Any] = {
+            "length_limit": bert.length_limit(model), "vocabulary": int(model.config["vocab_size"]),
+        }  # fmt: skip
+        if schemes_of(model):
+            options["activations"] = "dynamic"
+        if model.config.get("problem_type") == "multi_label_classification":
+            options["activation"] = "sigmoid"
+        name = "sentence_embedding" if model.task == "embedding" else "logits"
+        ids = Port("input_ids", "int64", (1, "length"))
+        return _export((ids,), (Port(name, "float32", (1, "width")),), options, unused)
 
 
 def _export(

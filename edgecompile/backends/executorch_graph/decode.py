@@ -14,14 +14,16 @@ from numpy.typing import NDArray
 
 from edgecompile.backends import Decoded, ReadWhenAsked
 from edgecompile.backends.executorch_graph import encode
-from edgecompile.backends.executorch_graph.blocks import EPSILON, JOIN, MEAN
+from edgecompile.backends.executorch_graph.bert import SCALE, SQUARES
 from edgecompile.backends.executorch_graph.decoder import ROTARY
 from edgecompile.backends.executorch_graph.pte import FILE
 from edgecompile.backends.executorch_graph.pte_read import PteReader
+from edgecompile.backends.executorch_graph.sheet import EPSILON, JOIN, MEAN
 from edgecompile.errors import BadInputError
 from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme
 
 CODES, SCALES = ".codes", ".scales"
+ADDED = (EPSILON, ROTARY, SCALE)  # constants that are not the source's
 BITS = {"xnn_datatype_qbint4": 4, "xnn_datatype_qcint4": 4, "xnn_datatype_qcint8": 8}
 
 
@@ -109,7 +111,7 @@ def _rows(labels: Mapping[str, Any] | list[str], rows: Mapping[str, int]) -> dic
 
 def _is_source(name: str) -> bool:
     """Whether a constant is a tensor of the source, not one that the graph adds."""
-    return not name.startswith(f"{MEAN}.") and name not in (EPSILON, ROTARY)
+    return not name.startswith((f"{MEAN}.", f"{SQUARES}.")) and name not in ADDED
 
 
 def _in_subgraphs(

@@ -13,10 +13,11 @@ import numpy as np
 from executorch.exir.scalar_type import ScalarType
 
 from edgecompile.backends import schemes_of
-from edgecompile.backends.executorch_graph import encode
-from edgecompile.backends.executorch_graph.blocks import Sheet, first, last, middle
+from edgecompile.backends.executorch_graph.blocks import DecoderSheet, first, last, middle
+from edgecompile.backends.executorch_graph.embedding import look_up
 from edgecompile.backends.executorch_graph.method import Method
 from edgecompile.backends.executorch_graph.pte import PteFile, Stored
+from edgecompile.backends.executorch_graph.sheet import Sheet
 from edgecompile.backends.onnx_graph.decoder_plan import EMBEDDING, DecoderPlan
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme
@@ -72,7 +73,8 @@ def _draw(canvas: Canvas, progress: Progress) -> None:
     method.call("aten::sym_size.int", ids, method.scalar(1), count)
     method.call("executorch_prim::add.Scalar", start, count, end)
     stream, other = (canvas.buffer(_width(canvas)) for _ in range(2))
-    _embed(canvas, ids, stream)
+    source = canvas.plan.sources[EMBEDDING]
+    canvas.stored |= look_up(method, canvas.file, canvas.model, source, (ids, stream))
     rows = _rotary_rows(canvas, start, end)
     tables = [canvas.buffer(1, plan.head_size) for _ in range(2)]
     q, mixed = (canvas.buffer(plan.heads, plan.head_size) for _ in range(2))
@@ -93,10 +95,10 @@ def _draw(canvas: Canvas, progress: Progress) -> None:
     progress("write file", plan.layers, plan.layers)
 
 
-def _sheet(canvas: Canvas, rows: int = 0) -> Sheet:
-    return Sheet(
-        canvas.model, canvas.plan, canvas.schemes, canvas.file, canvas.stored,
-        rows or canvas.shape.tokens,
+def _sheet(canvas: Canvas, rows: int = 0) -> DecoderSheet:
+    return DecoderSheet(
+        model=canvas.model, sources=canvas.plan.sources, schemes=canvas.schemes, file=canvas.file,
+        stored=canvas.stored, tokens=rows or canvas.shape.tokens, plan=canvas.plan,
     )  # fmt: skip
 
 
@@ -108,27 +110,6 @@ def _scalar(method: Method, tensor: int) -> int:
 
 def _width(canvas: Canvas) -> int:
     return canvas.model.weights.infos[canvas.plan.sources[EMBEDDING]].shape[1]
-
-
-def _embed(canvas: Canvas, ids: int, out: int) -> None:
-    """Rows of the embedding; its data begin the file, where a tied head finds them."""
-    method, source = canvas.method, canvas.plan.sources[EMBEDDING]
-    if source not in canvas.schemes:
-        values = canvas.model.dense(source)
-        at, canvas.stored[source] = canvas.file.constant(source, values)
-        no, table = method.scalar(False), method.constant(FLOAT, values.shape, at, source)
-        method.call("aten::embedding.out", table, ids, method.scalar(-1), no, no, out)
-        return
-    scheme, none = canvas.schemes[source], method.scalar(None)
-    arrays = encode.embedding(canvas.model.quantized[source])
-    values = []
-    for array, kind, end in zip(
-        arrays, (encode.EMBEDDING_TYPE[scheme.bits], FLOAT), (".codes", ".scales"), strict=True
-    ):
-        at, canvas.stored[source + end] = canvas.file.constant(source + end, array)
-        values.append(method.constant(kind, array.shape, at, source + end))
-    bounds = (method.scalar(scheme.low), method.scalar(scheme.high))
-    method.call(encode.EMBEDDING_CALL[scheme.bits], *values, none, *bounds, ids, out)
 
 
 def _rotary_rows(canvas: Canvas, start: int, end: int) -> int:

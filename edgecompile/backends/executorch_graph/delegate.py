@@ -13,6 +13,7 @@ from edgecompile.numerics.schemes import Scheme
 
 NONE = 2**32 - 1  # XNN_INVALID_VALUE_ID
 INPUT, OUTPUT = 1, 2  # XNN_VALUE_FLAG_EXTERNAL_*
+TRANSPOSED = 1  # XNN_FLAG_TRANSPOSE_B
 NAMED = 2**64 - 1  # the offset of a constant that has a key instead
 FLOAT32 = schema.XNNDatatype.xnn_datatype_fp32
 DYNAMIC_INT8 = schema.XNNDatatype.xnn_datatype_qdint8
@@ -35,7 +36,7 @@ class Delegate:
         self._constants = [schema.ConstantDataOffset(0, 0)]
         self._dims: list[tuple[int, ...]] = []
         self._inputs: list[int] = []
-        self._outputs: list[int] = []
+        self.outputs: list[int] = []  # in order
         self._known: dict[str, int] = {}
 
     def input(self, *dims: int) -> int:
@@ -47,9 +48,9 @@ class Delegate:
     def output(self, value: int) -> None:
         """Make a value the next argument after the inputs."""
         tensor = self._values[value].xvalue_union
-        external = len(self._inputs) + len(self._outputs)
+        external = len(self._inputs) + len(self.outputs)
         self._values[value] = schema.XValue(replace(tensor, external_id=external, flags=OUTPUT))
-        self._outputs.append(value)
+        self.outputs.append(value)
 
     def shape(self, value: int) -> tuple[int, ...]:
         """Upper bounds of a value's dimensions."""
@@ -99,16 +100,49 @@ class Delegate:
 
     def inverse_root(self, value: int) -> int:
         """1 / sqrt."""
-        made = self._tensor(self._dims[value])
-        return self._unary(schema.XNNReciprocalSquareRoot, value, made)
+        return self._same(schema.XNNReciprocalSquareRoot, value)
 
     def sigmoid(self, value: int) -> int:
         """Logistic function."""
-        return self._unary(schema.XNNSigmoid, value, self._tensor(self._dims[value]))
+        return self._same(schema.XNNSigmoid, value)
 
     def negate(self, value: int) -> int:
         """Minus value."""
-        return self._unary(schema.XNNNegate, value, self._tensor(self._dims[value]))
+        return self._same(schema.XNNNegate, value)
+
+    def gelu(self, value: int) -> int:
+        """x times the normal distribution function of x (Hendrycks & Gimpel 2016)."""
+        return self._same(schema.XNNGelu, value)
+
+    def tanh(self, value: int) -> int:
+        """Hyperbolic tangent."""
+        return self._same(schema.XNNTanh, value)
+
+    def softmax(self, value: int) -> int:
+        """Over the last dimension."""
+        return self._same(schema.XNNSoftmax, value)
+
+    def subtract(self, one: int, other: int) -> int:
+        """Difference, with broadcasting."""
+        return self._binary(schema.XNNSubtract, one, other)
+
+    def matmul(self, one: int, other: int, *, transposed: bool = False) -> int:
+        """[.., m, k] times [.., k, n], or [.., n, k] where it is transposed, for each batch."""
+        dims = self._dims[one], self._dims[other]
+        made = self._tensor((*dims[0][:-1], dims[1][-2 if transposed else -1]))
+        self._node(schema.XNNBatchMatrixMultiply(one, other, made, TRANSPOSED * transposed))
+        return made
+
+    def transpose(self, value: int, *axes: int) -> int:
+        """Dimensions in another order."""
+        made = self._tensor([self._dims[value][axis] for axis in axes])
+        self._node(schema.XNNStaticTranspose(len(axes), list(axes), value, made, 0))
+        return made
+
+    def average(self, value: int) -> int:
+        """[batch, length, 1, width] over length: [batch, 1, 1, width]."""
+        batch, _, _, width = self._dims[value]
+        return self._unary(schema.XNNGlobalAvgPooling2d, value, self._tensor((batch, 1, 1, width)))
 
     def join(self, one: int, other: int) -> int:
         """Concatenated along the last dimension."""
@@ -142,8 +176,8 @@ class Delegate:
     def serialize(self) -> bytes:
         """The bytes that the program's delegate refers to."""
         graph = schema.XNNGraph(
-            "0", self._nodes, self._values, len(self._inputs) + len(self._outputs),
-            self._inputs, self._outputs, self._constants,
+            "0", self._nodes, self._values, len(self._inputs) + len(self.outputs),
+            self._inputs, self.outputs, self._constants,
         )  # fmt: skip
         return bytes(serialize_xnnpack_binary(graph, bytearray()))
 
@@ -174,6 +208,9 @@ class Delegate:
     def _unary(self, kind: type[schema.XNNNode1x1], value: int, made: int) -> int:
         self._node(kind(value, made, 0))
         return made
+
+    def _same(self, kind: type[schema.XNNNode1x1], value: int) -> int:
+        return self._unary(kind, value, self._tensor(self._dims[value]))
 
     def _binary(self, kind: type[schema.XNNNode2x1], one: int, other: int) -> int:
         pairs = zip(self._dims[one], self._dims[other], strict=True)

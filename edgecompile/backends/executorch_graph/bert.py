@@ -1,0 +1,182 @@
+"""BERT (Devlin et al. 2019) written by ourselves: look-ups, then one subgraph for XNNPACK.
+
+One text a call, so nothing is padded and no mask is needed; the length follows from the input.
+"""
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from executorch.exir.scalar_type import ScalarType
+
+from edgecompile.backends import schemes_of
+from edgecompile.backends.executorch_graph.embedding import look_up
+from edgecompile.backends.executorch_graph.method import Method
+from edgecompile.backends.executorch_graph.pte import PteFile
+from edgecompile.backends.executorch_graph.sheet import Sheet, product, products
+from edgecompile.model import Model
+from edgecompile.numerics.swap import parameter_names
+from edgecompile.passes import Progress
+from edgecompile.structure import skeleton
+
+METHOD = "forward"
+FLOAT, LONG = ScalarType.FLOAT, ScalarType.LONG
+POOLINGS = ("mean", "cls")
+TINY = 1e-24  # added to the sum of squares: torch's normalize divides by at least 1e-12
+SQUARES, SCALE = "squares", "attention_scale"
+
+
+@dataclass(kw_only=True)
+class BertSheet(Sheet):
+    """The sheet with the config's numbers."""
+
+    heads: int
+    epsilon: float
+    prefix: str  # of the base model's names in the module
+
+
+def refusal(model: Model) -> str:
+    """Why the graph is left to torch.export, from config and headers; empty if it is not."""
+    config = model.config
+    if model.architecture != "bert":
+        return f"architecture {model.architecture!r} is not 'bert'"
+    if config.get("hidden_act", "gelu") != "gelu":
+        return f"hidden_act {config['hidden_act']!r} is not 'gelu'"
+    if config.get("position_embedding_type", "absolute") != "absolute":
+        return f"position_embedding_type {config['position_embedding_type']!r} is not 'absolute'"
+    if config.get("is_decoder"):
+        return "is_decoder is set"
+    if model.task == "embedding":
+        mode = model.pooling.mode if model.pooling else "none"
+        return "" if mode in POOLINGS else f"pooling {mode!r} is not one of {', '.join(POOLINGS)}"
+    return "" if model.task == "classification" else f"task {model.task!r}"
+
+
+def length_limit(model: Model) -> int:
+    """Tokens of the longest text: rows of the position table."""
+    return int(model.config.get("max_position_embeddings", 512))
+
+
+def write(model: Model, folder: Path, progress: Progress) -> dict[str, str]:
+    """Write model.pte: `forward(input_ids)`; returns the source tensors left out, and why."""
+    progress("write file", 0, 1)
+    sources = {name: s for s, name in parameter_names(skeleton(model), model.weights).items()}
+    file, method = PteFile(folder), Method(METHOD)
+    prefix = "" if "embeddings.word_embeddings.weight" in sources else "bert."
+    tokens = length_limit(model)
+    sheet = BertSheet(
+        model=model, sources=sources, schemes=schemes_of(model), file=file, stored={},
+        tokens=tokens, heads=int(model.config["num_attention_heads"]), prefix=prefix,
+        epsilon=float(model.config.get("layer_norm_eps", 1e-12)),
+    )  # fmt: skip
+    arguments = _look_ups(sheet, method)
+    _draw(sheet)
+    _, width = sheet.delegate.shape(sheet.delegate.outputs[0])
+    out = method.buffer(FLOAT, 1, width, fixed=True)
+    method.delegate(file.delegate(sheet.delegate.serialize()), *arguments, out)
+    method.output(out)
+    file.finish([method.plan()])
+    progress("write file", 1, 1)
+    left = [source for source in model.weights if source not in _written(sheet)]
+    return dict.fromkeys(left, "not part of the graph")
+
+
+def _written(sheet: BertSheet) -> set[str]:
+    labels = (name.removesuffix(".codes") for name in sheet.stored)
+    return {source for label in labels for source in label.split("|")}
+
+
+def _look_ups(sheet: BertSheet, method: Method) -> list[int]:
+    """Word rows and position rows [1, tokens, width]."""
+    model, names = sheet.model, f"{sheet.prefix}embeddings."
+    words, positions = (
+        sheet.source(f"{names}{kind}_embeddings.weight") for kind in ("word", "position")
+    )
+    width = model.weights.infos[words].shape[1]
+    ids = method.input(LONG, 1, sheet.tokens)
+    found = [method.buffer(FLOAT, 1, sheet.tokens, width) for _ in range(2)]
+    sheet.stored |= look_up(method, sheet.file, model, words, (ids, found[0]))
+    table = model.dense(positions)
+    at, sheet.stored[positions] = sheet.file.constant(positions, table)
+    count, one = method.number(), method.scalar(1)
+    method.call("aten::sym_size.int", ids, one, count)
+    value = method.constant(FLOAT, (1, *table.shape), at, positions)
+    start = method.scalar(0)
+    method.call("aten::slice_copy.Tensor_out", value, one, start, count, one, found[1])
+    return found
+
+
+def _draw(sheet: BertSheet) -> None:
+    d, names = sheet.delegate, f"{sheet.prefix}embeddings."
+    width = sheet.model.weights.infos[sheet.source(f"{names}word_embeddings.weight")].shape[1]
+    stream = d.add(sheet.input(width), sheet.input(width))
+    kinds = sheet.source(f"{names}token_type_embeddings.weight")
+    if kinds:
+        values = sheet.model.dense(kinds)
+        table = sheet.floats(kinds, (1, *values.shape), values)
+        stream = d.add(stream, d.cut(table, 1, 0, 1))  # all tokens are of the first kind
+    stream = _norm(sheet, f"{names}LayerNorm", stream)
+    for layer in range(int(sheet.model.config["num_hidden_layers"])):
+        stream = _layer(sheet, f"{sheet.prefix}encoder.layer.{layer}.", stream)
+    d.output(_pooled(sheet, stream) if sheet.model.pooling else _classified(sheet, stream))
+
+
+def _norm(sheet: BertSheet, name: str, value: int) -> int:
+    """Layer normalization (Ba et al. 2016)."""
+    d, dims = sheet.delegate, len(sheet.delegate.shape(value))
+    centred = d.subtract(value, sheet.mean(value, 0.0))
+    variance = sheet.mean(d.multiply(centred, centred), sheet.epsilon)
+    scaled = d.multiply(centred, d.inverse_root(variance))
+    scaled = d.multiply(scaled, sheet.vector(f"{name}.weight", dims))
+    return d.add(scaled, sheet.vector(f"{name}.bias", dims))
+
+
+def _layer(sheet: BertSheet, start: str, stream: int) -> int:
+    d = sheet.delegate
+    mixed = _attention(sheet, f"{start}attention.self.", stream)
+    mixed = product(sheet, [f"{start}attention.output.dense"], mixed)
+    stream = _norm(sheet, f"{start}attention.output.LayerNorm", d.add(stream, mixed))
+    hidden = d.gelu(product(sheet, [f"{start}intermediate.dense"], stream))
+    hidden = product(sheet, [f"{start}output.dense"], hidden)
+    return _norm(sheet, f"{start}output.LayerNorm", d.add(stream, hidden))
+
+
+def _attention(sheet: BertSheet, start: str, stream: int) -> int:
+    """softmax(q k / sqrt(size)) v for each head (Vaswani et al. 2017)."""
+    d = sheet.delegate
+    width = d.shape(stream)[-1]
+    size = width // sheet.heads
+    q, k, v = (
+        d.transpose(d.reshape(value, 1, 0, sheet.heads, size), 0, 2, 1, 3)
+        for value in products(sheet, [f"{start}{name}" for name in ("query", "key", "value")], stream)
+    )
+    factor = np.array([1 / math.sqrt(size)], np.float32)
+    q = d.multiply(q, sheet.floats(SCALE, (1, 1, 1, 1), factor))
+    mixed = d.matmul(d.softmax(d.matmul(q, k, transposed=True)), v)
+    return d.reshape(d.transpose(mixed, 0, 2, 1, 3), 1, 0, width)
+
+
+def _pooled(sheet: BertSheet, stream: int) -> int:
+    """One vector [1, width], of length 1 where the model normalizes."""
+    d, pooling = sheet.delegate, sheet.model.pooling
+    width = d.shape(stream)[-1]
+    if pooling is not None and pooling.mode == "mean":
+        vector = d.reshape(d.average(d.reshape(stream, 1, 0, 1, width)), 1, width)
+    else:
+        vector = d.reshape(d.cut(stream, 1, 0, 1), 1, width)
+    if pooling is None or not pooling.normalize:
+        return vector
+    ones = sheet.floats(f"{SQUARES}.{width}", (1, width), np.ones((1, width), np.float32))
+    tiny = sheet.floats(f"{SQUARES}.tiny", (1,), np.array([TINY], np.float32))
+    squares = d.linear(d.multiply(vector, vector), ones, tiny)
+    return d.multiply(vector, d.inverse_root(squares))
+
+
+def _classified(sheet: BertSheet, stream: int) -> int:
+    """Class scores [1, labels] from the first token."""
+    d = sheet.delegate
+    first = d.reshape(d.cut(stream, 1, 0, 1), 1, d.shape(stream)[-1])
+    pooled = d.tanh(product(sheet, ["bert.pooler.dense"], first))
+    return product(sheet, ["classifier"], pooled)
