@@ -60,8 +60,11 @@ def main() -> None:
     warm = _kept(work / "warm.json", lambda: _build(setup, options.settings, "warm"))
     tools = [_kept(work / f"{slug(row.name)}.json", lambda r=row: _tool(setup, r))  # type: ignore[misc]
              for row in TOOLS[task]]  # fmt: skip
-    print(f"{host.cpu_name()} ({host.cpu_level()}), {options.threads} threads, {folder.name}\n")
-    print(table.markdown(_lines(options.settings, cold, warm, tools)))
+    machine = f"{host.cpu_name()} ({host.cpu_level()}), {options.threads} threads, {folder.name}"
+    text = f"{machine}\n\n{table.markdown(_lines(options.settings, cold, warm, tools))}"
+    print(text)
+    if options.into:
+        table.put(options.into, f"build-time {label}", text)
 
 
 def _lines(
@@ -126,6 +129,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--again", action="store_true", help="measure everything anew")
+    parser.add_argument("--into", type=Path, help="a document to put the table into")
     parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args()
 

@@ -7,7 +7,7 @@ MODEL is a Hugging Face folder of an encoder or a decoder. Each row is made by i
 environment that this script makes where the tool needs one, then compared with the source in
 torch float32, and timed in rounds over all rows, one fresh process a row and round. What is
 done is kept below FOLDER: a stopped run goes on, `--again` makes rows anew, `--fresh` measures
-all speeds anew. Prints a table a model in Markdown.
+all speeds anew. Prints a table a model in Markdown; `--into docs/engines.md` puts it there.
 """
 from __future__ import annotations
 
@@ -74,11 +74,12 @@ ROWS: tuple[Row, ...] = (
 def main() -> None:
     """Make, measure, print, model after model."""
     options = _options()
-    parts = [f"{host.cpu_name()} ({host.cpu_level()}), {options.threads} threads"]
-    parts += [compare(folder.absolute(), options) for folder in options.models]
-    text = "\n\n".join(parts)
-    (options.work / "table.md").write_text(text + "\n", "utf-8")
-    print(text)
+    machine = f"{host.cpu_name()} ({host.cpu_level()}), {options.threads} threads"
+    for folder in options.models:
+        text = f"{machine}; {compare(folder.absolute(), options)}"
+        print(text)
+        if options.into:
+            table.put(options.into, folder.name, text)
 
 
 def compare(folder: Path, options: argparse.Namespace) -> str:
@@ -103,7 +104,7 @@ def compare(folder: Path, options: argparse.Namespace) -> str:
     low, high = speeds.load
     said = ", ".join(f"{name} {version}" for name, version in speeds.versions().items())
     rounds = f"{speeds.rounds} rounds, load average {low:.1f} to {high:.1f}"
-    return f"{folder.name}: {said}; {rounds}\n\n{table.render(task, made, speeds, qualities)}"
+    return f"{said}; {rounds}\n\n{table.render(task, made, speeds, qualities)}"
 
 
 def _prepare(setup: Setup, rows: list[Row], texts: quality.Texts) -> None:
@@ -151,6 +152,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--fresh", action="store_true", help="measure all speeds anew")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=4096, help="of each domain, for KL")
+    parser.add_argument("--into", type=Path, help="a document to put the tables into")
     parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args()
 

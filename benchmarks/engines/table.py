@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rows import Made, Row
@@ -38,6 +39,16 @@ def markdown(lines: Sequence[Sequence[str]]) -> str:
     """The first line is the head."""
     rule = ["---"] * len(lines[0])
     return "\n".join(f"| {' | '.join(line)} |" for line in (lines[0], rule, *lines[1:]))
+
+
+def put(document: Path, name: str, text: str) -> None:
+    """Replace what stands between the comments `begin NAME` and `end NAME` of a document."""
+    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+    before, found, rest = document.read_text("utf-8").partition(begin)
+    _, ended, after = rest.partition(end)
+    if not found or not ended:
+        raise SystemExit(f"{document}: no {begin} ... {end}")
+    document.write_text(f"{before}{begin}\n{text}\n{end}{after}", "utf-8")
 
 
 def _export(made: Made) -> str:
