@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+import resource
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -127,7 +128,7 @@ def _level_rows(
     subject: Subject, emulator: Emulator, host: Worker, task: Task, here: list[Array]
 ) -> Iterator[Row]:
     level = emulator.level
-    start = time.perf_counter()
+    start, used = time.perf_counter(), _children_seconds()
     with EmulatedWorker(emulator, subject.bundle, subject.info, host, THREADS) as there:
         loaded = time.perf_counter()
         found = task.answers(there)
@@ -139,6 +140,13 @@ def _level_rows(
     yield from task.compare(level.name, here, found)
     yield _seconds(level, "emulated_load_time", loaded - start, 1)
     yield _seconds(level, "emulated_run_time", ended - loaded, task.samples)
+    yield _seconds(level, "emulated_cpu_time", _children_seconds() - used, task.samples)
+
+
+def _children_seconds() -> float:
+    """Processor seconds of child processes that have ended: the host's worker has not."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _seconds(level: Level, metric: str, value: float, samples: int) -> Row:

@@ -1,28 +1,21 @@
 """An engine's headers and aarch64 libraries: made once of pinned downloads, kept in the cache."""
 from __future__ import annotations
 
-import shutil
+import hashlib
+import inspect
+import json
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edgecompile import cache
+from edgecompile.emulate import libraries, llama
 from edgecompile.emulate.downloads import Download, fetch, unpack
-from edgecompile.emulate.llama import build_llama
 from edgecompile.emulate.tools import need
-from edgecompile.errors import BadInputError, UnsupportedError
+from edgecompile.errors import UnsupportedError
 
-# As `libexecutorch.so`, in the order in which they link.
-EXECUTORCH = (
-    "executorch_kernels_optimized", "executorch_kernels_quantized", "executorch_backend_xnnpack",
-    "executorch_threadpool", "executorch",
-)  # fmt: skip
-# What reading and running an IR needs of the wheel's libraries.
-OPENVINO = (
-    "libopenvino.so.*", "libopenvino_ir_frontend.so.*", "libopenvino_arm_cpu_plugin.so",
-    "libtbb.so.*", "libhwloc.so.*", "libtbbbind_2_5.so.*",
-)  # fmt: skip
 MANYLINUX = tuple(f"manylinux_2_{minor}_aarch64" for minor in (17, 28, 31, 34, 35))
 
 
@@ -41,9 +34,9 @@ class Kit:
     def folder(self) -> Path:
         """The finished kit; downloads and builds what it needs at the first call."""
         pins = [(one.file, one.sha256) for one in self.downloads]
-        modules = (__name__, self.make.__module__)
-        key = cache.key("emulate-kit", modules=modules, engine=self.engine, pins=pins)
-        return cache.stage(f"emulate.{self.engine}", key, self._fill)[0]
+        maker = Path(str(inspect.getsourcefile(self.make))).read_text()
+        made = digest(self.engine, pins, maker)  # not cache.key: no Python library shapes it
+        return cache.stage(f"emulate.{self.engine}", made, self._fill)[0]
 
     def _fill(self, out: Path) -> None:
         need(*self.programs)
@@ -57,43 +50,16 @@ class Kit:
             self.make(tuple(unpacked), out)
 
 
+def digest(*parts: Any) -> str:
+    """SHA-256 of plain values: the name of a stage."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
 def kit_of(engine: str) -> Kit:
     """The kit of an engine by its name in manifests."""
     if engine not in KITS:
         raise UnsupportedError("--on", f"engine {engine!r}", " or ".join(KITS))
     return KITS[engine]
-
-
-def _onnxruntime(unpacked: tuple[Path, ...], out: Path) -> None:
-    wheel, package = unpacked
-    headers = _one(package, "**/ios-arm64/onnxruntime.framework/Headers")
-    shutil.copytree(headers, out / "include")
-    library = _one(wheel, "onnxruntime/capi/libonnxruntime.so.*")
-    (out / "lib").mkdir()
-    shutil.copy(library, out / "lib" / "libonnxruntime.so.1")
-
-
-def _executorch(unpacked: tuple[Path, ...], out: Path) -> None:
-    package = unpacked[0] / "executorch"
-    shutil.copytree(package / "include", out / "include")
-    (out / "lib").mkdir()
-    for name in EXECUTORCH:
-        shutil.copy(_one(package, f"lib/lib{name}.so"), out / "lib")
-
-
-def _openvino(unpacked: tuple[Path, ...], out: Path) -> None:
-    package = unpacked[0] / "openvino"
-    shutil.copytree(package / "include", out / "include")
-    (out / "lib").mkdir()
-    for pattern in OPENVINO:
-        shutil.copy(_one(package, f"libs/{pattern}"), out / "lib")
-
-
-def _one(folder: Path, pattern: str) -> Path:
-    found = sorted(folder.glob(pattern))
-    if len(found) != 1:
-        raise BadInputError(str(folder), f"{len(found)} files {pattern}", "one")
-    return found[0]
 
 
 KITS: Mapping[str, Kit] = {
@@ -114,7 +80,7 @@ KITS: Mapping[str, Kit] = {
                     "e59788788818fdde1b2e522e766a21ba0f7d8391de55737abf81e32cc801785d",
                 ),
             ),
-            _onnxruntime, ("engine_onnxruntime.cpp",), ("-ldl",),
+            libraries.onnxruntime, ("engine_onnxruntime.cpp",), ("-ldl",),
         ),
         Kit(
             "executorch", "1.5.1",
@@ -125,12 +91,12 @@ KITS: Mapping[str, Kit] = {
                     "8ee02348a3ea80ddf770822911ebf78da616b73afce0fbaaa79f23311c88c66a", MANYLINUX,
                 ),
             ),
-            _executorch, ("engine_executorch.cpp", "executorch_attention.cpp"),
+            libraries.executorch, ("engine_executorch.cpp", "executorch_attention.cpp"),
             (
                 '-DEXECUTORCH_VERSION="1.5.1"', "-DC10_USING_CUSTOM_GENERATED_MACROS",
                 "-isystem{include}/executorch/runtime/core/portable_type/c10", "-L{lib}",
                 # Kernels and delegates register themselves: nothing refers to them by name.
-                "-Wl,--no-as-needed", *(f"-l{name}" for name in EXECUTORCH),
+                "-Wl,--no-as-needed", *(f"-l{name}" for name in libraries.EXECUTORCH),
             ),
         ),
         Kit(
@@ -142,7 +108,7 @@ KITS: Mapping[str, Kit] = {
                     "bea1eb3733c34ef331adc945da0ccda5937865031139073663be84c517ffda22", MANYLINUX,
                 ),
             ),
-            _openvino, ("engine_openvino.cpp",),
+            libraries.openvino, ("engine_openvino.cpp",),
             ("-L{lib}", "-l:libopenvino.so.2641", "-Wl,-rpath-link,{lib}"),
         ),
         Kit(
@@ -153,7 +119,7 @@ KITS: Mapping[str, Kit] = {
                     "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e",
                 ),
             ),
-            build_llama, ("engine_llama.cpp",),
+            llama.build, ("engine_llama.cpp",),
             ("-L{lib}", "-lllama", "-lggml", "-lggml-base", "-ldl"), ("cmake", "ninja"),
         ),
     )

@@ -32,20 +32,20 @@ OPTIONS = {
 VARIANT_LINE = re.compile(r"^ *ggml_add_cpu_backend_variant\((\w+\.\w+)\b.*\n", re.M)
 
 
-def build_llama(unpacked: tuple[Path, ...], out: Path) -> None:
+def build(unpacked: tuple[Path, ...], out: Path) -> None:
     """Fill include/ and lib/ from the unpacked source archive."""
     source = next(iter(unpacked[0].glob("*/vendor/llama.cpp")), None)
     if source is None:
         raise BadInputError(str(unpacked[0]), "no vendor/llama.cpp", "llama-cpp-python's sources")
     keep_variants(source / "ggml" / "src" / "CMakeLists.txt")
-    build = unpacked[0] / "build"
+    work = unpacked[0] / "build"
     options = [f"-D{name}={value}" for name, value in OPTIONS.items()]
-    run(["cmake", "-G", "Ninja", "-S", str(source), "-B", str(build), *options], "cmake, llama.cpp")
-    run(["nice", "ninja", "-C", str(build), "llama"], "compiling llama.cpp for arm64")
+    run(["cmake", "-G", "Ninja", "-S", str(source), "-B", str(work), *options], "cmake, llama.cpp")
+    run(["nice", "ninja", "-C", str(work), "llama"], "compiling llama.cpp for arm64")
     shutil.copytree(source / "include", out / "include")
     shutil.copytree(source / "ggml" / "include", out / "include", dirs_exist_ok=True)
     shutil.copytree(
-        build / "bin", out / "lib", symlinks=True,
+        work / "bin", out / "lib", symlinks=True,
         ignore=lambda _, names: [name for name in names if ".so" not in name],
     )  # fmt: skip
 

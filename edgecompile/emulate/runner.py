@@ -1,7 +1,7 @@
 """The C++ runner: compiled for arm64 once, started under qemu, spoken to like the Python worker."""
 from __future__ import annotations
 
-import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecompile import cache, shims
-from edgecompile.emulate.kits import Kit, kit_of
+from edgecompile.emulate.kits import Kit, digest, kit_of
 from edgecompile.emulate.levels import Level
 from edgecompile.emulate.sysroot import Processor, write_sysroot
 from edgecompile.emulate.tools import Tools, find_tools, run
@@ -44,10 +44,9 @@ class Emulator:
     @cached_property
     def sysroot(self) -> Path:
         """The folder for qemu's -L."""
-        text, libraries = self.processor.cpuinfo(1), str(self.tools.libraries)
-        key = cache.key("emulate-sysroot", modules=(), cpuinfo=text, libraries=libraries)
+        made = digest(self.processor.cpuinfo(os.cpu_count() or 1), str(self.tools.libraries))
         return cache.stage(
-            "emulate.sysroot", key,
+            "emulate.sysroot", made,
             lambda out: write_sysroot(out, self.tools.libraries, self.processor),
         )[0]  # fmt: skip
 
@@ -74,20 +73,16 @@ class Emulator:
     def _compiled(self, name: str, sources: Sequence[str], flags: Sequence[str]) -> Path:
         """The program of these sources (FLAGS, then `flags`), compiled at the first call."""
         folder = shims.folder("cpp")
-        digest = hashlib.sha256()
-        for file in sorted(folder.iterdir()):
-            digest.update(file.name.encode() + file.read_bytes())
-        key = cache.key(
-            "emulate-program", modules=(), name=name, flags=[*FLAGS, *flags],
-            sources=digest.hexdigest(), compiler=self.tools.compiler_version,
-        )  # fmt: skip
+        texts = [(folder / name).read_text() for name in sources]
+        texts += [header.read_text() for header in sorted(folder.glob("*.h"))]
+        made = digest(name, [*FLAGS, *flags], texts, self.tools.compiler_version)
 
         def work(out: Path) -> None:
             files = [str(folder / source) for source in sources]
             command = [self.tools.compiler, *FLAGS, "-o", str(out / name), *files, *flags]
             run(command, f"compiling {name} for arm64")
 
-        return cache.stage(f"emulate.{name}", key, work)[0] / name
+        return cache.stage(f"emulate.{name}", made, work)[0] / name
 
 
 class EmulatedWorker(Worker):

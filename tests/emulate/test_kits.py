@@ -132,7 +132,7 @@ def test_without_a_network_the_message_says_where_a_file_can_be_put(
 
 def test_a_kit_is_made_once(empty_cache: Path) -> None:
     file = wheel(downloads.folder())
-    made = []
+    made: list[tuple[Path, ...]] = []
 
     def make(unpacked: tuple[Path, ...], out: Path) -> None:
         made.append(unpacked)
