@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from edgecompile.backends import Decoded, Export, Port
+from edgecompile.backends import Decoded, Export, Port, schemes_of
 from edgecompile.backends.onnx_graph import decoder_plan
 from edgecompile.errors import MissingLibraryError, UnsupportedError
 from edgecompile.model import Model
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     import openvino as ov
 
+GROUPS = (32, 64, 128)  # columns of an input that may share a scale
 GRAPH_BYTES_PER_TENSOR = 2600  # nodes, edges and names in the XML, per tensor of the source
 
 
@@ -31,14 +32,16 @@ class Openvino:
 
     `activations`: `dynamic` (int8, `group` columns of an input share a scale found as it runs),
     `exact` (floats), `static` (uint8 in a calibrated range an input; encoders), `auto`: static
-    where a pass calibrated ranges, else dynamic. `precision`: of everything else; the processor
-    must have it. `kv_cache`: of a decoder's keys and values.
+    where a pass calibrated ranges, else dynamic. `group` 0: 32, or the largest that fits where
+    whole rows share a scale (a fifth faster, worst cosine of MiniLM 0.9983 instead of 0.9990);
+    decoders 32. `precision`: of everything else; the processor must have it. `kv_cache`: of a
+    decoder's keys and values.
     """
 
     name: ClassVar[str] = "openvino"
     tasks: ClassVar[tuple[str, ...]] = ("embedding", "classification", "text-generation", "module")
     activations: Literal["auto", "dynamic", "exact", "static"] = "auto"
-    group: Literal[16, 32, 64, 128] = 32
+    group: Literal[0, 32, 64, 128] = 0
     precision: Literal["float32", "float16", "bfloat16"] = "float32"
     kv_cache: Literal["u8", "f16", "f32"] = "f16"
 
@@ -76,7 +79,7 @@ class Openvino:
         done = _write(model, folder, ranges, progress)
         options: dict[str, Any] = {"precision": self.precision, **done.options}
         if activations != "exact":
-            options["dynamic_group"] = self.group
+            options["dynamic_group"] = self._group(model)
         if activations == "static":
             options |= {"activations": "static", "ranges": _manifest_ranges(ranges, model)}
         if model.task == "text-generation":
@@ -94,6 +97,22 @@ class Openvino:
         from edgecompile.backends.openvino_graph.decode import decode
 
         return decode(folder, manifest)
+
+    def _group(self, model: Model) -> int:
+        """Columns that share a scale: the engine takes more than a weight's group for none."""
+        used, schemes = roles(model), schemes_of(model)
+        products = {name: one for name, one in schemes.items() if used[name] == "linear"}
+        limits = [one.group_size or model.weights.infos[name].shape[1]
+                  for name, one in products.items()]  # fmt: skip
+        fitting = [size for size in GROUPS if all(limit % size == 0 for limit in limits)]
+        if not self.group:
+            return max(fitting, default=32) if model.task != "text-generation" else 32
+        if self.group > min(limits, default=self.group):
+            raise UnsupportedError(
+                "[options] group", f"{self.group} with weights in groups of {min(limits)}",
+                "no more than a weight's group", f"group={max(fitting, default=32)}",
+            )  # fmt: skip
+        return self.group
 
     def _activations(self, model: Model) -> str:
         """What `activations` means for this model."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 DEVICE = "CPU"
 PRECISIONS = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 CAPABILITIES = {"float16": "FP16", "bfloat16": "BF16"}  # float32 is everywhere
-GROUPS = (0, 16, 32, 64, 128)  # columns of an input that share a scale; 0: floats
+GROUPS = (0, 32, 64, 128)  # columns of an input that share a scale; 0: floats
 KV_CACHES = ("u8", "f16", "f32")
 Choice = TypeVar("Choice", str, int)
 

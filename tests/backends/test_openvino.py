@@ -298,3 +298,19 @@ def test_bits_that_the_engine_lacks_are_refused(bert: Model, tmp_path: Path) -> 
     codes = {name: quantize(bert.weights.float32(name), Scheme(2, 32))}
     with pytest.raises(UnsupportedError, match="2 bits"):
         Openvino().export(replace(bert, quantized=codes), tmp_path, quiet)
+
+
+def test_the_group_of_activations_is_the_largest_that_every_product_has(
+    bert: Model, tmp_path: Path
+) -> None:
+    """Columns of 64 and 128; a row's scale allows 64 of them, a group of 32 no more than that."""
+    for bits, size in ((8, 64), (4, 32)):
+        model = rounded(bert, tmp_path / f"codes-{bits}", bits)
+        made = make(model, tmp_path / f"out-{bits}", Openvino())
+        assert made.export.options["dynamic_group"] == size
+
+
+def test_a_group_that_the_engine_would_not_use_is_refused(find: Find, tmp_path: Path) -> None:
+    """It would compute with floats, silently."""
+    with pytest.raises(UnsupportedError, match="groups of 32"):
+        Openvino(group=64).export(find("encoder-4").model, tmp_path, quiet)
