@@ -76,7 +76,7 @@ class Executorch:
             return self._decoder(model, folder, progress)
         if not bert.refusal(model):
             return self._bert(model, folder, progress)
-        raise UnsupportedError(WHERE, model.task)
+        return self._lowered(model, folder, progress)
 
     def decode(self, folder: Path, manifest: Mapping[str, Any]) -> Decoded:
         """Codes, floats and facts from the sealed file."""
@@ -101,18 +101,35 @@ class Executorch:
         return _export((ids, *position), (logits,), options, plan.unused)
 
 
+    def _lowered(self, model: Model, folder: Path, progress: Progress) -> Export:
+        from edgecompile.backends.executorch_graph import lowered
+
+        progress("lower graph", 0, 1)
+        longest = bert.length_limit(model)
+        done = lowered.write(model, folder, longest)
+        progress("lower graph", 1, 1)
+        options = _encoder_options(model)
+        options["places"] = dict(sorted(done.places.items()))
+        return _export(done.inputs, done.outputs, options, done.unused)
+
     def _bert(self, model: Model, folder: Path, progress: Progress) -> Export:
         unused = bert.write(model, folder, progress)
-        options: dict[str, Any] = {
-            "length_limit": bert.length_limit(model), "vocabulary": int(model.config["vocab_size"]),
-        }  # fmt: skip
-        if schemes_of(model):
-            options["activations"] = "dynamic"
-        if model.config.get("problem_type") == "multi_label_classification":
-            options["activation"] = "sigmoid"
         name = "sentence_embedding" if model.task == "embedding" else "logits"
         ids = Port("input_ids", "int64", (1, "length"))
-        return _export((ids,), (Port(name, "float32", (1, "width")),), options, unused)
+        return _export((ids,), (Port(name, "float32", (1, "width")),), _encoder_options(model), unused)
+
+
+def _encoder_options(model: Model) -> dict[str, Any]:
+    """What the runtime needs to know of a method that takes one text, or a module's inputs."""
+    options: dict[str, Any] = {}
+    if model.task != "module":
+        options["length_limit"] = bert.length_limit(model)
+        options["vocabulary"] = int(model.config["vocab_size"])
+    if schemes_of(model):
+        options["activations"] = "dynamic"
+    if model.config.get("problem_type") == "multi_label_classification":
+        options["activation"] = "sigmoid"
+    return options
 
 
 def _export(

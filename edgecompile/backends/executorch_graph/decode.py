@@ -65,7 +65,8 @@ class _Row:
 def decode(folder: Path, manifest: Mapping[str, Any]) -> Decoded:
     """Tensors under their source names, in the file's own schemes."""
     reader = PteReader(folder / FILE)
-    names: Mapping[str, str] = manifest["engine"]["options"].get("names", {})
+    places: Mapping[str, str] = manifest["engine"]["options"].get("places", {})
+    names = _names(places)
     weights, floats = _in_subgraphs(reader, names)
     tables, plain = _in_program(reader, names)
     floats = {**plain, **floats}
@@ -109,13 +110,30 @@ def _rows(labels: Mapping[str, Any] | list[str], rows: Mapping[str, int]) -> dic
     return found
 
 
+def _names(places: Mapping[str, str]) -> dict[str, list[str]]:
+    """What a lowered file's keys hold, by the manifest: equal tensors have one key.
+
+    A weight's name is under both of its keys, as rows of equal codes may have other scales.
+    """
+    names: dict[str, list[str]] = {}
+    for name, key in places.items():
+        if name.endswith(SCALES) and not key.startswith("#"):
+            continue
+        if name.endswith(CODES) and not key.startswith("#"):
+            scales = places[name.removesuffix(CODES) + SCALES]
+            names.setdefault(f"{key} {scales}", []).append(name)
+        else:
+            names.setdefault(key, []).append(name)
+    return names
+
+
 def _is_source(name: str) -> bool:
     """Whether a constant is a tensor of the source, not one that the graph adds."""
     return not name.startswith((f"{MEAN}.", f"{SQUARES}.")) and name not in ADDED
 
 
 def _in_subgraphs(
-    reader: PteReader, names: Mapping[str, str]
+    reader: PteReader, names: Mapping[str, list[str]]
 ) -> tuple[dict[str, Weight], dict[str, Floats]]:
     """Constants of XNNPACK's subgraphs by label: their key's without digest, or `names`'."""
     weights: dict[str, Weight] = {}
@@ -128,28 +146,36 @@ def _in_subgraphs(
             if not tensor["constant_buffer_idx"]:
                 continue
             key, dims = keys[tensor["constant_buffer_idx"]], tuple(tensor["dims"])
-            label = names.get(key, key.partition("#")[0])
             if "tensor_value" not in body:
-                floats[label] = Floats(dims, key)
+                for label in _labels(names, key):
+                    floats[label] = Floats(dims, key)
                 continue
             quant, bits = body["quant_params"], BITS[tensor["datatype"]]
             scheme = Scheme(bits, quant.get("group_size", 0))
             scales = keys[quant["scale_buffer_idx"]]
-            weights[label.removesuffix(CODES)] = Weight(key, scales, (dims[0], dims[1]), scheme)
+            for label in _labels(names, key, f"{key} {scales}"):
+                found = Weight(key, scales, (dims[0], dims[1]), scheme)
+                weights[label.removesuffix(CODES)] = found
     return weights, floats
 
 
+def _labels(names: Mapping[str, list[str]], key: str, place: str = "") -> list[str]:
+    """Names of what a key holds: the manifest's, or our own files' key without its digest."""
+    if names:
+        return names.get(place or key, [])
+    return [key.partition("#")[0]]
+
+
 def _in_program(
-    reader: PteReader, names: Mapping[str, str]
+    reader: PteReader, names: Mapping[str, list[str]]
 ) -> tuple[dict[str, Table], dict[str, Floats]]:
     """Constants that the program's own operators read, by name."""
     tensors = {}
-    for tensor in _constants(reader):
+    for tensor in reader.constants():
         info = tensor.extra_tensor_info
         name = info.fully_qualified_name if info else None
-        name = name or names.get(f"#{tensor.data_buffer_idx}")
-        if name:
-            tensors[name] = tensor
+        for one in [name] if name else names.get(f"#{tensor.data_buffer_idx}", []):
+            tensors[one] = tensor
     tables = {
         name.removesuffix(CODES): Table(tensor, tensors[name.removesuffix(CODES) + SCALES])
         for name, tensor in tensors.items() if name.endswith(CODES)
@@ -159,13 +185,6 @@ def _in_program(
         for name, tensor in tensors.items() if not name.endswith((CODES, SCALES))
     }  # fmt: skip
     return tables, plain
-
-
-def _constants(reader: PteReader) -> Iterator[schema.Tensor]:
-    for plan in reader.program.execution_plan:
-        for value in plan.values:
-            if isinstance(value.val, schema.Tensor) and value.val.data_buffer_idx:
-                yield value.val
 
 
 def _weight(reader: PteReader, weight: Weight, start: int, count: int) -> QuantizedTensor:

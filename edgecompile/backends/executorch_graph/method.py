@@ -7,7 +7,11 @@ from executorch.exir import schema
 from executorch.exir.scalar_type import ScalarType
 
 ALIGNMENT = 64  # bytes
-BYTES = {ScalarType.FLOAT: 4, ScalarType.LONG: 8, ScalarType.CHAR: 1, ScalarType.BYTE: 1}
+BYTES = {
+    ScalarType.FLOAT: 4, ScalarType.INT: 4, ScalarType.LONG: 8, ScalarType.DOUBLE: 8,
+    ScalarType.HALF: 2, ScalarType.SHORT: 2, ScalarType.CHAR: 1, ScalarType.BYTE: 1,
+    ScalarType.BOOL: 1,
+}  # fmt: skip
 XNNPACK = "XnnpackBackend"
 
 

@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import tempfile
 from collections.abc import Iterator
 from functools import cached_property
@@ -16,10 +18,11 @@ from executorch.exir._serialize._flatbuffer_program import _flatbuffer_to_progra
 from executorch.exir._serialize._program import _ExtendedHeader
 from numpy.typing import NDArray
 
-from edgecompile.backends.executorch_graph.method import XNNPACK
+from edgecompile.backends.executorch_graph.method import BYTES, XNNPACK
 from edgecompile.errors import BadInputError
 
 Bytes = NDArray[np.uint8]
+INFINITE = re.compile(r": *(-?)inf\b")
 HEADER_AT = 8  # bytes of the file: after the flatbuffer's root offset and identifier
 
 
@@ -62,6 +65,18 @@ class PteReader:
         segment = self.program.constant_segment
         return self.segment(segment.segment_index)[segment.offsets[buffer] :][:size]
 
+    def constants(self) -> Iterator[schema.Tensor]:
+        """The program's own constant tensors, of all methods."""
+        for plan in self.program.execution_plan:
+            for value in plan.values:
+                if isinstance(value.val, schema.Tensor) and value.val.data_buffer_idx:
+                    yield value.val
+
+    @staticmethod
+    def bytes_of(tensor: schema.Tensor) -> int:
+        """Bytes of a tensor's values."""
+        return math.prod(tensor.sizes) * BYTES.get(tensor.scalar_type, 4)
+
     @cached_property
     def subgraphs(self) -> list[dict[str, Any]]:
         """XNNPACK's subgraphs of all methods, in order, as schema.fbs names their fields."""
@@ -94,5 +109,6 @@ def _subgraph(blob: bytes, folder: Path) -> dict[str, Any]:
     schema_file.write_bytes(xnnpack._get_schema_bytes())
     binary.write_bytes(blob[header.flatbuffer_offset : end])
     _flatc_decompile(str(folder), str(schema_file), str(binary), ["--raw-binary"])
-    found: dict[str, Any] = json.loads((folder / "graph.json").read_text())
+    text = INFINITE.sub(r": \1Infinity", (folder / "graph.json").read_text())  # JSON has none
+    found: dict[str, Any] = json.loads(text)
     return found

@@ -1,0 +1,232 @@
+"""Other encoders and plain modules, by torch.export and ExecuTorch's own lowering.
+
+Slow: each of XNNPACK's passes traces each subgraph again (minutes for a MiniLM), so what we know
+is drawn by decoder.py and bert.py. Codes go in as torchao's tensors and are not quantized again.
+Source tensors are found again in the file by content.
+"""
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from executorch.backends.xnnpack.partition.config.xnnpack_config import ConfigPrecisionType
+from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+from executorch.exir import ExecutorchBackendConfig, to_edge_transform_and_lower
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from edgecompile.backends import Port
+from edgecompile.backends.executorch_graph import encode
+from edgecompile.backends.executorch_graph.pte import FILE
+from edgecompile.backends.executorch_graph.pte_read import PteReader
+from edgecompile.errors import UnsupportedError
+from edgecompile.model import Model
+from edgecompile.numerics.schemes import QuantizedTensor
+from edgecompile.numerics.swap import parameter_names
+from edgecompile.reference import Reference, flat_outputs
+
+EXAMPLE_LENGTH = 7  # tokens: neither 0 nor 1, which exporters take for constants
+PERMUTED = "nhwc:"  # before the key of a convolution's weight, channels last in the file
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """What was written; `places`: a source tensor -> the key of its data, or `#number`."""
+
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    places: Mapping[str, str]
+    unused: Mapping[str, str]
+
+
+class _OneText(nn.Module):
+    """forward(input_ids [1, length]): all tokens count, so the mask is ones."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """The body's answer for one text."""
+        found: Tensor = self.body(input_ids, torch.ones_like(input_ids))
+        return found
+
+
+def write(model: Model, folder: Path, longest: int) -> Lowered:
+    """Write model.pte; `longest` is the limit of a text in tokens."""
+    with Reference(model).quantized({}, model.replaced) as reference:
+        module, given = _module(reference)
+        shapes = _shapes(model, given, longest)
+        outputs = _outputs(model, module, given)
+        _put_codes(reference, model)
+        data = _lower(module, given, shapes)
+    (folder / FILE).write_bytes(data)
+    inputs = tuple(
+        Port(name, _dtype(value), _shape(value, text=model.task != "module"))
+        for name, value in given.items()
+    )
+    places, lost = _places(PteReader(folder / FILE), model, reference.unused)
+    if lost:
+        raise UnsupportedError(
+            "executorch backend", f"{lost[0]} is not in the lowered file as it was given",
+            "tensors that ExecuTorch's passes leave alone", "--target cpu",
+        )  # fmt: skip
+    unused = dict.fromkeys(reference.unused, "not part of the exported graph")
+    return Lowered(inputs, outputs, places, unused)
+
+
+def _module(reference: Reference) -> tuple[nn.Module, dict[str, Tensor]]:
+    if reference.model.task == "module":
+        given = {name: torch.from_numpy(a) for name, a in reference.example_inputs.items()}
+        return reference.torch_module(), given
+    ids = torch.ones((1, EXAMPLE_LENGTH), dtype=torch.int64)
+    return _OneText(reference.torch_module()).eval(), {"input_ids": ids}
+
+
+def _shapes(model: Model, given: Mapping[str, Tensor], longest: int) -> dict[str, Any] | None:
+    """Texts have any length up to the longest; a module's inputs those of its example."""
+    if model.task == "module":
+        return None
+    return {name: {1: torch.export.Dim("length", min=1, max=longest)} for name in given}
+
+
+def _outputs(model: Model, module: nn.Module, given: Mapping[str, Tensor]) -> tuple[Port, ...]:
+    with torch.inference_mode():
+        values = flat_outputs(module(**given))
+    if model.task == "module":
+        names = [f"output_{index}" for index in range(len(values))]
+    else:
+        names = ["sentence_embedding" if model.task == "embedding" else "logits"]
+    return tuple(
+        Port(name, _dtype(value), tuple(value.shape))
+        for name, value in zip(names, values, strict=True)
+    )
+
+
+def _dtype(value: Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")
+
+
+def _shape(value: Tensor, *, text: bool) -> tuple[int | str, ...]:
+    return (1, "length") if text else tuple(value.shape)
+
+
+def _put_codes(reference: Reference, model: Model) -> None:
+    """Codes in place of the weights of linears and embeddings."""
+    from torchao.quantization import IntxUnpackedToInt8Tensor
+
+    for source, name in parameter_names(reference.body, model.quantized).items():
+        path, _, leaf = name.rpartition(".")
+        owner, tensor = reference.body.get_submodule(path), model.quantized[source]
+        rows, columns = tensor.codes.shape
+        group = columns // tensor.scales.shape[1]
+        scales = torch.from_numpy(np.array(tensor.scales))
+        rounding = "int8_asym_per_token" if isinstance(owner, nn.Linear) else None
+        kind = torch.int8 if tensor.scheme.bits == 8 else torch.int4
+        codes = IntxUnpackedToInt8Tensor(
+            torch.from_numpy(np.array(tensor.codes)), scales,
+            torch.zeros_like(scales, dtype=torch.int8), kind, (1, group), torch.float32, rounding,
+        )  # fmt: skip
+        setattr(owner, leaf, nn.Parameter(codes, requires_grad=False))
+    for child in reference.body.modules():
+        if isinstance(child, nn.Embedding):
+            child.padding_idx = None  # its quantized look-up has none
+
+
+def _lower(
+    module: nn.Module, given: Mapping[str, Tensor], shapes: dict[str, Any] | None
+) -> bytes:
+    try:
+        with _quiet():
+            exported = torch.export.export(module, (), dict(given), dynamic_shapes=shapes)
+            dynamic = XnnpackPartitioner(
+                config_precisions=ConfigPrecisionType.DYNAMIC_QUANT, per_op_mode=True
+            )
+            edge = to_edge_transform_and_lower(
+                exported, partitioner=[dynamic, XnnpackPartitioner()]
+            )
+            made = edge.to_executorch(ExecutorchBackendConfig(do_quant_fusion_and_const_prop=True))
+            return bytes(made.buffer)
+    except Exception as error:  # the exporter's classes share no base but Exception
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise UnsupportedError(
+            "executorch backend", f"ExecuTorch cannot lower this module: {lines[0][:300]}",
+            way_out="--target cpu, or avoid the operator it names",
+        ) from error  # fmt: skip
+
+
+def _places(
+    reader: PteReader, model: Model, unused: tuple[str, ...]
+) -> tuple[dict[str, str], list[str]]:
+    """Where each source tensor's data are, by SHA-256 of what they should be; what was not found."""
+    known = dict(_digests(reader))
+    places: dict[str, str] = {}
+    lost = []
+    for source in model.weights:
+        if source in unused:
+            continue
+        wanted = _wanted(model, source)
+        found = {end: known[digest] for end, digest in wanted.items() if digest in known}
+        if ".codes" in found and ".scales" in found:
+            places |= {source + end: place for end, place in found.items() if end}
+        elif "" in found:
+            places[source] = found[""]
+        elif PERMUTED in found:
+            places[source] = PERMUTED + found[PERMUTED]
+        else:
+            lost.append(source)
+    return places, lost
+
+
+def _wanted(model: Model, source: str) -> dict[str, str]:
+    """Digests of a tensor's data in each form that the file may have."""
+    if source not in model.quantized:
+        values = model.dense(source)
+        wanted = {"": _digest(values)}
+        if values.ndim == 4:
+            wanted[PERMUTED] = _digest(values.transpose(0, 2, 3, 1))
+        return wanted
+    tensor = model.quantized[source]
+    codes, scales = _forms(tensor, source)
+    return {".codes": _digest(codes), ".scales": _digest(scales)}
+
+
+def _forms(tensor: QuantizedTensor, source: str) -> tuple[NDArray[Any], NDArray[Any]]:
+    """A weight's arrays, or an embedding's where XNNPACK would not multiply with it."""
+    if "embed" in source:
+        return encode.embedding(tensor)
+    return encode.linear(tensor, source)
+
+
+def _digests(reader: PteReader) -> Iterator[tuple[str, str]]:
+    """SHA-256 of all data in the file -> their key, or `#number` for the program's constants."""
+    for key in reader.named:
+        yield hashlib.sha256(reader.data(key).data).hexdigest(), key
+    for tensor in reader.constants():
+        place = reader.constant(tensor.data_buffer_idx, reader.bytes_of(tensor))
+        yield hashlib.sha256(place.data).hexdigest(), f"#{tensor.data_buffer_idx}"
+
+
+def _digest(values: NDArray[Any]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter's warnings speak of its own internals."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
