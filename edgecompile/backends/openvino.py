@@ -5,22 +5,23 @@ import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
+
+import openvino as ov
 
 from edgecompile.backends import Decoded, Export, Port, schemes_of
 from edgecompile.backends.onnx_graph import decoder_plan
-from edgecompile.errors import MissingLibraryError, UnsupportedError
+from edgecompile.backends.openvino_graph import decoder_graph, float_encoder, rewrite, storage
+from edgecompile.backends.openvino_graph.compressed import Constants
+from edgecompile.backends.openvino_graph.decode import decode
+from edgecompile.errors import UnsupportedError
 from edgecompile.model import Model
 from edgecompile.numerics.ranges import Range
 from edgecompile.numerics.schemes import Scheme
 from edgecompile.passes import Progress
 from edgecompile.structure import roles
-
-if TYPE_CHECKING:
-    from types import ModuleType
-
-    import openvino as ov
 
 GROUPS = (32, 64, 128)  # columns of an input that may share a scale
 GRAPH_BYTES_PER_TENSOR = 2600  # nodes, edges and names in the XML, per tensor of the source
@@ -46,10 +47,10 @@ class Openvino:
     kv_cache: Literal["u8", "f16", "f32"] = "f16"
 
     def refusal(self, model: Model) -> str:
-        """Unknown tasks; the exporters refuse the rest by themselves."""
+        """Unknown tasks and decoders; what torch cannot export is found as it is exported."""
         if model.task not in self.tasks:
             return f"task {model.task!r} is not one of {', '.join(self.tasks)}"
-        return ""
+        return decoder_plan.refusal(model) if model.task == "text-generation" else ""
 
     def size(self, model: Model, schemes: Mapping[str, Scheme]) -> int:
         """Codes, float16 scales, floats and the graph."""
@@ -71,9 +72,7 @@ class Openvino:
         """Write openvino_model.xml and openvino_model.bin."""
         if reason := self.refusal(model):
             raise UnsupportedError("openvino backend", reason)
-        version = _library().__version__.partition("-")[0]
-        from edgecompile.backends.openvino_graph import storage
-
+        version = metadata.version("openvino")
         activations = self._activations(model)
         ranges = model.activations if activations == "static" else {}
         done = _write(model, folder, ranges, progress)
@@ -81,21 +80,21 @@ class Openvino:
         if activations != "exact":
             options["dynamic_group"] = self._group(model)
         if activations == "static":
-            options |= {"activations": "static", "ranges": _manifest_ranges(ranges, model)}
+            names = sorted(done.rounded)
+            found = {name: [ranges[name].scale, ranges[name].zero] for name in names}
+            options |= {"activations": "static", "ranges": found}
         if model.task == "text-generation":
             options["kv_cache"] = self.kv_cache
         if model.config.get("problem_type") == "multi_label_classification":
             options["activation"] = "sigmoid"
         return Export(
             engine="openvino", requires=f"openvino>={'.'.join(version.split('.')[:2])}",
-            tested=version, file=storage.GRAPH, inputs=ports(done.graph.inputs),
-            outputs=ports(done.graph.outputs), options=options, unused=done.unused,
+            tested=version, file=storage.GRAPH, inputs=done.inputs, outputs=done.outputs,
+            options=options, unused=done.unused,
         )  # fmt: skip
 
     def decode(self, folder: Path, manifest: Mapping[str, Any]) -> Decoded:
         """Codes, floats and facts from the sealed graph."""
-        from edgecompile.backends.openvino_graph.decode import decode
-
         return decode(folder, manifest)
 
     def _group(self, model: Model) -> int:
@@ -134,18 +133,18 @@ class Openvino:
 
 @dataclass(frozen=True)
 class _Written:
-    """The graph in the file, options that the runtime needs, tensors left out and why."""
+    """What the manifest says of the file: ports, options, tensors left out and why."""
 
-    graph: ov.Model
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
     options: Mapping[str, Any]
     unused: Mapping[str, str]
+    rounded: frozenset[str] = frozenset()  # weights whose input has a range in the file
 
 
 def _write(
     model: Model, folder: Path, ranges: Mapping[str, Range], progress: Progress
 ) -> _Written:
-    from edgecompile.backends.openvino_graph import float_encoder, rewrite, storage
-
     if model.task == "text-generation":
         return _write_decoder(model, folder, progress)
     progress("export graph", 0, 3)
@@ -158,29 +157,16 @@ def _write(
     progress("write file", 3, 3)
     options = {"shared": dict(sorted(done.shared.items()))} if done.shared else {}
     unused = dict.fromkeys(done.absent, "not part of the exported graph")
-    return _Written(graph, options, unused)
+    return _Written(ports(graph.inputs), ports(graph.outputs), options, unused, done.rounded)
 
 
 def _write_decoder(model: Model, folder: Path, progress: Progress) -> _Written:
-    from edgecompile.backends.openvino_graph import decoder_graph, storage
-    from edgecompile.backends.openvino_graph.compressed import Constants
-
-    if reason := decoder_plan.refusal(model):
-        raise UnsupportedError(
-            "openvino backend", reason, ", ".join(decoder_plan.ARCHITECTURES),
-            "try another backend (`edgecompile targets`)",
-        )  # fmt: skip
     plan = decoder_plan.plan(model)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".graph-") as scratch:
         constants = Constants(Path(scratch))
         graph = decoder_graph.draw(model, plan, constants, progress)
         storage.write(graph, folder)
-    return _Written(graph, {}, plan.unused)
-
-
-def _manifest_ranges(ranges: Mapping[str, Range], model: Model) -> dict[str, list[float]]:
-    names = sorted(name for name in ranges if name in model.quantized)
-    return {name: [ranges[name].scale, ranges[name].zero] for name in names}
+        return _Written(ports(graph.inputs), ports(graph.outputs), {}, plan.unused)
 
 
 def ports(values: Sequence[ov.Output]) -> tuple[Port, ...]:
@@ -194,13 +180,3 @@ def ports(values: Sequence[ov.Output]) -> tuple[Port, ...]:
         shape = (size.get_length() if size.is_static else label for size, label in sizes)
         found.append(Port(name, kind, tuple(shape)))
     return tuple(found)
-
-
-def _library() -> ModuleType:
-    try:
-        import openvino
-    except ImportError as error:
-        way_out = "pip install 'openvino>=2026.4'"
-        raise MissingLibraryError("openvino", str(error), way_out=way_out) from error
-    library: ModuleType = openvino
-    return library

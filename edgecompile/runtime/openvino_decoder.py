@@ -18,8 +18,8 @@ PROMPT_CHUNK = 512  # tokens a call
 class OpenvinoDecoder:
     """One past: an infer request whose state is the KV cache."""
 
-    def __init__(self, request: InferRequest) -> None:
-        self._request = request
+    def __init__(self, request: InferRequest, vocabulary: int) -> None:
+        self._request, self._vocabulary = request, vocabulary
         self._length = 0
 
     def fits(self, size: int) -> bool:
@@ -50,8 +50,8 @@ class OpenvinoDecoder:
             yield self._run(part, len(part))
 
     def _check(self, ids: Sequence[int]) -> None:
-        if not ids:
-            raise UsageError("decoder", "no tokens", "at least one")
+        if not ids or max(ids) >= self._vocabulary:  # the engine would read zeros, silently
+            raise UsageError("token ids", f"{list(ids[:9])}", f"1 or more below {self._vocabulary}")
 
     def _run(self, ids: Sequence[int], rows: int) -> Float32:
         """Append tokens; logits float32 [rows, vocab] of the last `rows` of them."""

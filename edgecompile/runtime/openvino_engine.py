@@ -83,7 +83,8 @@ class OpenvinoEngine:
         return _Request(self._compiled.create_infer_request())
 
     def _create_decoder(self, _: int) -> OpenvinoDecoder:
-        return OpenvinoDecoder(self._compiled.create_infer_request())
+        vocabulary = self._compiled.output("logits").get_partial_shape()[2].get_length()
+        return OpenvinoDecoder(self._compiled.create_infer_request(), vocabulary)
 
     def _call(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         with self._requests.lease() as leased:

@@ -300,17 +300,27 @@ def test_bits_that_the_engine_lacks_are_refused(bert: Model, tmp_path: Path) -> 
         Openvino().export(replace(bert, quantized=codes), tmp_path, quiet)
 
 
+@pytest.mark.parametrize(
+    ("kind", "size"), [("encoder-8", 64), ("encoder-4", 32), ("decoder-8", 32)]
+)
 def test_the_group_of_activations_is_the_largest_that_every_product_has(
-    bert: Model, tmp_path: Path
+    kind: str, size: int, find: Find
 ) -> None:
-    """Columns of 64 and 128; a row's scale allows 64 of them, a group of 32 no more than that."""
-    for bits, size in ((8, 64), (4, 32)):
-        model = rounded(bert, tmp_path / f"codes-{bits}", bits)
-        made = make(model, tmp_path / f"out-{bits}", Openvino())
-        assert made.export.options["dynamic_group"] == size
+    """Columns are 64 and 128: a row's scale allows 64, but not in decoders; a group's allows 32."""
+    assert find(kind).export.options["dynamic_group"] == size
 
 
 def test_a_group_that_the_engine_would_not_use_is_refused(find: Find, tmp_path: Path) -> None:
     """It would compute with floats, silently."""
     with pytest.raises(UnsupportedError, match="groups of 32"):
         Openvino(group=64).export(find("encoder-4").model, tmp_path, quiet)
+
+
+def test_factors_that_a_decoder_has_no_place_for_are_refused(find: Find, tmp_path: Path) -> None:
+    model = find("decoder-8").model
+    name = "model.layers.0.mlp.down_proj.weight"
+    one = model.quantized[name]
+    factors = np.full(one.codes.shape[1], 2, np.float32)
+    codes = {**model.quantized, name: replace(one, inputs=factors)}
+    with pytest.raises(UnsupportedError, match=r"quantize\.factors=false"):
+        Openvino().export(replace(model, quantized=codes), tmp_path, quiet)

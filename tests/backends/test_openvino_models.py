@@ -137,6 +137,7 @@ def test_a_decoder_of_another_architecture_is_refused(tmp_path: Path) -> None:
     transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "m")
     tiny.byte_bpe(tmp_path / "m")
     model = describe(tmp_path / "m", "gpt2")
+    assert "'gpt2'" in EXACT.refusal(model)
     with pytest.raises(UnsupportedError, match="'gpt2'"):
         EXACT.export(model, tmp_path, quiet)
 
@@ -195,12 +196,13 @@ class Net(torch.nn.Module):
         super().__init__()
         self.conv = torch.nn.Conv1d(4, 8, 3, padding=1)
         self.up, self.down = torch.nn.Linear(8, 64), torch.nn.Linear(64, 5)
-    def forward(self, x, scale):
+    def forward(self, x, scale, unused):
         y = self.up(self.conv(x).transpose(1, 2)).relu()
-        return self.down(y) * scale[:, None], y.mean(1)
+        return self.down(y) * scale[:, None], y.mean(1) @ self.down.weight.T
 def build():
     torch.manual_seed(0)
-    return Net(), {"x": torch.randn(3, 4, 9).numpy(), "scale": torch.randn(3, 1).numpy()}
+    return Net(), {"x": torch.randn(3, 4, 9).numpy(), "scale": torch.randn(3, 1).numpy(),
+                   "unused": torch.zeros(3).numpy()}
 '''
 
 
@@ -213,10 +215,14 @@ def test_a_module_answers_as_torch_does_at_another_batch_size(
     monkeypatch.delitem(sys.modules, "module_for_openvino")
     source = sources.load(sources.resolve("module_for_openvino:build"), quiet)
     model = rounded(source, tmp_path / "codes", 8)
-    compiled = export(model, tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    written = EXACT.export(model, tmp_path / "out", quiet)
+    assert [port.shape for port in written.inputs] == [("batch", 4, 9), ("batch", 1), ("batch",)]
+    compiled = export(model, tmp_path / "again")
     rng = np.random.default_rng(0)
     given = {"x": rng.standard_normal((5, 4, 9)).astype(np.float32),
-             "scale": rng.standard_normal((5, 1)).astype(np.float32)}  # fmt: skip
+             "scale": rng.standard_normal((5, 1)).astype(np.float32),
+             "unused": np.zeros(5, np.float32)}  # fmt: skip
     with Reference(model).quantized(model.quantized) as reference:
         expected = reference.run(**given)
     found = compiled(given)

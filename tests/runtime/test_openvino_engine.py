@@ -142,6 +142,11 @@ def test_raw_inputs_are_checked_by_name_and_type(encoder: Session) -> None:
     assert found["sentence_embedding"].shape == (1, 64)
 
 
+def test_a_token_that_the_model_does_not_know_is_refused(decoder: Session) -> None:
+    with pytest.raises(UsageError, match="below"):
+        list(decoder.generate_ids([5, 10**6], 1))
+
+
 def test_a_closed_session_says_so(bert: Path) -> None:
     session = load(bert, threads=1)
     session.close()

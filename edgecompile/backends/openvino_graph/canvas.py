@@ -81,6 +81,9 @@ class Canvas:
             return self.floats(f"{names[0]}.weight")
         if label not in self.shared:
             tensors = [self.model.quantized[source] for source in sources]
+            for source, tensor in zip(sources, tensors, strict=True):
+                if tensor.inputs is not None:
+                    raise compressed.factors_refused(source, "a decoder's are not multiplied")
             self.shared[label] = compressed.weight(sources, tensors, self.constants)
         return self.shared[label]
 

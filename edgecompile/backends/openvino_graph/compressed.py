@@ -37,6 +37,7 @@ class Constants:
         self._file = scratch / "constants" if scratch else None
         self._end = 0
         self._kept: list[NDArray[Any]] = []
+        self.rows = constant(np.array([0, -1], np.int64), "rows")  # joins a row's groups
 
     def add(self, array: NDArray[Any], name: str, kind: ov.Type | None = None,
             shape: Sequence[int] | None = None) -> ov.Node:  # fmt: skip
@@ -67,6 +68,14 @@ def refusal(scheme: Scheme, columns: int) -> str:
     if scheme.bits == 4 and columns % 2:
         return f"4 bits and {columns} columns, an odd number"
     return ""
+
+
+def factors_refused(name: str, found: str) -> UnsupportedError:
+    """A weight whose inputs take factors (quantize_smooth), where there is no place for them."""
+    return UnsupportedError(
+        name, f"its inputs take factors before the product, but {found}", "one product of its own",
+        "--set quantize.factors=false, or another quantize.method",
+    )  # fmt: skip
 
 
 def named(node: ov.Node, name: str) -> ov.Node:
@@ -119,5 +128,4 @@ def weight(
     )
     if not scheme.group_size:
         return named(value, name)
-    shape = constant(np.array([rows, columns], np.int64), f"{name}.shape")
-    return named(ops.reshape(named(value, f"{name}.groups"), shape, False), name)
+    return named(ops.reshape(named(value, f"{name}.groups"), constants.rows, True), name)

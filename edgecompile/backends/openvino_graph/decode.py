@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,7 @@ def _expect_dequantized(graph: ir.Graph, codes: ir.Layer, joint: str, grouped: b
     """Raise unless the codes go through Convert and Multiply by their scales, and nothing else."""
     converts = graph.readers(codes)
     products = [node for one in converts for node in graph.readers(one)]
-    scales = [graph.sources(one)[0].name for node in products for one in graph.sources(node)
+    scales = [graph.source(one).name for node in products for one in graph.sources(node)
               if one.kind == "Convert" and one not in converts]  # fmt: skip
     shapes = [node.kind for one in products for node in graph.readers(one)]
     found = [node.kind for node in (*converts, *products)], scales
@@ -102,21 +102,32 @@ def _with_inputs(
     graph: ir.Graph, place: _Place, tensor: QuantizedTensor, expected: Sequence[float] | None
 ) -> QuantizedTensor:
     """With the factors that its product's input takes; raise where the range is another."""
-    weight = graph.names[place.constant.removesuffix(CODES)]
-    products = [node for node in graph.readers(weight) if node.kind == "MatMul"]
-    value = graph.sources(products[0])[0] if products else None
-    found: list[float] = []
-    if value is not None and value.kind == "FakeQuantize":
-        value, *ends = graph.sources(value)
-        found = [float(graph.array(end.name)) for end in ends]
     wanted = _bounds(expected) * 2 if expected else []
-    if found != wanted:
-        raise BadInputError(f"{place.constant}: range of its inputs", f"{found}", f"{wanted}")
-    if value is None or not value.name.endswith(rewrite.SCALED):
-        return tensor
-    factors = next(n.name for n in graph.sources(value) if n.name.endswith(rewrite.FACTORS))
-    inputs = np.array(graph.array(factors), np.float32)
+    factors = set()
+    for value in _inputs(graph, place.constant.removesuffix(CODES)):
+        found: list[float] = []
+        if value.kind == "FakeQuantize":
+            found = [float(graph.array(end.name)) for end in graph.sources(value)[1:]]
+            value = graph.source(value)
+        if found != wanted:
+            raise BadInputError(f"{place.constant}: range of its inputs", f"{found}", f"{wanted}")
+        scaled = graph.sources(value) if value.name.endswith(rewrite.SCALED) else []
+        factors.add(next((n.name for n in scaled if n.name.endswith(rewrite.FACTORS)), ""))
+    if len(factors) > 1:
+        raise BadInputError(place.constant, f"factors {sorted(factors)}", "the same everywhere")
+    name = "".join(factors)
+    inputs = np.array(graph.array(name), np.float32) if name else None
     return QuantizedTensor(tensor.scheme, tensor.codes, tensor.scales, inputs)
+
+
+def _inputs(graph: ir.Graph, name: str) -> Iterator[ir.Layer]:
+    """What is multiplied with a weight, through its transpose where there is one."""
+    readers = graph.readers(graph.layer(name))
+    turned = [reader for node in readers if node.kind == "Transpose"
+              for reader in graph.readers(node)]  # fmt: skip
+    for node in (*readers, *turned):
+        if node.kind == "MatMul":
+            yield graph.source(node)
 
 
 def _bounds(stated: Sequence[float]) -> list[float]:
@@ -167,7 +178,7 @@ def _decoder_facts(graph: ir.Graph) -> dict[str, float]:
     found = {"num_hidden_layers": len(graph.of_kind("ReadValue")) / 2}
     cuts = (("num_attention_heads", QKV[0]), ("num_key_value_heads", QKV[1]))
     for fact, name in cuts:
-        shapes = [graph.sources(node)[1] for node in graph.of_kind("Reshape")
+        shapes = [graph.source(node, 1) for node in graph.of_kind("Reshape")
                   if node.name.endswith(name + SPLIT)]  # fmt: skip
         heads = {int(graph.array(shape.name)[2]) for shape in shapes}
         found[fact] = heads.pop() if len(heads) == 1 else math.nan

@@ -78,7 +78,20 @@ def _converted(
             "openvino backend", f"this module cannot be exported: {reason[0][:300]}",
             way_out="try another backend (`edgecompile targets`), or avoid the operation it names",
         ) from error  # fmt: skip
+    _set_shapes(graph, given, axes or {})
     return graph, list(given)
+
+
+def _set_shapes(
+    graph: ov.Model, given: dict[str, torch.Tensor], axes: dict[str, Any]
+) -> None:
+    """The front end takes every size for one that varies; only `axes` do."""
+    for node in graph.get_parameters():
+        name = node.get_friendly_name()
+        free = axes.get(name, {})
+        shape = [-1 if axis in free else size for axis, size in enumerate(given[name].shape)]
+        node.set_partial_shape(ov.PartialShape(shape))
+    graph.validate_nodes_and_infer_types()
 
 
 def _output_names(model: Model, graph: ov.Model) -> list[str]:

@@ -22,7 +22,7 @@ from edgecompile.errors import BadInputError
 BITS = {"i4": 4, "i8": 8, "u8": 8, "f16": 16, "f32": 32, "i32": 32, "i64": 64}
 DTYPES = {"i8": np.int8, "u8": np.uint8, "f16": np.float16, "f32": np.float32, "i32": np.int32,
           "i64": np.int64}  # fmt: skip
-Port = tuple[str, str]  # layer and port numbers
+Port = tuple[int, str]  # number of an input, and of the layer that feeds it
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,10 @@ class Graph:
         self._readers: dict[str, list[str]] = {}
         for edge in root.iterfind("edges/edge"):
             source, target = edge.get("from-layer", ""), edge.get("to-layer", "")
-            self._sources.setdefault(target, []).append((edge.get("to-port", ""), source))
+            port = edge.get("to-port", "")
+            if source not in self.layers or target not in self.layers or not port.isdecimal():
+                raise BadInputError(str(self.file), f"edge {dict(edge.attrib)}", "between layers")
+            self._sources.setdefault(target, []).append((int(port), source))
             self._readers.setdefault(source, []).append(target)
 
     @cached_property
@@ -71,8 +74,28 @@ class Graph:
 
     def sources(self, layer: Layer) -> list[Layer]:
         """The nodes that a layer reads, in the order of its inputs."""
-        ports = sorted(self._sources.get(layer.number, ()), key=lambda port: int(port[0]))
-        return [self.layers[number] for _, number in ports]
+        return [self.layers[number] for _, number in sorted(self._sources.get(layer.number, ()))]
+
+    def source(self, layer: Layer, at: int = 0) -> Layer:
+        """One of them."""
+        found = self.sources(layer)
+        if len(found) <= at:
+            raise BadInputError(str(self.file), f"{layer.name} has {len(found)} inputs", "more")
+        return found[at]
+
+    def layer(self, name: str) -> Layer:
+        """The layer of that name."""
+        if name not in self.names:
+            raise BadInputError(str(self.file), f"no layer {name!r}", "one for every weight")
+        return self.names[name]
+
+    def _numbers(self, layer: Layer, name: str) -> tuple[int, ...]:
+        """An attribute of whole numbers from 0 on, with commas between them."""
+        text = layer.attributes.get(name, "").strip()
+        parts = text.split(",") if text else []
+        if not all(part.strip().isdecimal() for part in parts):
+            raise BadInputError(str(self.file), f"{layer.name}: {name} {text!r}", "numbers")
+        return tuple(int(part) for part in parts)
 
     def of_kind(self, kind: str) -> list[Layer]:
         """All layers of a kind, in the file's order."""
@@ -80,8 +103,7 @@ class Graph:
 
     def shape(self, layer: Layer) -> tuple[int, ...]:
         """A constant's shape."""
-        text = layer.attributes.get("shape", "")
-        return tuple(int(size) for size in text.split(",")) if text.strip() else ()
+        return self._numbers(layer, "shape")
 
     def array(self, name: str) -> NDArray[Any]:
         """A constant's values, mapped from the file; i4 as bytes uint8 [..., last / 2]."""
@@ -89,9 +111,9 @@ class Graph:
         if layer is None:
             raise BadInputError(str(self.file), f"no constant {name!r}", "one for every tensor")
         kind, shape = layer.attributes.get("element_type", ""), self.shape(layer)
-        place = int(layer.attributes.get("offset", -1)), int(layer.attributes.get("size", -1))
+        place = *self._numbers(layer, "offset"), *self._numbers(layer, "size")
         expected = -(-math.prod(shape) * BITS.get(kind, 0) // 8)
-        if kind not in BITS or min(place) < 0 or place[1] != expected:
+        if kind not in BITS or len(place) != 2 or place[1] != expected:
             raise BadInputError(str(self.file), f"{name}: {kind} {shape} at {place}", "its bytes")
         if sum(place) > self._data.stat().st_size:
             raise BadInputError(str(self._data), f"{name} ends at {sum(place)}", "within the file")

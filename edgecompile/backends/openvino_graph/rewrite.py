@@ -12,7 +12,6 @@ from openvino import opset13 as ops
 from edgecompile.backends.openvino_graph import compressed, places
 from edgecompile.backends.openvino_graph.compressed import constant, named
 from edgecompile.backends.openvino_graph.places import Place
-from edgecompile.errors import EdgecompileError
 from edgecompile.model import Model
 from edgecompile.numerics.ranges import LEVELS, Range
 from edgecompile.numerics.schemes import Float32
@@ -23,10 +22,14 @@ SCALED, TRANSPOSED = ".scaled", ".transposed"
 
 @dataclass(frozen=True)
 class Rewritten:
-    """Where the source's tensors are: `shared` maps one to the equal one that holds its values."""
+    """Where the source's tensors are: `shared` maps one to the equal one that holds its values.
+
+    `rounded` are weights whose product's input is rounded to 8 bits in its calibrated range.
+    """
 
     shared: Mapping[str, str]
     absent: tuple[str, ...]
+    rounded: frozenset[str]
 
 
 @dataclass
@@ -35,8 +38,10 @@ class _Work:
 
     model: Model
     ranges: Mapping[str, Range]
+    constants: compressed.Constants = field(default_factory=compressed.Constants)
     weights: dict[str, ov.Node] = field(default_factory=dict)
     inputs: dict[tuple[Any, ...], ov.Output] = field(default_factory=dict)
+    rounded: set[str] = field(default_factory=set)
 
 
 def rewrite(graph: ov.Model, model: Model, ranges: Mapping[str, Range]) -> Rewritten:
@@ -47,7 +52,8 @@ def rewrite(graph: ov.Model, model: Model, ranges: Mapping[str, Range]) -> Rewri
     graph.validate_nodes_and_infer_types()
     shared = {n: place.names[0] for place in found for n in place.names[1:]}
     present = {name for place in found for name in place.names}
-    return Rewritten(shared, tuple(n for n in model.weights if n not in present))
+    absent = tuple(name for name in model.weights if name not in present)
+    return Rewritten(shared, absent, frozenset(work.rounded))
 
 
 def _name_or_compress(place: Place, work: _Work) -> None:
@@ -59,7 +65,7 @@ def _name_or_compress(place: Place, work: _Work) -> None:
     readers = list(place.constant.output(0).get_target_inputs())
     if name not in work.weights:
         work.weights[name] = compressed.weight(
-            [name], [work.model.quantized[name]], compressed.Constants()
+            [name], [work.model.quantized[name]], work.constants
         )
     value = work.weights[name]
     if place.transposed:
@@ -78,8 +84,10 @@ def _change_inputs(name: str, readers: Sequence[ov.Input], work: _Work) -> None:
     if len(products) != len(readers):
         if factors is not None:
             kinds = [reader.get_node().get_type_name() for reader in readers]
-            raise EdgecompileError("openvino backend", f"{name} has factors, but {kinds} reads it")
+            raise compressed.factors_refused(name, f"{kinds} reads it")
         return
+    if one is not None:
+        work.rounded.add(name)
     for product in products:
         product.input(0).replace_source_output(_input(name, product, factors, one, work))
 
