@@ -41,9 +41,9 @@ class Executorch:
         """Unknown tasks, decoders that we do not draw."""
         if model.task not in self.tasks:
             return f"task {model.task!r} is not one of {', '.join(self.tasks)}"
-        if model.task == "text-generation":
-            return decoder_plan.refusal(model)
-        return ""
+        if model.task != "text-generation":
+            return ""
+        return decoder_plan.refusal(model) or self._window_refusal(model)
 
     def size(self, model: Model, schemes: Mapping[str, Scheme]) -> int:
         """Codes, scales, floats, subgraphs, and a decoder's rotary tables."""
@@ -82,6 +82,16 @@ class Executorch:
         """Codes, floats and facts from the sealed file."""
         return decode(folder, manifest)
 
+    def _window_refusal(self, model: Model) -> str:
+        """The attention operator sees all positions before its own."""
+        windows = [w for w in decoder_plan.plan(model).windows if 0 < w < self._context(model)]
+        if not windows:
+            return ""
+        return (
+            f"attention sees {min(windows)} positions of {self._context(model)}; "
+            f"choose options.context_length = {min(windows)} or less"
+        )
+
     def _context(self, model: Model) -> int:
         trained = int(model.config.get("max_position_embeddings", CONTEXT))
         return min(trained, self.context_length or CONTEXT)
@@ -116,7 +126,8 @@ class Executorch:
         unused = bert.write(model, folder, progress)
         name = "sentence_embedding" if model.task == "embedding" else "logits"
         ids = Port("input_ids", "int64", (1, "length"))
-        return _export((ids,), (Port(name, "float32", (1, "width")),), _encoder_options(model), unused)
+        scores = Port(name, "float32", (1, "width"))
+        return _export((ids,), (scores,), _encoder_options(model), unused)
 
 
 def _encoder_options(model: Model) -> dict[str, Any]:

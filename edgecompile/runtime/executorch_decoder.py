@@ -63,7 +63,7 @@ class ExecutorchDecoder:
             yield self._run(part, len(part))
 
     def _run(self, ids: Sequence[int], rows: int) -> Float32:
-        """Append tokens; logits float32 [rows, vocab] of the last `rows`, in the method's memory."""
+        """Append tokens; logits float32 [rows, vocab] of the last `rows` of them."""
         self._start[0], self._first[0] = self._length, len(ids) - rows
         inputs = self._step
         if len(ids) == 1:
@@ -85,4 +85,5 @@ class ExecutorchDecoder:
             limit = f"1 to {self._context} (the context in the file)"
             raise UsageError("tokens", f"{wanted} with those before", limit)
         if max(ids) >= self._vocabulary or min(ids) < 0:
-            raise UsageError("token ids", f"{min(ids)} to {max(ids)}", f"0 to {self._vocabulary - 1}")
+            limit = f"0 to {self._vocabulary - 1}"
+            raise UsageError("token ids", f"{min(ids)} to {max(ids)}", limit)

@@ -1,10 +1,11 @@
 """ExecuTorch's Python runtime: one text at a time through XNNPACK, decoders with a fixed cache."""
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -26,7 +27,9 @@ from .manifest import Manifest
 from .pool import Pool
 
 METHOD = "forward"
-OPERATORS = "libcustom_ops_aot_lib"  # attention with a KV cache
+OPERATORS = (  # attention with a KV cache, embeddings in codes
+    "extension/llm/custom_ops/libcustom_ops_aot_lib.*", "kernels/quantized/libquantized_ops_aot*",
+)  # fmt: skip
 _OPENING = threading.Lock()
 
 
@@ -149,8 +152,8 @@ def _library(manifest: Manifest, threads: int) -> ModuleType:
     the extension module alone is quicker by seconds and prints no warnings.
     """
     try:
+        torch = _torch()
         import executorch
-        import torch
         from executorch.extension.pybindings import _C
     except ImportError as error:
         way_out = f"pip install '{manifest.engine.requires}' torch"
@@ -159,16 +162,35 @@ def _library(manifest: Manifest, threads: int) -> ModuleType:
     if hasattr(library, "_edgecompile_threads"):
         return library  # its pool may not change while a method uses it
     root = Path(next(iter(executorch.__path__)))
-    for pattern in (f"extension/llm/custom_ops/{OPERATORS}.*", "kernels/quantized/*quantized*lib.*"):
+    for pattern in OPERATORS:
         for found in sorted(root.glob(pattern)):
             torch.ops.load_library(str(found))
-    # Attention multiplies with torch's BLAS inside ExecuTorch's own threads: threads below those
-    # only wait for each other (a token took 60 times as long on a busy machine).
-    torch.set_num_threads(1)
     with _no_log():
         library._unsafe_reset_threadpool(threads)
     library._edgecompile_threads = threads  # type: ignore[attr-defined]
     return library
+
+
+def _torch() -> Any:
+    """torch, whose BLAS keeps to the thread that calls it, in this whole process.
+
+    Attention multiplies with it inside ExecuTorch's own threads. Threads below those only wait
+    for each other: 64 tokens took 25 times as long on a busy machine.
+    """
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"  # read when the library is loaded, for all threads to come
+    try:
+        import torch
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before
+    torch.set_num_threads(1)  # this thread's, where torch was there before
+    with suppress(OSError, AttributeError):  # and MKL's of all threads; other BLAS have no such
+        library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+        ctypes.CDLL(str(library)).mkl_serv_set_num_threads(1)
+    return torch
 
 
 @contextmanager

@@ -148,9 +148,10 @@ def _attention(sheet: BertSheet, start: str, stream: int) -> int:
     d = sheet.delegate
     width = d.shape(stream)[-1]
     size = width // sheet.heads
+    names = [f"{start}{name}" for name in ("query", "key", "value")]
     q, k, v = (
         d.transpose(d.reshape(value, 1, 0, sheet.heads, size), 0, 2, 1, 3)
-        for value in products(sheet, [f"{start}{name}" for name in ("query", "key", "value")], stream)
+        for value in products(sheet, names, stream)
     )
     factor = np.array([1 / math.sqrt(size)], np.float32)
     q = d.multiply(q, sheet.floats(SCALE, (1, 1, 1, 1), factor))

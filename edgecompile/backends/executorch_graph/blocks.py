@@ -86,7 +86,8 @@ def _qkv(sheet: DecoderSheet, layer: int, stream: int, tables: tuple[int, int]) 
     normed = _norm(sheet, f"{start}{NORMS[0]}.weight", stream)
     found: dict[str, int] = {}
     for group in groups(sheet, [start + name for name in QKV]):
-        heads = d.reshape(product(sheet, group, normed), 1, 0, _heads(sheet, group), plan.head_size)
+        joined = product(sheet, group, normed)
+        heads = d.reshape(joined, 1, 0, _heads(sheet, group), plan.head_size)
         kept = [name for name in group if not name.endswith(QKV[2])]
         if kept != group:
             at, count = _heads(sheet, kept), plan.kv_heads

@@ -227,12 +227,12 @@ def facts(reader: PteReader, floats: Mapping[str, Floats]) -> dict[str, float]:
     for plan in reader.program.execution_plan:
         for call, arguments in _calls(plan):
             if call == "aten::native_layer_norm":
-                epsilons.add(float(np.float32(plan.values[arguments[4]].val.double_val)))  # type: ignore[union-attr, arg-type]
+                epsilons.add(float(np.float32(plan.values[arguments[4]].val.double_val)))
             if call == "llama::sdpa_with_kv_cache":
                 found["num_hidden_layers"] = found.get("num_hidden_layers", 0) + 1
                 query, cache = (plan.values[arguments[at]].val for at in (0, 3))
-                found["num_attention_heads"] = query.sizes[2]  # type: ignore[union-attr]
-                found["num_key_value_heads"] = cache.sizes[2]  # type: ignore[union-attr]
+                found["num_attention_heads"] = query.sizes[2]
+                found["num_key_value_heads"] = cache.sizes[2]
     if epsilons:
         found["norm_eps"] = max(epsilons)
         found["norm_eps_spread"] = max(epsilons) - min(epsilons)

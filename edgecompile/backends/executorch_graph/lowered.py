@@ -127,8 +127,7 @@ def _put_codes(reference: Reference, model: Model) -> None:
     for source, name in parameter_names(reference.body, model.quantized).items():
         path, _, leaf = name.rpartition(".")
         owner, tensor = reference.body.get_submodule(path), model.quantized[source]
-        rows, columns = tensor.codes.shape
-        group = columns // tensor.scales.shape[1]
+        group = tensor.codes.shape[1] // tensor.scales.shape[1]
         scales = torch.from_numpy(np.array(tensor.scales))
         rounding = "int8_asym_per_token" if isinstance(owner, nn.Linear) else None
         kind = torch.int8 if tensor.scheme.bits == 8 else torch.int4
@@ -167,7 +166,7 @@ def _lower(
 def _places(
     reader: PteReader, model: Model, unused: tuple[str, ...]
 ) -> tuple[dict[str, str], list[str]]:
-    """Where each source tensor's data are, by SHA-256 of what they should be; what was not found."""
+    """Where each source tensor's data are, by SHA-256 of what they should be; what is lost."""
     known = dict(_digests(reader))
     places: dict[str, str] = {}
     lost = []
