@@ -132,6 +132,8 @@ def test_texts_are_refused_for_want_of_a_tokenizer(both: tuple[Worker, RunnerWor
         (lambda m: m.update(format=99), r"format 99"),
         (lambda m: m["engine"].update(name="onnxruntime"), r"engine onnxruntime; expected llama"),
         (lambda m: m["engine"].update(file="model/none.gguf"), r"could not open it"),
+        (lambda m: m["engine"].update(file="../model.gguf"), r"one inside the bundle"),
+        (lambda m: m["engine"].update(file="/etc/passwd"), r"one inside the bundle"),
         (lambda m: m["model"].pop("task"), r"model\.task"),
     ],
 )
@@ -147,7 +149,7 @@ def test_a_manifest_that_does_not_fit_is_refused(
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", '{"format": 1', "[1,]", '{"a": 1, "a": 2}', '"\\ud800"', "[" * 1000, "1e999"]
+    "text", ["", "{", '{"format": 1', "[1,]", '{"a": 1, "a": 2}', '"\\ud800"', '"\\ud83d\\u0041"', "[" * 1000, "1e999"]
 )
 def test_json_that_is_none_is_refused(runner: Path, tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.json").write_text(text)

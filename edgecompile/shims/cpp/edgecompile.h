@@ -43,6 +43,8 @@ struct Tensor {
   std::vector<uint8_t> bytes;
 };
 
+// A bundle's file by the name in its manifest; names that lead out of the bundle are refused.
+std::string path_in(const std::string& bundle, const std::string& name);
 size_t item_bytes(const std::string& dtype);  // a BadInputError for an unknown one
 size_t element_count(const std::vector<int64_t>& shape);
 float half_to_float(uint16_t half);  // IEEE binary16

@@ -191,7 +191,7 @@ const char* engine_name() { return "executorch"; }
 
 std::unique_ptr<Engine> open_engine(const std::string& bundle, const json::Value& manifest,
                                     const Options& options) {
-  const std::string file = bundle + "/" + manifest["engine"]["file"].text("engine.file");
+  const std::string file = path_in(bundle, manifest["engine"]["file"].text("engine.file"));
   return std::make_unique<ExecutorchEngine>(file, manifest, options);
 }
 

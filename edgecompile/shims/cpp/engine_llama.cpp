@@ -163,7 +163,7 @@ const char* engine_name() { return "llama_cpp"; }
 
 std::unique_ptr<Engine> open_engine(const std::string& bundle, const json::Value& manifest,
                                     const Options& options) {
-  const std::string file = bundle + "/" + manifest["engine"]["file"].text("engine.file");
+  const std::string file = path_in(bundle, manifest["engine"]["file"].text("engine.file"));
   return std::make_unique<LlamaEngine>(file, manifest, options);
 }
 

@@ -103,7 +103,7 @@ struct Buffer {
     return made;
   }
 
-  // The first `count` elements as a tensor of `seen`; the memory stays this buffer's.
+  // A tensor of that shape; the memory stays this buffer's.
   Ort::Value value(const std::vector<int64_t>& seen) {
     static const auto memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
     return Ort::Value::CreateTensor(memory, bytes.data(), bytes.size(), seen.data(), seen.size(),
@@ -374,7 +374,7 @@ std::unique_ptr<Engine> open_engine(const std::string& bundle, const json::Value
                                     const Options& options) {
   std::string version;
   Ort::InitApi(open_library(options.library, version));
-  const std::string file = bundle + "/" + manifest["engine"]["file"].text("engine.file");
+  const std::string file = path_in(bundle, manifest["engine"]["file"].text("engine.file"));
   return translated("BadInputError", file, [&]() -> std::unique_ptr<Engine> {
     return std::make_unique<OnnxEngine>(file, manifest, options, version);
   });

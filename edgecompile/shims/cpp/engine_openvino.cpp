@@ -185,7 +185,7 @@ const char* engine_name() { return "openvino"; }
 
 std::unique_ptr<Engine> open_engine(const std::string& bundle, const json::Value& manifest,
                                     const Options& options) {
-  const std::string file = bundle + "/" + manifest["engine"]["file"].text("engine.file");
+  const std::string file = path_in(bundle, manifest["engine"]["file"].text("engine.file"));
   return translated("BadInputError", file, [&]() -> std::unique_ptr<Engine> {
     return std::make_unique<OpenvinoEngine>(file, manifest, options);
   });

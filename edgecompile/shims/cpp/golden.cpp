@@ -76,7 +76,7 @@ std::vector<GoldenResult> self_test(Model& model) {
   const json::Value& name = model.manifest()["golden"];
   if (name.is_null())
     throw Error("UnsupportedError", "self-test", "no golden inputs in this bundle", "a newer build");
-  const std::string path = model.bundle() + "/" + name.text("manifest: golden");
+  const std::string path = path_in(model.bundle(), name.text("manifest: golden"));
   const json::Value table = json::read(path);
   if (table["format"].integer(path) != kFormat)
     throw Error("BadInputError", path, "another format", std::to_string(kFormat));

@@ -136,8 +136,9 @@ class Parser {
   uint32_t code_point() {
     const uint32_t high = hex4();
     if (high < 0xD800 || high > 0xDBFF) return high;
-    if (!take_word("\\u")) fail("half a surrogate pair");
-    return 0x10000 + ((high - 0xD800) << 10) + (hex4() - 0xDC00);
+    const uint32_t low = take_word("\\u") ? hex4() : 0;
+    if (low < 0xDC00 || low > 0xDFFF) fail("half a surrogate pair");
+    return 0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00);
   }
 
   uint32_t hex4() {

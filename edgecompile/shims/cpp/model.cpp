@@ -57,6 +57,13 @@ int Error::exit_code() const {
   return found_code == codes.end() ? 1 : found_code->second;
 }
 
+std::string path_in(const std::string& bundle, const std::string& name) {
+  const bool out = name.empty() || name[0] == '/' || name.find('\\') != std::string::npos ||
+                   ("/" + name + "/").find("/../") != std::string::npos;
+  if (out) throw Error("BadInputError", "manifest", "path " + name, "one inside the bundle");
+  return bundle + "/" + name;
+}
+
 size_t item_bytes(const std::string& dtype) {
   static const std::map<std::string, size_t> sizes = {
       {"bool", 1},   {"int8", 1},   {"uint8", 1},   {"int16", 2},   {"uint16", 2},  {"float16", 2},
