@@ -149,7 +149,11 @@ def test_a_manifest_that_does_not_fit_is_refused(
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", '{"format": 1', "[1,]", '{"a": 1, "a": 2}', '"\\ud800"', '"\\ud83d\\u0041"', "[" * 1000, "1e999"]
+    "text",
+    [
+        "", "{", '{"format": 1', "[1,]", '{"a": 1, "a": 2}', '"\\ud800"', '"\\ud83d\\u0041"',
+        "[" * 1000, "1e999",
+    ],
 )
 def test_json_that_is_none_is_refused(runner: Path, tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.json").write_text(text)
