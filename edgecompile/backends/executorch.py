@@ -23,6 +23,12 @@ GRAPH_BYTES, GRAPH_BYTES_PER_TENSOR = 30_000, 1_700  # subgraphs, program, align
 CONTEXT = 2048  # tokens, where neither the target nor the model says less
 PROMPT, ROWS = 512, 128  # tokens and rows of logits in one call, at most
 
+NOT_WRITTEN = {
+    "coreml": "coremltools compiles a model on macOS only; choose xnnpack, which runs there too",
+    "vulkan": "its delegate repacks the codes in a form that nothing here reads back or runs; "
+    "choose xnnpack",
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Executorch:
@@ -39,6 +45,8 @@ class Executorch:
 
     def refusal(self, model: Model) -> str:
         """Unknown tasks, decoders that we do not draw."""
+        if self.partitioner != "xnnpack":
+            return f"partitioner {self.partitioner!r}: {NOT_WRITTEN[self.partitioner]}"
         if model.task not in self.tasks:
             return f"task {model.task!r} is not one of {', '.join(self.tasks)}"
         if model.task != "text-generation":
@@ -108,7 +116,8 @@ class Executorch:
         ids = Port("input_ids", "int64", (1, "length"))
         position = tuple(Port(name, "int64", (1,)) for name in ("start", "first"))
         logits = Port("logits", "float32", (1, "logits_length", plan.vocabulary))
-        return _export((ids, *position), (logits,), options, plan.unused)
+        notes = _tied_notes(plan, schemes_of(model))
+        return _export((ids, *position), (logits,), options, plan.unused, notes)
 
 
     def _lowered(self, model: Model, folder: Path, progress: Progress) -> Export:
@@ -128,6 +137,16 @@ class Executorch:
         ids = Port("input_ids", "int64", (1, "length"))
         scores = Port(name, "float32", (1, "width"))
         return _export((ids,), (scores,), _encoder_options(model), unused)
+
+
+def _tied_notes(
+    plan: decoder_plan.DecoderPlan, schemes: Mapping[str, Scheme]
+) -> tuple[str, ...]:
+    """The embedding's operator and XNNPACK read 8-bit rows alike, but 4-bit ones in two orders."""
+    source = plan.sources[decoder_plan.EMBEDDING]
+    if not plan.tied or schemes.get(source, Scheme(8, 0)) == Scheme(8, 0):
+        return ()
+    return (f"{source} is in the file twice, for look-ups and for the tied head",)
 
 
 def _encoder_options(model: Model) -> dict[str, Any]:

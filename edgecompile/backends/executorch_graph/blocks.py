@@ -94,10 +94,10 @@ def _qkv(sheet: DecoderSheet, layer: int, stream: int, tables: tuple[int, int]) 
             found[group[-1]] = d.cut(heads, 2, at, count) if kept else heads
             heads = d.cut(heads, 2, 0, at) if kept else heads
         if kept and plan.head_norms:
-            parts = _cut_heads(sheet, kept, heads)
-            for name, norm in zip(kept, HEAD_NORMS[-len(kept) :], strict=True):
-                parts[name] = _rotated(d, _norm(sheet, f"{start}{norm}.weight", parts[name]), tables)
-            found |= parts
+            for name, part in _cut_heads(sheet, kept, heads).items():
+                norm = HEAD_NORMS[name.endswith(QKV[1])]
+                normed_heads = _norm(sheet, f"{start}{norm}.weight", part)
+                found[name] = _rotated(d, normed_heads, tables)
         elif kept:
             found |= _cut_heads(sheet, kept, _rotated(d, heads, tables))
     return [found[start + name] for name in QKV]

@@ -130,7 +130,7 @@ def _put_codes(reference: Reference, model: Model) -> None:
         group = tensor.codes.shape[1] // tensor.scales.shape[1]
         scales = torch.from_numpy(np.array(tensor.scales))
         rounding = "int8_asym_per_token" if isinstance(owner, nn.Linear) else None
-        kind = torch.int8 if tensor.scheme.bits == 8 else torch.int4
+        kind = getattr(torch, f"int{tensor.scheme.bits}")
         codes = IntxUnpackedToInt8Tensor(
             torch.from_numpy(np.array(tensor.codes)), scales,
             torch.zeros_like(scales, dtype=torch.int8), kind, (1, group), torch.float32, rounding,

@@ -38,6 +38,12 @@ class PteReader:
         if not self._header.is_valid():
             raise BadInputError(self.where, "no extended header", "a .pte file with segments")
 
+    @property
+    def base(self) -> int:
+        """Where the segments begin."""
+        base: int = self._header.segment_base_offset
+        return base
+
     @cached_property
     def program(self) -> schema.Program:
         """The flatbuffer at the file's beginning."""
@@ -51,8 +57,7 @@ class PteReader:
     def segment(self, index: int) -> Bytes:
         """The bytes of a segment."""
         place = self.program.segments[index]
-        start = self._header.segment_base_offset + place.offset
-        return self._slice(start, place.size)
+        return self._slice(self.base + place.offset, place.size)
 
     def data(self, key: str) -> Bytes:
         """The named data of that key."""
