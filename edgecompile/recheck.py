@@ -38,6 +38,7 @@ def recheck(request: Recheck, progress: Progress) -> CheckReport:
     manifest = read_manifest(request.bundle)
     emulators = emulated.emulators_of(request.on, manifest)  # lacks a tool: said at once
     ref = _source(request, manifest)
+    emulated.prepare(emulators, progress)
     model = _loaded(ref, manifest, progress)
     budget = Budget(**manifest.data["target_options"]["budget"])
     limits = Limits.of(ref.recipe.check, budget, request.allow)

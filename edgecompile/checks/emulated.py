@@ -93,14 +93,25 @@ def emulators_of(names: Sequence[str], info: Manifest) -> list[Emulator]:
     return [Emulator.of(LEVELS[name], info.engine.name) for name in dict.fromkeys(names)]
 
 
+def prepare(emulators: Sequence[Emulator], progress: Progress) -> None:
+    """Download and compile what is not in the cache, before anything is measured."""
+    for done, emulator in enumerate(emulators):
+        progress(f"compile for {emulator.level.name}", done, len(emulators))
+        _ = emulator.program, emulator.sysroot
+    if emulators:
+        progress("compile for emulated levels", len(emulators), len(emulators))
+
+
 def rows(subject: Subject, emulators: Sequence[Emulator]) -> Iterator[Row]:
-    """For each level how the runner's answers differ from the host's, and how long it took."""
+    """For each level how the runner's answers differ from the host's, and how long it took.
+
+    `emulators` are prepared.
+    """
     with Worker(subject.bundle, verify="never", threads=THREADS) as host:
         task = _task(subject, host)
         here = task.answers(host)
         for done, emulator in enumerate(emulators):
             subject.progress(f"compare on {emulator.level.name}", done, len(emulators))
-            _ = emulator.program, emulator.sysroot  # compiled before the clock starts
             try:
                 yield from _level_rows(subject, emulator, host, task, here)
             except (MissingLibraryError, UnsupportedError):
