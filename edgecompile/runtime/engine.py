@@ -69,4 +69,4 @@ def open_engine(bundle: Path, manifest: Manifest, threads: int, pad_id: int) -> 
         from .executorch_engine import ExecutorchEngine
 
         return ExecutorchEngine(bundle, manifest, threads)
-    raise UnsupportedError("engine", repr(name), "onnxruntime, llama_cpp or openvino")
+    raise UnsupportedError("engine", repr(name), "onnxruntime, llama_cpp, openvino or executorch")

@@ -55,10 +55,14 @@ class ExecutorchEngine:
 
     def run(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """The file's outputs by name; inputs are checked by name, dtype and shape first."""
+        if self._manifest.task == "text-generation":
+            raise UnsupportedError("run", f"inputs {sorted(arrays)}", "generate, or logits")
         if set(arrays) != set(self._inputs):
             raise UsageError("run", f"inputs {sorted(arrays)}", f"{sorted(self._inputs)}")
         for name, array in arrays.items():
             _check(self._inputs[name], array)
+            if self._manifest.task != "module":
+                self._check_tokens(array)
         ordered = [np.ascontiguousarray(arrays[name]) for name in self._inputs]
         with self._methods.lease() as method:
             values = method.call(ordered)
@@ -83,11 +87,18 @@ class ExecutorchEngine:
 
     def _tokens(self, row: Sequence[int]) -> NDArray[np.int64]:
         tokens = np.asarray([row], np.int64)
-        limit = int(self._manifest.engine.options.get("vocabulary", 0))
-        if tokens.max() >= limit:  # its kernels end the process over an index out of range
-            raise UsageError("token ids", f"{tokens.max()}", f"at most {limit - 1}")
-        _check(self._inputs["input_ids"], tokens)
+        self._check_tokens(tokens)
         return tokens
+
+    def _check_tokens(self, tokens: NDArray[Any]) -> None:
+        """Its kernels end the process over an index out of range."""
+        options = self._manifest.engine.options
+        limit, longest = (int(options.get(name, 0)) for name in ("vocabulary", "length_limit"))
+        if not 1 <= tokens.size <= longest:
+            raise UsageError("token ids", f"{tokens.size} tokens", f"1 to {longest}")
+        if tokens.min() < 0 or tokens.max() >= limit:
+            found = f"{tokens.min()} to {tokens.max()}"
+            raise UsageError("token ids", found, f"0 to {limit - 1}")
 
     def _create_method(self, _: int) -> _Method:
         return _Method(self._load())

@@ -17,7 +17,7 @@ from edgecompile import bundle, facts, sources
 from edgecompile.backends import Decoded, Export
 from edgecompile.backends.executorch import Executorch
 from edgecompile.backends.executorch_graph.pte import FILE
-from edgecompile.errors import UnsupportedError
+from edgecompile.errors import UnsupportedError, UsageError
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import float_digest
 from edgecompile.reference import Reference
@@ -96,6 +96,16 @@ def test_an_encoder_on_codes_is_near_torch_on_the_same_codes(
     found = opened(tmp_path / "out", model, written).encode(IDS)
     for one, other in zip(found, expected, strict=True):
         assert one @ other / np.linalg.norm(one) / np.linalg.norm(other) > 0.99
+
+
+@pytest.mark.parametrize("ids", [[2, 100_000, 3], [2] * 129])
+def test_tokens_out_of_range_are_refused_and_do_not_end_the_process(
+    encoder: Model, tmp_path: Path, ids: list[int]
+) -> None:
+    engine = opened(tmp_path, encoder, BACKEND.export(encoder, tmp_path, quiet))
+    for call in (lambda: engine.encode([ids]), lambda: engine.run({"input_ids": np.array([ids])})):
+        with pytest.raises(UsageError, match="token ids"):
+            call()
 
 
 def test_an_encoders_numbers_are_found_again(encoder: Model, tmp_path: Path) -> None:

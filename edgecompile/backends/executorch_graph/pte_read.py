@@ -32,10 +32,10 @@ class PteReader:
     def __init__(self, file: Path) -> None:
         self.where = str(file)
         self._data = np.memmap(file, np.uint8, "r")
-        self._header = _ExtendedHeader.from_bytes(
-            bytes(self._data[HEADER_AT : HEADER_AT + _ExtendedHeader.EXPECTED_LENGTH])
-        )
-        if not self._header.is_valid():
+        head = bytes(self._data[HEADER_AT : HEADER_AT + _ExtendedHeader.EXPECTED_LENGTH])
+        whole = len(head) == _ExtendedHeader.EXPECTED_LENGTH
+        self._header: Any = _ExtendedHeader.from_bytes(head) if whole else None
+        if self._header is None or not self._header.is_valid():
             raise BadInputError(self.where, "no extended header", "a .pte file with segments")
 
     @property
@@ -80,7 +80,8 @@ class PteReader:
     @staticmethod
     def bytes_of(tensor: schema.Tensor) -> int:
         """Bytes of a tensor's values."""
-        return math.prod(tensor.sizes) * BYTES.get(tensor.scalar_type, 4)
+        size: int = math.prod(tensor.sizes) * BYTES.get(tensor.scalar_type, 4)
+        return size
 
     @cached_property
     def subgraphs(self) -> list[dict[str, Any]]:
