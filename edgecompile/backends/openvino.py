@@ -106,10 +106,10 @@ class Openvino:
         fitting = [size for size in GROUPS if all(limit % size == 0 for limit in limits)]
         if not self.group:
             return max(fitting, default=32) if model.task != "text-generation" else 32
-        if self.group > min(limits, default=self.group):
+        if self.group not in fitting:
             raise UnsupportedError(
                 "[options] group", f"{self.group} with weights in groups of {min(limits)}",
-                "no more than a weight's group", f"group={max(fitting, default=32)}",
+                "a divisor of every weight's group", f"group={max(fitting, default=32)}",
             )  # fmt: skip
         return self.group
 

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from edgecompile import sources
 from edgecompile.backends.openvino import Openvino
-from edgecompile.backends.openvino_graph import storage
+from edgecompile.backends.openvino_graph import float_encoder, storage
+from edgecompile.backends.openvino_graph.rewrite import rewrite
 from edgecompile.errors import UnsupportedError
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme
@@ -187,6 +188,16 @@ def test_a_classifier_scores_as_torch_does(tmp_path: Path) -> None:
     with Reference(model).quantized(model.quantized) as reference:
         expected = reference.classify(IDS)
     assert texts(export(model, tmp_path / "out")) == pytest.approx(expected, abs=5e-4)
+
+
+def test_a_quantized_tensor_that_the_exported_graph_lacks_is_refused(tmp_path: Path) -> None:
+    source = sources.load(sources.resolve(str(tiny.bert(tmp_path / "m"))), quiet)
+    model = rounded(source, tmp_path / "codes", 8)
+    name = "encoder.layer.0.output.dense.weight"
+    graph = float_encoder.export(model)
+    other = replace(model, replaced={name: model.weights.float32(name) * 2})
+    with pytest.raises(UnsupportedError, match=r"quantize\.skip"):
+        rewrite(graph, other, {})
 
 
 MODULE = '''

@@ -74,7 +74,8 @@ def _tensor(graph: ir.Graph, place: _Place, entry: Mapping[str, Any]) -> Quantiz
     bits, shape = BITS.get(layer.attributes.get("element_type", ""), 0), graph.shape(layer)
     _expect_dequantized(graph, layer, joint, grouped=len(shape) == 3)
     scales = graph.array(joint + SCALES)
-    if not bits or scales.shape != (*shape[:-1], 1) or len(shape) not in (2, 3):
+    whole = len(shape) in (2, 3) and part.stop <= shape[0]
+    if not (bits and whole) or scales.shape != (*shape[:-1], 1):
         raise BadInputError(
             place.constant, f"{bits} bits, shape {shape}, scales {scales.shape}",
             "4 or 8 bits, a scale for each group or row",
@@ -158,7 +159,7 @@ def facts(graph: ir.Graph) -> dict[str, float]:
     A norm whose epsilon differs from the others' shows as the fact `norm_eps_spread`.
     """
     epsilons = [float(node.attributes["eps"]) for node in graph.of_kind("MVN")]
-    epsilons += [_epsilon(graph, root) for root in graph.of_kind("Sqrt")]
+    epsilons += [value for root in graph.of_kind("Sqrt") for value in _epsilon(graph, root)]
     result: dict[str, float] = {}
     if epsilons:
         result["norm_eps"] = float(np.float32(max(epsilons)))
@@ -166,11 +167,11 @@ def facts(graph: ir.Graph) -> dict[str, float]:
     return result | (_decoder_facts(graph) if graph.of_kind("ReadValue") else {})
 
 
-def _epsilon(graph: ir.Graph, root: ir.Layer) -> float:
-    """What is added below a root: RMSNorm's epsilon."""
-    added = [node for one in graph.sources(root) for node in graph.sources(one)]
-    constants = [node for node in added if node.kind == "Const"]
-    return float(graph.array(constants[0].name)) if len(constants) == 1 else math.nan
+def _epsilon(graph: ir.Graph, root: ir.Layer) -> Iterator[float]:
+    """What is added to a mean below a root: RMSNorm's epsilon; nothing for other roots."""
+    terms = graph.sources(graph.source(root))
+    if [node.kind for node in terms] == ["ReduceMean", "Const"]:
+        yield float(graph.array(terms[1].name))
 
 
 def _decoder_facts(graph: ir.Graph) -> dict[str, float]:

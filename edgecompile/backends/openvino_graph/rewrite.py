@@ -12,6 +12,7 @@ from openvino import opset13 as ops
 from edgecompile.backends.openvino_graph import compressed, places
 from edgecompile.backends.openvino_graph.compressed import constant, named
 from edgecompile.backends.openvino_graph.places import Place
+from edgecompile.errors import UnsupportedError
 from edgecompile.model import Model
 from edgecompile.numerics.ranges import LEVELS, Range
 from edgecompile.numerics.schemes import Float32
@@ -53,7 +54,17 @@ def rewrite(graph: ov.Model, model: Model, ranges: Mapping[str, Range]) -> Rewri
     shared = {n: place.names[0] for place in found for n in place.names[1:]}
     present = {name for place in found for name in place.names}
     absent = tuple(name for name in model.weights if name not in present)
+    _refuse_changed([name for name in absent if name in model.quantized])
     return Rewritten(shared, absent, frozenset(work.rounded))
+
+
+def _refuse_changed(names: Sequence[str]) -> None:
+    """A quantized tensor that is not found as it was would ship other numbers than were chosen."""
+    if names:
+        raise UnsupportedError(
+            "openvino backend", f"the exported graph does not hold {names[0]} as it is",
+            "every quantized tensor", f"--set 'quantize.skip=[\"{names[0]}\"]'",
+        )  # fmt: skip
 
 
 def _name_or_compress(place: Place, work: _Work) -> None:
