@@ -8,8 +8,9 @@ from typing import Any
 from rows import Made, Row
 from speed import Figure, Speeds
 
-DECODER = ("first token ms", "tokens/s")
-ENCODER = ("ms a text",)
+# Keys of speed.py -> column; `undisturbed` is the best of all rounds.
+DECODER = {"first_token_ms": "first token ms", "tokens_per_second": "tokens/s"}
+ENCODER = {"latency_ms": "ms a text"}
 
 
 def render(
@@ -20,15 +21,16 @@ def render(
     domains = sorted({domain for found in qualities.values() for domain in found}, reverse=True)
     quality = "cosine worst / 1st percentile / mean" if encoder else "KL, top-1"
     head = ["tool", "target", "engine", "precision", "MB", "export s / processor s", "load s"]
-    head += [*(ENCODER if encoder else DECODER), "peak MiB"]
+    columns = ENCODER if encoder else DECODER
+    head += [*columns.values(), "undisturbed", "peak MiB"]
     head += [f"{domain}: {quality}" for domain in domains]
     lines = [head]
     for row, made in rows.items():
         cells = [*row.cells, f"{made.megabytes:.1f}", _export(made)]
         cells.append(_one(speeds.figure(row.name, "load_seconds"), 2))
-        keys = ("latency_ms",) if encoder else ("first_token_ms", "tokens_per_second")
         digits = 2 if encoder else 1
-        cells += [_spread(speeds.figure(row.name, key), digits) for key in keys]
+        cells += [_spread(speeds.figure(row.name, key), digits) for key in columns]
+        cells.append(_undisturbed(row.name, speeds, encoder))
         cells.append(_one(speeds.figure(row.name, "peak_mib"), 0))
         cells += [_quality(qualities[row].get(domain), encoder) for domain in domains]
         lines.append(cells)
@@ -57,12 +59,20 @@ def _export(made: Made) -> str:
         return ""
     parts = [f"check {made.stages['check']:.0f}"] if "check" in made.stages else []
     parts += [f"{stage} reused" for stage in made.reused]
-    said = f"{made.took.wall:.0f} / {made.took.cpu:.0f}"
+    said = f"{made.took.wall:.0f}" + (f" / {made.took.cpu:.0f}" if made.took.cpu else "")
     return said + (f" ({', '.join(parts)})" if parts else "")
 
 
 def _one(figure: Figure | None, digits: int) -> str:
     return f"{figure.median:.{digits}f}" if figure else ""
+
+
+def _undisturbed(name: str, speeds: Speeds, encoder: bool) -> str:
+    if encoder:
+        figure = speeds.figure(name, "fast_latency_ms")
+        return f"{figure.least:.2f}" if figure else ""
+    figure = speeds.figure(name, "fast_tokens_per_second")
+    return f"{figure.most:.1f}" if figure else ""
 
 
 def _spread(figure: Figure | None, digits: int) -> str:
