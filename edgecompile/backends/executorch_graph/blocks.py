@@ -7,7 +7,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgecompile.backends.executorch_graph.delegate import Delegate
+import numpy as np
+
 from edgecompile.backends.executorch_graph.sheet import Sheet, groups, product, products
 from edgecompile.backends.onnx_graph.decoder_plan import (
     DOWN,
@@ -22,6 +23,8 @@ from edgecompile.backends.onnx_graph.decoder_plan import (
     DecoderPlan,
 )
 
+TURN = "turn"  # a constant that is not the source's
+
 
 @dataclass(kw_only=True)
 class DecoderSheet(Sheet):
@@ -31,15 +34,12 @@ class DecoderSheet(Sheet):
 
 
 def first(sheet: DecoderSheet) -> DecoderSheet:
-    """stream, rotary rows -> cos, sin, and q, k, v of layer 0.
-
-    cos and sin are whole heads here: sin's first half is negative (see `_rotated`).
-    """
+    """stream, rotary rows -> cos and sin of whole heads, and q, k, v of layer 0."""
     d, size = sheet.delegate, sheet.plan.head_size
     stream = sheet.input(_width(sheet))
     rows = sheet.input(1, size)
     cos, sin = (d.cut(rows, 3, start, size // 2) for start in (0, size // 2))
-    tables = d.join(cos, cos), d.join(d.negate(sin), sin)
+    tables = d.join(cos, cos), d.join(sin, sin)
     for value in (*tables, *_qkv(sheet, 0, stream, tables)):
         d.output(value)
     return sheet
@@ -97,9 +97,9 @@ def _qkv(sheet: DecoderSheet, layer: int, stream: int, tables: tuple[int, int]) 
             for name, part in _cut_heads(sheet, kept, heads).items():
                 norm = HEAD_NORMS[name.endswith(QKV[1])]
                 normed_heads = _norm(sheet, f"{start}{norm}.weight", part)
-                found[name] = _rotated(d, normed_heads, tables)
+                found[name] = _rotated(sheet, normed_heads, tables)
         elif kept:
-            found |= _cut_heads(sheet, kept, _rotated(d, heads, tables))
+            found |= _cut_heads(sheet, kept, _rotated(sheet, heads, tables))
     return [found[start + name] for name in QKV]
 
 
@@ -120,11 +120,16 @@ def _cut_heads(sheet: DecoderSheet, names: Sequence[str], heads: int) -> dict[st
     return found
 
 
-def _rotated(d: Delegate, heads: int, tables: tuple[int, int]) -> int:
-    """x cos + (second half, first half) sin, where sin's first half has the minus."""
-    half = d.shape(heads)[-1] // 2
-    swapped = d.join(d.cut(heads, 3, half, half), d.cut(heads, 3, 0, half))
-    return d.add(d.multiply(heads, tables[0]), d.multiply(swapped, tables[1]))
+def _rotated(sheet: DecoderSheet, heads: int, tables: tuple[int, int]) -> int:
+    """x cos + (minus second half, first half) sin.
+
+    The halves change places by one product with 0, 1 and -1, exactly.
+    """
+    d, size = sheet.delegate, sheet.plan.head_size
+    half, turn = size // 2, np.zeros((size, size), np.float32)
+    turn[range(half), range(half, size)], turn[range(half, size), range(half)] = -1, 1
+    turned = d.linear(heads, sheet.floats(f"{TURN}.{size}", (size, size), turn))
+    return d.add(d.multiply(heads, tables[0]), d.multiply(turned, tables[1]))
 
 
 def _rest(sheet: DecoderSheet, layer: int, attended: int, stream: int) -> int:

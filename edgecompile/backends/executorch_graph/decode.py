@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from edgecompile.backends import Decoded, ReadWhenAsked
 from edgecompile.backends.executorch_graph import encode
 from edgecompile.backends.executorch_graph.bert import SCALE, SQUARES
+from edgecompile.backends.executorch_graph.blocks import TURN
 from edgecompile.backends.executorch_graph.decoder import ROTARY
 from edgecompile.backends.executorch_graph.pte import FILE
 from edgecompile.backends.executorch_graph.pte_read import PteReader
@@ -129,7 +130,7 @@ def _names(places: Mapping[str, str]) -> dict[str, list[str]]:
 
 def _is_source(name: str) -> bool:
     """Whether a constant is a tensor of the source, not one that the graph adds."""
-    return not name.startswith((f"{MEAN}.", f"{SQUARES}.")) and name not in ADDED
+    return not name.startswith((f"{MEAN}.", f"{SQUARES}.", f"{TURN}.")) and name not in ADDED
 
 
 def _in_subgraphs(

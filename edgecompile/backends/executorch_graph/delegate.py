@@ -106,10 +106,6 @@ class Delegate:
         """Logistic function."""
         return self._same(schema.XNNSigmoid, value)
 
-    def negate(self, value: int) -> int:
-        """Minus value."""
-        return self._same(schema.XNNNegate, value)
-
     def gelu(self, value: int) -> int:
         """x times the normal distribution function of x (Hendrycks & Gimpel 2016)."""
         return self._same(schema.XNNGelu, value)
