@@ -24,6 +24,7 @@ from edgecompile.errors import BadInputError
 from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme
 
 CODES, SCALES = ".codes", ".scales"
+PERMUTED = "nhwc:"  # before the key of a convolution's weight
 ADDED = (EPSILON, ROTARY, SCALE)  # constants that are not the source's
 BITS = {"xnn_datatype_qbint4": 4, "xnn_datatype_qcint4": 4, "xnn_datatype_qcint8": 8}
 
@@ -45,6 +46,7 @@ class Floats:
     shape: tuple[int, ...]
     key: str = ""
     buffer: int = 0
+    permuted: bool = False  # a convolution's weight with its channels last
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ def decode(folder: Path, manifest: Mapping[str, Any]) -> Decoded:
     floats = {**plain, **floats}
     rows = {e["name"]: e["shape"][0] for e in (*manifest["tensors"], *manifest["floats"])
             if e["shape"]}  # fmt: skip
+    shapes = {entry["name"]: tuple(entry["shape"]) for entry in manifest["floats"]}
     coded, dense = _rows([*weights, *tables], rows), _rows(floats, rows)
 
     def quantized(name: str) -> QuantizedTensor:
@@ -91,8 +94,9 @@ def decode(folder: Path, manifest: Mapping[str, Any]) -> Decoded:
         place = dense[name]
         whole = _floats(reader, floats[place.label])
         if JOIN in place.label:
-            return whole[place.start : place.start + rows.get(name, len(whole))]
-        return whole
+            whole = whole[place.start : place.start + rows.get(name, len(whole))]
+        shape = shapes.get(name, whole.shape)  # a vector may be [1, 1, width] in the graph
+        return whole.reshape(shape) if whole.size == math.prod(shape) else whole
 
     return Decoded(
         ReadWhenAsked(coded, quantized), ReadWhenAsked(dense, values), facts(reader, floats)
@@ -150,6 +154,8 @@ def _in_subgraphs(
             if "tensor_value" not in body:
                 for label in _labels(names, key):
                     floats[label] = Floats(dims, key)
+                for label in names.get(PERMUTED + key, []):
+                    floats[label] = Floats(dims, key, permuted=True)
                 continue
             quant, bits = body["quant_params"], BITS[tensor["datatype"]]
             scheme = Scheme(bits, quant.get("group_size", 0))
@@ -210,8 +216,10 @@ def _table(reader: PteReader, table: Table) -> QuantizedTensor:
 def _floats(reader: PteReader, floats: Floats) -> Float32:
     count = math.prod(floats.shape)
     data = reader.data(floats.key) if floats.key else reader.constant(floats.buffer, 4 * count)
-    shape = [size for at, size in enumerate(floats.shape) if size > 1 or at == len(floats.shape)]
-    return np.array(_aligned(data, np.float32).reshape(shape or [-1]))
+    values = _aligned(data, np.float32)
+    if floats.permuted:
+        return np.array(values.reshape(floats.shape).transpose(0, 3, 1, 2))
+    return np.array(values.reshape(-1, *floats.shape[1:]) if floats.shape[0] > 1 else values)
 
 
 def _aligned(data: NDArray[np.uint8], kind: Any) -> NDArray[Any]:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from edgecompile.backends import Port
 from edgecompile.backends.executorch_graph import encode
+from edgecompile.backends.executorch_graph.decode import PERMUTED
 from edgecompile.backends.executorch_graph.pte import FILE
 from edgecompile.backends.executorch_graph.pte_read import PteReader
 from edgecompile.errors import UnsupportedError
@@ -35,7 +36,6 @@ from edgecompile.numerics.swap import parameter_names
 from edgecompile.reference import Reference, flat_outputs
 
 EXAMPLE_LENGTH = 7  # tokens: neither 0 nor 1, which exporters take for constants
-PERMUTED = "nhwc:"  # before the key of a convolution's weight, channels last in the file
 
 
 @dataclass(frozen=True)
