@@ -20,9 +20,9 @@ TABLE: Mapping[str, tuple[tuple[float, float, float], bool]] = {
     "accuracy_ratio": ((0.99, 0.99, 0.97), True),
     "relative_error": ((0.02, 0.098, 0.316), False),
 }
-# metric: (float activations, int8 in blocks, int8 with one range an input), higher is better
+# metric: (float activations, int8 in blocks, int8 with one range a row or input), higher is better
 EXPORT: Mapping[str, tuple[tuple[float, float, float], bool]] = {
-    "export_kl_mean": ((1e-5, 0.0054, 0.0054), False),
+    "export_kl_mean": ((1e-5, 0.0054, 0.043), False),
     "export_cosine_min": ((0.9999, 0.998, 0.988), True),
     "export_relative_error": ((0.001, 0.063, 0.155), False),
 }
