@@ -214,6 +214,7 @@ def readme(manifest: Mapping[str, Any]) -> str:
     """The bundle's README: what it is and the three lines that run it."""
     model, engine = manifest["model"], manifest["engine"]
     needs = "numpy" if model["task"] == "module" else "numpy tokenizers jinja2"
+    needs += " torch" * (engine["name"] == "executorch")  # its bindings pass torch's tensors
     return f"""# {model["name"]} for {manifest["target"]}
 
 {model["task"]}, {model["parameters"]:,} parameters ({model["architecture"]}), licence: \

@@ -87,7 +87,7 @@ class Session:
         pooling = self.info.pooling
         if pooling is None:
             raise BadInputError("manifest", "no pooling section", "one for an embedding model")
-        if normalize is False and pooling.normalize and self.info.engine.name == "onnxruntime":
+        if normalize is False and pooling.normalize and self.info.engine.name != "llama_cpp":
             raise UsageError("normalize", "False", "True: this bundle's graph normalizes itself")
         vectors = encode_all(engine, ids, pooling.dimension)
         if pooling.normalize if normalize is None else normalize:
