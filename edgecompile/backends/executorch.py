@@ -8,10 +8,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from edgecompile.backends import Decoded, Export, Port, schemes_of
+from edgecompile.backends import Decoded, Export, Port, decoder_plan, schemes_of
 from edgecompile.backends.executorch_graph import bert, decoder, encode, pte
 from edgecompile.backends.executorch_graph.decode import decode
-from edgecompile.backends.onnx_graph import decoder_plan
 from edgecompile.errors import UnsupportedError
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme

@@ -12,10 +12,9 @@ from typing import Any, ClassVar, Literal
 
 import onnx
 
-from edgecompile.backends import Decoded, Export, Port
+from edgecompile.backends import Decoded, Export, Port, decoder_plan
 from edgecompile.backends.onnx_graph import (
     decoder_graph,
-    decoder_plan,
     encode,
     ort_format,
     storage,

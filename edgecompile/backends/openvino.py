@@ -11,8 +11,7 @@ from typing import Any, ClassVar, Literal
 
 import openvino as ov
 
-from edgecompile.backends import Decoded, Export, Port, schemes_of
-from edgecompile.backends.onnx_graph import decoder_plan
+from edgecompile.backends import Decoded, Export, Port, decoder_plan, schemes_of
 from edgecompile.backends.openvino_graph import decoder_graph, float_encoder, rewrite, storage
 from edgecompile.backends.openvino_graph.compressed import Constants
 from edgecompile.backends.openvino_graph.decode import decode

@@ -16,8 +16,8 @@ import transformers
 from numpy.typing import NDArray
 
 from edgecompile import bundle
-from edgecompile.backends import Export
-from edgecompile.backends.onnx_graph import decoder_plan, storage
+from edgecompile.backends import Export, decoder_plan
+from edgecompile.backends.onnx_graph import storage
 from edgecompile.backends.onnxruntime import Onnxruntime
 from edgecompile.errors import UnsupportedError
 from edgecompile.model import Model

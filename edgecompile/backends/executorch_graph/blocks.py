@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgecompile.backends.executorch_graph.sheet import Sheet, groups, product, products
-from edgecompile.backends.onnx_graph.decoder_plan import (
+from edgecompile.backends.decoder_plan import (
     DOWN,
     EMBEDDING,
     GATE_UP,
@@ -22,6 +21,7 @@ from edgecompile.backends.onnx_graph.decoder_plan import (
     QKV,
     DecoderPlan,
 )
+from edgecompile.backends.executorch_graph.sheet import Sheet, groups, product, products
 
 TURN = "turn"  # a constant that is not the source's
 

@@ -13,12 +13,12 @@ import numpy as np
 from executorch.exir.scalar_type import ScalarType
 
 from edgecompile.backends import schemes_of
+from edgecompile.backends.decoder_plan import EMBEDDING, DecoderPlan
 from edgecompile.backends.executorch_graph.blocks import DecoderSheet, first, last, middle
 from edgecompile.backends.executorch_graph.embedding import look_up
 from edgecompile.backends.executorch_graph.method import Method
 from edgecompile.backends.executorch_graph.pte import PteFile, Stored
 from edgecompile.backends.executorch_graph.sheet import Sheet
-from edgecompile.backends.onnx_graph.decoder_plan import EMBEDDING, DecoderPlan
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme
 from edgecompile.passes import Progress

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from edgecompile.backends import schemes_of
-from edgecompile.backends.onnx_graph import encode, storage, tune
-from edgecompile.backends.onnx_graph.decoder_plan import (
+from edgecompile.backends.decoder_plan import (
     DOWN,
     EMBEDDING,
     GATE_UP,
@@ -31,6 +30,7 @@ from edgecompile.backends.onnx_graph.decoder_plan import (
     DecoderPlan,
     plan,
 )
+from edgecompile.backends.onnx_graph import encode, storage, tune
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme
 from edgecompile.passes import Progress
