@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgecompile import bundle, cache, codes, estimate, golden, lock, sources
+from edgecompile import bundle, cache, checked, codes, estimate, golden, lock, sources
 from edgecompile.backends import Export, Port
 from edgecompile.check import check_bundle
 from edgecompile.checks import Limits
@@ -24,6 +24,7 @@ from edgecompile.plan import Plan, TargetPlan, make_pass
 from edgecompile.recipe import PassChoice, Recipe
 from edgecompile.report import CheckReport
 from edgecompile.report.files import folder_of, write_reports
+from edgecompile.runtime.manifest import read_manifest
 from edgecompile.text import Corpus, corpus_for
 
 SOURCES = "edgecompile."
@@ -102,8 +103,12 @@ def _seal_and_check(
     clock.stop("seal")
     limits = Limits.of(plan.recipe.check, one.target.budget, request.allow)
     corpus = corpus_of(plan.recipe, request.data)
-    report = check_bundle(staging, model, corpus, limits, progress)
-    clock.stop("check")
+
+    def check() -> CheckReport:
+        return check_bundle(staging, model, corpus, limits, progress)
+
+    report, reused = checked.reuse(read_manifest(staging), model, corpus, limits, check)
+    clock.stop("check", reused)
     return report
 
 

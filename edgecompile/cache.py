@@ -60,16 +60,25 @@ def key(stage: str, *, modules: tuple[str, ...], **inputs: Any) -> str:
     return digest.hexdigest()
 
 
+def finished(name: str, stage_key: str) -> Path | None:
+    """The stage's folder if an earlier build finished it; it is then the last used."""
+    final = folder() / "stages" / f"{name}-{stage_key}"
+    if not final.is_dir():
+        return None
+    os.utime(final)
+    return final
+
+
 def stage(name: str, stage_key: str, work: Callable[[Path], None]) -> tuple[Path, bool]:
     """The finished stage's folder and whether it was there before; `work` fills an empty one.
 
     `work` writes to a private folder that gets its name only when it is whole, so a killed or
     failed stage is never reused, and two builds at once never meet.
     """
+    done = finished(name, stage_key)
+    if done is not None:
+        return done, True
     final = folder() / "stages" / f"{name}-{stage_key}"
-    if final.is_dir():
-        os.utime(final)
-        return final, True
     final.parent.mkdir(parents=True, exist_ok=True)
     with private_folder(final.parent, name) as staging:
         work(staging)

@@ -1,0 +1,68 @@
+"""A check that passed is not measured again: same bytes, same machine, same code, same text."""
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from edgecompile import cache, host
+from edgecompile.checks import Limits
+from edgecompile.model import Model
+from edgecompile.report import CheckReport, Row
+from edgecompile.runtime.manifest import Manifest
+from edgecompile.text import Corpus
+
+ROOT = Path(__file__).parent
+REPORT = "report.json"
+NOTE = "the same bytes passed this check on this machine before: its figures are from then"
+
+
+def reuse(
+    info: Manifest, model: Model, corpus: Corpus, limits: Limits, check: Callable[[], CheckReport]
+) -> tuple[CheckReport, bool]:
+    """The report, and whether an earlier build's was taken: only one that passed is kept.
+
+    The key holds the manifest's SHA-256 (which holds every file's), the source, the text, the
+    limits, the processor and its usable cores, the engine's version and all our sources.
+    """
+    here = host.host()
+    key = cache.key(
+        "check", modules=_modules(), manifest=info.digest, source=model.source.digest,
+        corpus=dict(corpus.digests), limits=dataclasses.asdict(limits),
+        machine=[here.cpu, here.level, here.cores], task=info.task,
+        engine=cache.library_versions(str(info.data["target_options"]["backend"])),
+    )  # fmt: skip
+    done = cache.finished("check", key)
+    if done is not None:
+        found = read(done / REPORT)
+        return dataclasses.replace(found, notes=(*found.notes, NOTE)), True
+    report = check()
+    if report.verdict == "pass":
+        text = json.dumps(report.to_json(), sort_keys=True, allow_nan=False)
+        cache.stage("check", key, lambda folder: _write(folder / REPORT, text))
+    return report, False
+
+
+def _write(file: Path, text: str) -> None:
+    file.write_text(text, encoding="utf-8")
+
+
+def read(file: Path) -> CheckReport:
+    """A report from its JSON; a value that was no number is NaN again."""
+    table: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    rows = [row | {"value": float("nan") if row["value"] is None else row["value"]}
+            for row in table.pop("rows")]  # fmt: skip
+    fields = {field.name for field in dataclasses.fields(CheckReport)}
+    kept = {name: value for name, value in table.items() if name in fields}
+    for name in ("allowed", "notes", "ranking"):
+        kept[name] = tuple(kept[name])
+    return CheckReport(**kept, rows=tuple(Row(**row) for row in rows))
+
+
+def _modules() -> tuple[str, ...]:
+    """All of ours: whatever changes, the next build checks again."""
+    files = sorted(ROOT.rglob("*.py"))
+    parts = (file.relative_to(ROOT.parent).with_suffix("").parts for file in files)
+    return tuple(".".join(part) for part in parts if not part[-1].startswith("__"))
