@@ -273,7 +273,7 @@ def _backend_modules(name: str) -> tuple[str, ...]:
     stem = name.rpartition(".")[2]
     graphs = (folder / name for name in ("onnx_graph", f"{stem}_graph"))
     files = [file for one in graphs for file in one.glob("*.py")]
-    files += [folder / "decoder_plan.py", *folder.glob(f"{stem}*.py")]
+    files += [folder / "decoders.py", *folder.glob(f"{stem}*.py")]
     found = (f.relative_to(folder.parent).with_suffix("").parts for f in sorted(files))
     shared = tuple(SOURCES + module for module in SHARED_MODULES)
     return (*(SOURCES + ".".join(p) for p in found if p[-1] != "__init__"), *shared)

@@ -126,7 +126,7 @@ def modules(folder: str) -> list[str]:
 
 
 def test_every_library_that_is_imported_is_declared() -> None:
-    declared = {"llama_cpp"}  # of llama-cpp-python
+    declared = {"llama_cpp", "ort_flatbuffers_py"}  # of llama-cpp-python and of onnxruntime
     for line in importlib.metadata.requires("edgecompile") or []:
         name = re.split(r"[^\w.-]", line)[0]
         declared.add(re.sub(r"[-_.]+", "_", name).lower())
@@ -136,7 +136,9 @@ def test_every_library_that_is_imported_is_declared() -> None:
 
 def test_the_runtime_knows_numpy_tokenizers_jinja2_and_engines_only() -> None:
     wanted = {top for name in modules("edgecompile/runtime") for top in imports.outside(name)}
-    assert wanted <= {"numpy", "tokenizers", "jinja2", "onnxruntime", "llama_cpp"}
+    engines = {"executorch", "llama_cpp", "onnxruntime", "openvino"}
+    tensors = {"torch"}  # ExecuTorch's bindings pass them
+    assert wanted <= {"numpy", "tokenizers", "jinja2", *engines, *tensors}
 
 
 def test_the_command_line_starts_without_a_framework() -> None:

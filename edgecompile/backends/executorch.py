@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from edgecompile.backends import Decoded, Export, Port, decoder_plan, schemes_of
+from edgecompile.backends import Decoded, Export, Port, decoders, schemes_of
 from edgecompile.backends.executorch_graph import bert, decoder, encode, pte
 from edgecompile.backends.executorch_graph.decode import decode
 from edgecompile.errors import UnsupportedError
@@ -50,7 +50,7 @@ class Executorch:
             return f"task {model.task!r} is not one of {', '.join(self.tasks)}"
         if model.task != "text-generation":
             return ""
-        return decoder_plan.refusal(model) or self._window_refusal(model)
+        return decoders.refusal(model) or self._window_refusal(model)
 
     def size(self, model: Model, schemes: Mapping[str, Scheme]) -> int:
         """Codes, scales, floats, subgraphs, and a decoder's rotary tables."""
@@ -91,7 +91,7 @@ class Executorch:
 
     def _window_refusal(self, model: Model) -> str:
         """The attention operator sees all positions before its own."""
-        windows = [w for w in decoder_plan.plan(model).windows if 0 < w < self._context(model)]
+        windows = [w for w in decoders.plan(model).windows if 0 < w < self._context(model)]
         if not windows:
             return ""
         return (
@@ -104,7 +104,7 @@ class Executorch:
         return min(trained, self.context_length or CONTEXT)
 
     def _decoder(self, model: Model, folder: Path, progress: Progress) -> Export:
-        plan, context = decoder_plan.plan(model), self._context(model)
+        plan, context = decoders.plan(model), self._context(model)
         shape = decoder.Shape(context, min(PROMPT, context), min(ROWS, context))
         decoder.write(model, plan, shape, folder, progress)
         options: dict[str, Any] = {
@@ -139,10 +139,10 @@ class Executorch:
 
 
 def _tied_notes(
-    plan: decoder_plan.DecoderPlan, schemes: Mapping[str, Scheme]
+    plan: decoders.DecoderPlan, schemes: Mapping[str, Scheme]
 ) -> tuple[str, ...]:
     """The embedding's operator and XNNPACK read 8-bit rows alike, but 4-bit ones in two orders."""
-    source = plan.sources[decoder_plan.EMBEDDING]
+    source = plan.sources[decoders.EMBEDDING]
     if not plan.tied or schemes.get(source, Scheme(8, 0)) == Scheme(8, 0):
         return ()
     return (f"{source} is in the file twice, for look-ups and for the tied head",)

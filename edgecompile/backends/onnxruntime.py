@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 
 import onnx
 
-from edgecompile.backends import Decoded, Export, Port, decoder_plan
+from edgecompile.backends import Decoded, Export, Port, decoders
 from edgecompile.backends.onnx_graph import (
     decoder_graph,
     encode,
@@ -97,7 +97,7 @@ class Onnxruntime:
     def _write(self, model: Model, folder: Path, progress: Progress) -> _Written:
         """Draw known decoders ourselves, a tensor at a time; rewrite an exporter's graph else."""
         decoder = model.task == "text-generation"
-        if decoder and not decoder_plan.refusal(model):
+        if decoder and not decoders.refusal(model):
             drawn, plan = decoder_graph.write(model, folder, self.accuracy_level, progress)
             return _Written(drawn.graph, {}, plan.unused)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".graph-") as scratch:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 import openvino as ov
 
-from edgecompile.backends import Decoded, Export, Port, decoder_plan, schemes_of
+from edgecompile.backends import Decoded, Export, Port, decoders, schemes_of
 from edgecompile.backends.openvino_graph import decoder_graph, float_encoder, rewrite, storage
 from edgecompile.backends.openvino_graph.compressed import Constants
 from edgecompile.backends.openvino_graph.decode import decode
@@ -49,7 +49,7 @@ class Openvino:
         """Unknown tasks and decoders; what torch cannot export is found as it is exported."""
         if model.task not in self.tasks:
             return f"task {model.task!r} is not one of {', '.join(self.tasks)}"
-        return decoder_plan.refusal(model) if model.task == "text-generation" else ""
+        return decoders.refusal(model) if model.task == "text-generation" else ""
 
     def size(self, model: Model, schemes: Mapping[str, Scheme]) -> int:
         """Codes, float16 scales, floats and the graph."""
@@ -160,7 +160,7 @@ def _write(
 
 
 def _write_decoder(model: Model, folder: Path, progress: Progress) -> _Written:
-    plan = decoder_plan.plan(model)
+    plan = decoders.plan(model)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".graph-") as scratch:
         constants = Constants(Path(scratch))
         graph = decoder_graph.draw(model, plan, constants, progress)

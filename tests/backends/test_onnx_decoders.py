@@ -16,7 +16,7 @@ import transformers
 from numpy.typing import NDArray
 
 from edgecompile import bundle
-from edgecompile.backends import Export, decoder_plan
+from edgecompile.backends import Export, decoders
 from edgecompile.backends.onnx_graph import storage
 from edgecompile.backends.onnxruntime import Onnxruntime
 from edgecompile.errors import UnsupportedError
@@ -249,7 +249,7 @@ def test_the_answers_are_those_of_genais_graph(
     case = make(tmp_path / "source", *CONFIGS[kind])
     model = rounded(case.model)
     ours = export(model, tmp_path / "ours")
-    monkeypatch.setattr(decoder_plan, "ARCHITECTURES", ())
+    monkeypatch.setattr(decoders, "ARCHITECTURES", ())
     theirs = export(model, tmp_path / "theirs")
     assert ours.options == theirs.options
     expected = answer_on_codes(case, model)
@@ -282,5 +282,5 @@ def test_what_it_does_not_draw_is_left_to_another_writer(
     change: dict[str, Any], reason: str, tmp_path: Path
 ) -> None:
     model = make(tmp_path, *CONFIGS["llama"]).model
-    assert decoder_plan.refusal(model) == ""
-    assert reason in decoder_plan.refusal(with_config(model, **change))
+    assert decoders.refusal(model) == ""
+    assert reason in decoders.refusal(with_config(model, **change))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgecompile.backends.decoder_plan import (
+from edgecompile.backends.decoders import (
     DOWN,
     EMBEDDING,
     GATE_UP,

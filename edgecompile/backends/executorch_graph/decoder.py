@@ -13,7 +13,7 @@ import numpy as np
 from executorch.exir.scalar_type import ScalarType
 
 from edgecompile.backends import schemes_of
-from edgecompile.backends.decoder_plan import EMBEDDING, DecoderPlan
+from edgecompile.backends.decoders import EMBEDDING, DecoderPlan
 from edgecompile.backends.executorch_graph.blocks import DecoderSheet, first, last, middle
 from edgecompile.backends.executorch_graph.embedding import look_up
 from edgecompile.backends.executorch_graph.method import Method

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from edgecompile.backends import schemes_of
-from edgecompile.backends.decoder_plan import (
+from edgecompile.backends.decoders import (
     DOWN,
     EMBEDDING,
     GATE_UP,

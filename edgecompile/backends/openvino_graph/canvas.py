@@ -9,7 +9,7 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as ops
 
-from edgecompile.backends.decoder_plan import DecoderPlan
+from edgecompile.backends.decoders import DecoderPlan
 from edgecompile.backends.openvino_graph import compressed
 from edgecompile.backends.openvino_graph.compressed import JOIN, Constants, constant, named
 from edgecompile.model import Model

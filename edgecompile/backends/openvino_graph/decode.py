@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgecompile.backends import Decoded, ReadWhenAsked
-from edgecompile.backends.decoder_plan import QKV
+from edgecompile.backends.decoders import QKV
 from edgecompile.backends.openvino_graph import compressed, ir, rewrite
 from edgecompile.backends.openvino_graph.compressed import CODES, JOIN, SCALES
 from edgecompile.backends.openvino_graph.decoder_graph import FREQUENCIES, SPLIT

@@ -15,7 +15,7 @@ from openvino.op import assign, read_value
 from openvino.op import util as states
 
 from edgecompile.backends import schemes_of
-from edgecompile.backends.decoder_plan import (
+from edgecompile.backends.decoders import (
     DOWN,
     EMBEDDING,
     GATE_UP,
