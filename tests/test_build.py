@@ -112,7 +112,7 @@ def test_another_folder_and_an_empty_cache_give_the_same_bytes(
 def test_a_second_build_resumes_from_the_cache(
     results: list[BuildResult], llama: Path, tmp_path: Path
 ) -> None:
-    assert built(llama, tmp_path, "cpu")[0].reused == ("quantize", "export")
+    assert built(llama, tmp_path, "cpu")[0].reused == ("quantize", "export", "check")
 
 
 def test_an_existing_bundle_is_refused_before_any_work(

@@ -15,7 +15,9 @@ MARK = b"ORTM"
 
 def canonical(data: bytes) -> bytes:
     """The file with its table of kernels' types sorted."""
-    from ort_flatbuffers_py.fbs.InferenceSession import InferenceSession
+    from onnxruntime.tools.ort_format_model.ort_flatbuffers_py.fbs.InferenceSession import (
+        InferenceSession,
+    )
 
     root = InferenceSession.GetRootAsInferenceSession(bytearray(data), 0)
     table = root.Model()._tab.Pos
@@ -47,7 +49,9 @@ def _string(text: bytes) -> bytes:
 def _resolver(found: Any) -> bytes:
     """A flatbuffer of its own with the table's entries in order of their names."""
     import flatbuffers
-    from ort_flatbuffers_py.fbs import KernelTypeStrResolver as Resolver
+    from onnxruntime.tools.ort_format_model.ort_flatbuffers_py.fbs import (
+        KernelTypeStrResolver as Resolver,
+    )
 
     builder = flatbuffers.Builder(1024)
     entries = [found.OpKernelTypeStrArgs(i) for i in range(found.OpKernelTypeStrArgsLength())]
@@ -62,7 +66,9 @@ def _resolver(found: Any) -> bytes:
 
 
 def _operator(builder: Any, found: Any) -> int:
-    from ort_flatbuffers_py.fbs import OpIdKernelTypeStrArgsEntry as Entry
+    from onnxruntime.tools.ort_format_model.ort_flatbuffers_py.fbs import (
+        OpIdKernelTypeStrArgsEntry as Entry,
+    )
 
     kinds = [found.KernelTypeStrArgs(i) for i in range(found.KernelTypeStrArgsLength())]
     kinds.sort(key=lambda kind: bytes(kind.KernelTypeStr()))
@@ -78,7 +84,9 @@ def _operator(builder: Any, found: Any) -> int:
 
 
 def _kind(builder: Any, found: Any) -> int:
-    from ort_flatbuffers_py.fbs import KernelTypeStrArgsEntry as Entry
+    from onnxruntime.tools.ort_format_model.ort_flatbuffers_py.fbs import (
+        KernelTypeStrArgsEntry as Entry,
+    )
 
     offsets = [_argument(builder, found.Args(index)) for index in range(found.ArgsLength())]
     vector = _vector(builder, Entry.KernelTypeStrArgsEntryStartArgsVector, offsets)
@@ -90,7 +98,9 @@ def _kind(builder: Any, found: Any) -> int:
 
 
 def _argument(builder: Any, found: Any) -> int:
-    from ort_flatbuffers_py.fbs import ArgTypeAndIndex as Argument
+    from onnxruntime.tools.ort_format_model.ort_flatbuffers_py.fbs import (
+        ArgTypeAndIndex as Argument,
+    )
 
     Argument.ArgTypeAndIndexStart(builder)
     Argument.ArgTypeAndIndexAddArgType(builder, found.ArgType())

@@ -44,7 +44,6 @@ def convert(folder: Path) -> None:
     )  # fmt: skip
     for name in (storage.GRAPH, storage.DATA):
         (folder / name).unlink()
-    _reader()
     (folder / FILE).write_bytes(ort_canonical.canonical((folder / FILE).read_bytes()))
     (folder / OPERATORS).write_text(operators(_graph(folder / FILE)), encoding="utf-8")
 
@@ -113,13 +112,10 @@ def _nodes(graph: Any) -> Iterator[Any]:
                 yield from _nodes(attribute.G())
 
 
-def _reader() -> None:
-    import onnxruntime.tools.ort_format_model  # noqa: F401  (puts the reader on the path)
-
-
 def _graph(file: Path) -> Any:
-    _reader()
-    from ort_flatbuffers_py.fbs.InferenceSession import InferenceSession
+    from onnxruntime.tools.ort_format_model.ort_flatbuffers_py.fbs.InferenceSession import (
+        InferenceSession,
+    )
 
     data = bytearray(file.read_bytes())
     if not InferenceSession.InferenceSessionBufferHasIdentifier(data, 0):
