@@ -167,10 +167,13 @@ class Walk:
         found: Tensor = out if isinstance(out, Tensor) else out[0]
         return found
 
-    def inputs(self, index: int, layer: Layer, activations: Hidden) -> Iterator[Tensor]:
+    def inputs(
+        self, index: int, layer: Layer, activations: Hidden, step: int = 1
+    ) -> Iterator[Tensor]:
         """What enters a layer, float32 [tokens, in] a batch; what comes after it is not run.
 
-        A layer that a whole model uses more than once gets the rows of every use.
+        Every `step`-th batch is run. A layer that a whole model uses more than once gets the rows
+        of every use.
         """
         current = threading.local()
 
@@ -189,7 +192,7 @@ class Walk:
 
         handle = layer.linear.register_forward_pre_hook(hook)
         try:
-            yield from spread(one, range(len(self.batches)))
+            yield from spread(one, range(0, len(self.batches), step))
         finally:
             handle.remove()
 

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from edgecompile.numerics.gptq import round_columns
 from edgecompile.numerics.parallel import pieces, spread
-from edgecompile.numerics.rtn import quantize
+from edgecompile.numerics.rtn import best_scales
 from edgecompile.numerics.schemes import QuantizedTensor, Scheme
 
 POINTS = 20  # values of alpha from 0 to 1
-SAMPLE = 512  # rows of a matrix that the search looks at; its best is tried on all
-ROWS = 512  # worked on by one thread
-WORSE = 1.2  # times the least loss: the search ends, larger alphas lose more still
+SAMPLE = 128  # rows of a matrix that the search looks at; its best is tried on all
+ROWS = POINTS * SAMPLE  # rounded by one thread; few would wait for the interpreter more than work
+ELEMENTS = 1 << 23  # of these rows at most: seven arrays as large are needed
 FLOOR = 1e-4  # of the largest magnitude: a channel below it scales as if it had that
 
 
@@ -59,25 +59,19 @@ class Scaling:
 
 
 def search(matrices: Sequence[Matrix], inputs: Inputs, scale_search: bool = True) -> Scaling:
-    """The alpha whose scales lose least of the group's outputs when rounded to nearest.
+    """The alpha whose scales lose least of the group's outputs.
 
     Never worse than none: alpha 0 stands for it.
     """
+    alphas = torch.linspace(0, 1, POINTS).tolist()
+    scales = [channel_scales(inputs, alpha) for alpha in alphas]
     sample = [Matrix(m.weight[:: max(1, len(m.weight) // SAMPLE)], m.scheme) for m in matrices]
-    ones = torch.ones_like(inputs.magnitude)
-    best, chosen, least = 0.0, ones, total_loss(sample, inputs, ones, scale_search)
-    for alpha in torch.linspace(0, 1, POINTS).tolist()[1:]:
-        scale = channel_scales(inputs, alpha)
-        found = total_loss(sample, inputs, scale, scale_search)
-        if found < least:
-            best, chosen, least = alpha, scale, found
-        elif found > WORSE * least:
-            break
-    plain = total_loss(matrices, inputs, ones, scale_search)
-    least = total_loss(matrices, inputs, chosen, scale_search) if best else plain
+    sampled = total_losses(sample, inputs, scales, scale_search)
+    best = sampled.index(min(sampled))
+    plain, least = total_losses(matrices, inputs, [scales[0], scales[best]], scale_search)
     if not best or least >= plain:
-        return Scaling(0.0, ones, plain, plain)
-    return Scaling(best, chosen, least, plain)
+        return Scaling(0.0, scales[0], plain, plain)
+    return Scaling(alphas[best], scales[best], least, plain)
 
 
 def channel_scales(inputs: Inputs, alpha: float) -> Tensor:
@@ -91,20 +85,58 @@ def channel_scales(inputs: Inputs, alpha: float) -> Tensor:
     return scale / (scale.max() * scale.min()).sqrt()
 
 
-def total_loss(
-    matrices: Sequence[Matrix], inputs: Inputs, scale: Tensor, scale_search: bool
-) -> float:
-    """tr((W - Q(W s) / s) H (W - Q(W s) / s)^T), summed over the matrices, per token."""
-    importance = (column_weights(inputs.hessian) / scale**2).numpy()
-    total = 0.0
-    for matrix in matrices:
-        scaled = (matrix.weight * scale).numpy()
-        nearest = quantize(scaled, matrix.scheme, scale_search, importance)
-        if inputs.factor is None:
-            total += output_loss(matrix.weight, nearest, inputs.hessian, scale)
-        else:
-            total += _gptq_loss(matrix.weight, nearest, inputs, scale)
+def total_losses(
+    matrices: Sequence[Matrix], inputs: Inputs, scales: Sequence[Tensor], scale_search: bool
+) -> list[float]:
+    """tr((W - Q(W s) / s) H (W - Q(W s) / s)^T) per token for each s, summed over the matrices."""
+    most = max(1, min(ROWS, ELEMENTS // len(inputs.magnitude)))
+    jobs = [
+        (Matrix(matrix.weight[rows], matrix.scheme), chosen)
+        for matrix in matrices
+        for rows in pieces(len(matrix.weight), most)
+        for chosen in pieces(len(scales), max(1, most // len(matrix.weight[rows])))
+    ]
+
+    def work(job: tuple[Matrix, slice]) -> list[float]:
+        return _losses(job[0], inputs, scales[job[1]], scale_search)
+
+    total = [0.0] * len(scales)
+    for (_, chosen), found in zip(jobs, spread(work, jobs), strict=True):
+        for index, loss in enumerate(found, chosen.start):
+            total[index] += loss
     return total
+
+
+def _losses(
+    matrix: Matrix, inputs: Inputs, scales: Sequence[Tensor], scale_search: bool
+) -> list[float]:
+    """The same for some rows, which are rounded for all scales at once.
+
+    On W s and the inputs x / s GPTQ chooses what it does on W and x with steps divided by s.
+    """
+    weight, order = torch.cat([matrix.weight] * len(scales)), inputs.order
+    steps = torch.cat([_steps(matrix, inputs, scale, scale_search) for scale in scales])
+    if order is None or inputs.factor is None:
+        codes = (weight / steps).round_().clamp_(matrix.scheme.low, matrix.scheme.high)
+    else:
+        codes = torch.empty_like(weight)
+        codes[:, order] = round_columns(
+            weight[:, order], inputs.factor, steps[:, order], matrix.scheme
+        )
+    error = weight.addcmul_(codes, steps, value=-1)
+    lost = ((error @ inputs.hessian) * error).sum(1)
+    found: list[float] = lost.view(len(scales), -1).sum(1).tolist()
+    return found
+
+
+def _steps(matrix: Matrix, inputs: Inputs, scale: Tensor, scale_search: bool) -> Tensor:
+    """The steps of W s divided by s: what a code of each weight is worth, float32 [out, in]."""
+    rows, columns = matrix.weight.shape
+    groups = matrix.scheme.groups(columns)
+    importance = (column_weights(inputs.hessian) / scale**2).view(1, groups, -1)
+    scaled = (matrix.weight * scale).view(rows, groups, -1)
+    steps = best_scales(scaled, matrix.scheme, scale_search, importance)
+    return steps.repeat_interleave(columns // groups, dim=1) / scale
 
 
 def column_weights(hessian: Tensor) -> Tensor:
@@ -121,23 +153,3 @@ def output_loss(weight: Tensor, rounded: QuantizedTensor, hessian: Tensor, scale
         return float(((error[rows] @ hessian) * error[rows]).sum())
 
     return sum(spread(part, pieces(len(error), ROWS)))
-
-
-def _gptq_loss(weight: Tensor, nearest: QuantizedTensor, inputs: Inputs, scale: Tensor) -> float:
-    """The same where GPTQ chooses the codes.
-
-    On W s and the inputs x / s it chooses what it does on W and x with steps divided by s.
-    """
-    order, factor = inputs.order, inputs.factor
-    assert order is not None
-    assert factor is not None
-    size = weight.shape[1] // nearest.scales.shape[1]
-
-    def part(rows: slice) -> float:
-        steps = torch.from_numpy(nearest.scales[rows]).repeat_interleave(size, dim=1) / scale
-        codes = round_columns(weight[rows][:, order], factor, steps[:, order], nearest.scheme)
-        error = weight[rows].clone()
-        error[:, order] -= codes * steps[:, order]
-        return float(((error @ inputs.hessian) * error).sum())
-
-    return sum(spread(part, pieces(len(weight), ROWS)))

@@ -21,6 +21,8 @@ from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme
 from edgecompile.passes import LayerReport, Work
 from edgecompile.passes.quantize_gptq import Job, QuantizeGptq
 
+STEP = 2  # every second batch enters the search
+
 
 @dataclass(frozen=True)
 class QuantizeAwq(QuantizeGptq):
@@ -108,9 +110,12 @@ class _AwqJob(Job):
             self.scaled[layer.source] = _Scaled(found.scale, words)
 
     def _inputs(self, index: int, layer: Layer, channels: Tensor) -> awq.Inputs:
-        """Second moments and mean magnitude [in] of what enters a layer."""
+        """Second moments and mean magnitude [in] of what enters a layer, from some of the batches.
+
+        One number is chosen by them; the codes, by what all batches give.
+        """
         moments, total = Moments(layer.linear.in_features), torch.zeros(layer.linear.in_features)
-        for rows in self.walk.inputs(index, layer, self.walk.given):
+        for rows in self.walk.inputs(index, layer, self.walk.given, STEP):
             moments.add(rows)
             total += rows.abs().sum(0)
         hessian, magnitude = moments.mean(), total / max(1, moments.tokens)

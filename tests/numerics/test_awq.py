@@ -35,7 +35,7 @@ def inputs_of(x: torch.Tensor, channels: torch.Tensor | None = None) -> awq.Inpu
 def test_the_loss_is_that_of_the_outputs_on_the_inputs() -> None:
     weight, x = case(0)
     scale = awq.channel_scales(inputs_of(x), 0.5)
-    loss = awq.total_loss([awq.Matrix(weight, INT4)], inputs_of(x), scale, True)
+    (loss,) = awq.total_losses([awq.Matrix(weight, INT4)], inputs_of(x), [scale], True)
     w, a, s = (t.numpy().astype(np.float64) for t in (weight, x, scale))
     importance = np.square(a).mean(0) / s**2
     rounded = quantize((weight * scale).numpy(), INT4, True, importance.astype(np.float32))
@@ -96,8 +96,17 @@ def test_outlier_channels_gain_from_a_scale() -> None:
 def test_a_sample_of_rows_decides_but_all_rows_judge() -> None:
     weight, x = case(6, rows=4 * awq.SAMPLE)
     found = awq.search([awq.Matrix(weight, INT4)], inputs_of(x))
-    all_rows = awq.total_loss([awq.Matrix(weight, INT4)], inputs_of(x), found.scale, True)
+    (all_rows,) = awq.total_losses([awq.Matrix(weight, INT4)], inputs_of(x), [found.scale], True)
     assert np.isclose(found.loss, all_rows)
+
+
+def test_scales_are_judged_together_as_one_by_one() -> None:
+    weight, x = case(8)
+    inputs, matrices = with_gptq(x), [awq.Matrix(weight, INT4), awq.Matrix(weight[:9] * 2, INT8)]
+    scales = [awq.channel_scales(inputs, alpha) for alpha in (0.0, 0.3, 0.6)]
+    together = awq.total_losses(matrices, inputs, scales, True)
+    alone = [awq.total_losses(matrices, inputs, [scale], True)[0] for scale in scales]
+    assert np.allclose(together, alone, rtol=1e-5)
 
 
 def with_gptq(x: torch.Tensor) -> awq.Inputs:
@@ -112,7 +121,7 @@ def test_gptq_on_scaled_weights_is_gptq_with_steps_divided_by_the_scale() -> Non
     weight, x = case(7)
     inputs = with_gptq(x)
     scale = awq.channel_scales(inputs, 0.4)
-    loss = awq.total_loss([awq.Matrix(weight, INT4)], inputs, scale, True)
+    (loss,) = awq.total_losses([awq.Matrix(weight, INT4)], inputs, [scale], True)
     hessian = inputs.hessian / torch.outer(scale, scale)
     importance = (inputs.hessian.diagonal() / scale**2).numpy()
     nearest = quantize((weight * scale).numpy(), INT4, True, importance)

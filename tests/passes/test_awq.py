@@ -291,7 +291,8 @@ BUILDS = [("llama", "cpu"), ("llama", "gguf"), ("qwen2", "gguf"), ("bert", "cpu"
 def test_a_bundle_ships_the_scaled_floats_and_answers_as_torch_on_them(
     folders: dict[str, Path], tmp_path: Path, name: str, target: str
 ) -> None:
-    settings = ("quantize.method=awq", "quantize.texts=4", "quantize.length=64")
+    few = ("texts=4", "length=64", "shrink=0")
+    settings = ("quantize.method=awq", *(f"quantize.{one}" for one in few))
     request = Request(str(folders[name]), (target,), tmp_path, settings=settings)
     (result,) = build(plan(request), quiet)
     steps = {row.metric: row for row in result.report.rows}
