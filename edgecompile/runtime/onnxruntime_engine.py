@@ -14,6 +14,7 @@ from .cpu import has_vnni
 from .engine import Float32
 from .errors import BadInputError, MissingLibraryError, UsageError
 from .manifest import Manifest
+from .named_inputs import check_arrays, padded
 from .onnxruntime_decoder import DecoderLayout, OnnxDecoder
 from .pool import Pool
 
@@ -34,7 +35,9 @@ class OnnxEngine:
         library = _library(manifest)
         self.version: str = library.__version__
         self._session = _open(library, bundle / manifest.engine.file, threads, manifest.task)
-        self._inputs = {port.name: port.type for port in self._session.get_inputs()}
+        self._inputs = {
+            port.name: DTYPES.get(port.type, port.type) for port in self._session.get_inputs()
+        }
         self._pad_id = pad_id
         self._decoders: Pool[OnnxDecoder] | None = None
         if manifest.task == "text-generation":
@@ -42,29 +45,12 @@ class OnnxEngine:
 
     def run(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """The graph's outputs by name; inputs are checked by name and dtype first."""
-        if set(arrays) != set(self._inputs):
-            raise UsageError("run", f"inputs {sorted(arrays)}", f"{sorted(self._inputs)}")
-        for name, array in arrays.items():
-            expected = DTYPES.get(self._inputs[name], self._inputs[name])
-            if array.dtype.name != expected:
-                raise UsageError(f"run: input {name}", f"dtype {array.dtype}", expected)
+        check_arrays(arrays, self._inputs)
         return self._call(arrays)
 
     def encode(self, ids: Sequence[Sequence[int]]) -> Float32:
         """The graph's first output, float32 [n, width], of the ids padded to their longest."""
-        length = max(map(len, ids))
-        tokens = np.full((len(ids), length), self._pad_id, np.int64)
-        mask = np.zeros((len(ids), length), np.int64)
-        for row, row_ids in enumerate(ids):
-            tokens[row, : len(row_ids)] = row_ids
-            mask[row, : len(row_ids)] = 1
-        known = {"input_ids": tokens, "attention_mask": mask, "token_type_ids": np.zeros_like(mask)}
-        if unknown := self._inputs.keys() - known.keys():
-            raise BadInputError("engine file", f"inputs {sorted(unknown)}", f"{sorted(known)}")
-        arrays = {
-            name: known[name].astype(DTYPES[kind], copy=False)
-            for name, kind in self._inputs.items()
-        }
+        arrays = padded(ids, self._pad_id, self._inputs)
         first = next(iter(self._call(arrays).values()))
         return np.asarray(first, np.float32)
 

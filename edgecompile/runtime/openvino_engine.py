@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from .engine import Float32
 from .errors import BadInputError, MissingLibraryError, UnsupportedError, UsageError
 from .manifest import Manifest
+from .named_inputs import check_arrays, padded
 from .openvino_decoder import OpenvinoDecoder
 from .pool import Pool
 
@@ -35,7 +36,7 @@ class OpenvinoEngine:
         self.version: str = library.__version__.partition("-")[0]
         self._compiled = _open(library, bundle / manifest.engine.file, manifest, threads)
         ports = self._compiled.inputs
-        self._inputs = {p.get_any_name(): p.get_element_type().to_dtype() for p in ports}
+        self._inputs = {p.get_any_name(): p.get_element_type().to_dtype().name for p in ports}
         self._outputs = [port.get_any_name() for port in self._compiled.outputs]
         self._pad_id = pad_id
         self._requests: Pool[_Request] = Pool(self._create_request, end=lambda: None, keep=4)
@@ -45,26 +46,12 @@ class OpenvinoEngine:
 
     def run(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """The graph's outputs by name; inputs are checked by name and dtype first."""
-        if set(arrays) != set(self._inputs):
-            raise UsageError("run", f"inputs {sorted(arrays)}", f"{sorted(self._inputs)}")
-        for name, array in arrays.items():
-            expected = self._inputs[name]
-            if array.dtype != expected:
-                raise UsageError(f"run: input {name}", f"dtype {array.dtype}", expected.name)
+        check_arrays(arrays, self._inputs)
         return self._call(arrays)
 
     def encode(self, ids: Sequence[Sequence[int]]) -> Float32:
         """The graph's first output, float32 [n, width], of the ids padded to their longest."""
-        length = max(map(len, ids))
-        tokens = np.full((len(ids), length), self._pad_id, np.int64)
-        mask = np.zeros((len(ids), length), np.int64)
-        for row, row_ids in enumerate(ids):
-            tokens[row, : len(row_ids)] = row_ids
-            mask[row, : len(row_ids)] = 1
-        known = {"input_ids": tokens, "attention_mask": mask, "token_type_ids": np.zeros_like(mask)}
-        if unknown := self._inputs.keys() - known.keys():
-            raise BadInputError("engine file", f"inputs {sorted(unknown)}", f"{sorted(known)}")
-        arrays = {n: known[n].astype(kind, copy=False) for n, kind in self._inputs.items()}
+        arrays = padded(ids, self._pad_id, self._inputs)
         return np.asarray(self._call(arrays)[self._outputs[0]], np.float32)
 
     def decoder(self, length: int) -> AbstractContextManager[OpenvinoDecoder]:

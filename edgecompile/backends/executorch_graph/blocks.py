@@ -21,7 +21,8 @@ from edgecompile.backends.decoders import (
     QKV,
     DecoderPlan,
 )
-from edgecompile.backends.executorch_graph.sheet import Sheet, groups, product, products
+from edgecompile.backends.executorch_graph.sheet import Sheet, product, products
+from edgecompile.backends.joining import joinable
 
 TURN = "turn"  # a constant that is not the source's
 
@@ -85,7 +86,7 @@ def _qkv(sheet: DecoderSheet, layer: int, stream: int, tables: tuple[int, int]) 
     d, plan, start = sheet.delegate, sheet.plan, f"model.layers.{layer}."
     normed = _norm(sheet, f"{start}{NORMS[0]}.weight", stream)
     found: dict[str, int] = {}
-    for group in groups(sheet, [start + name for name in QKV]):
+    for group in joinable([start + name for name in QKV], sheet.sources, sheet.schemes):
         joined = product(sheet, group, normed)
         heads = d.reshape(joined, 1, 0, _heads(sheet, group), plan.head_size)
         kept = [name for name in group if not name.endswith(QKV[2])]

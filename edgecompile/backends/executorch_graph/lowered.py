@@ -6,11 +6,7 @@ Source tensors are found again in the file by content.
 """
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
-import logging
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +25,7 @@ from edgecompile.backends.executorch_graph import encode
 from edgecompile.backends.executorch_graph.decode import PERMUTED
 from edgecompile.backends.executorch_graph.pte import FILE
 from edgecompile.backends.executorch_graph.pte_read import PteReader
+from edgecompile.backends.quiet import quiet
 from edgecompile.errors import UnsupportedError
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import QuantizedTensor
@@ -145,7 +142,7 @@ def _lower(
     module: nn.Module, given: Mapping[str, Tensor], shapes: dict[str, Any] | None
 ) -> bytes:
     try:
-        with _quiet():
+        with quiet():
             exported = torch.export.export(module, (), dict(given), dynamic_shapes=shapes)
             dynamic = XnnpackPartitioner(
                 config_precisions=ConfigPrecisionType.DYNAMIC_QUANT, per_op_mode=True
@@ -217,15 +214,3 @@ def _digests(reader: PteReader) -> Iterator[tuple[str, str]]:
 
 def _digest(values: NDArray[Any]) -> str:
     return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter's warnings speak of its own internals."""
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(logging.NOTSET)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from edgecompile.backends.executorch_graph import encode
 from edgecompile.backends.executorch_graph.delegate import NONE, Delegate
 from edgecompile.backends.executorch_graph.pte import PteFile, Stored
+from edgecompile.backends.joining import joinable
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme
 
@@ -74,7 +75,7 @@ class Sheet:
 def products(sheet: Sheet, names: Sequence[str], value: int) -> list[int]:
     """A product a name; weights on one scheme are one product, cut afterwards."""
     found = []
-    for group in groups(sheet, names):
+    for group in joinable(names, sheet.sources, sheet.schemes):
         joined, start = product(sheet, group, value), 0
         for name in group:
             rows = sheet.rows(name)
@@ -83,21 +84,6 @@ def products(sheet: Sheet, names: Sequence[str], value: int) -> list[int]:
             found.append(sheet.delegate.cut(joined, axis, start, rows) if cut else joined)
             start += rows
     return found
-
-
-def groups(sheet: Sheet, names: Sequence[str]) -> list[list[str]]:
-    """Runs of weights that have codes on one scheme, and all or none a bias."""
-    groups: list[list[str]] = []
-    before = None
-    for name in names:
-        scheme = sheet.schemes.get(sheet.source(f"{name}.weight"))
-        kind = scheme and (scheme, bool(sheet.source(f"{name}.bias")))
-        if kind and kind == before:
-            groups[-1].append(name)
-        else:
-            groups.append([name])
-        before = kind
-    return groups
 
 
 def product(sheet: Sheet, names: Sequence[str], value: int) -> int:

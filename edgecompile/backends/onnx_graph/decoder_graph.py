@@ -30,6 +30,7 @@ from edgecompile.backends.decoders import (
     DecoderPlan,
     plan,
 )
+from edgecompile.backends.joining import joinable
 from edgecompile.backends.onnx_graph import encode, storage, tune
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme
@@ -184,7 +185,7 @@ def _qkv(canvas: _Canvas, start: str, normed: str) -> list[str]:
         q, k, v = _products(canvas, names, normed)
         q = _head_norm(canvas, start + HEAD_NORMS[0], q, canvas.plan.heads)
         return [q, _head_norm(canvas, start + HEAD_NORMS[1], k, canvas.plan.kv_heads), v]
-    if len(_groups(canvas, names)) == 1:
+    if len(joinable(names, canvas.plan.sources, canvas.schemes)) == 1:
         return [_product(canvas, names, normed, f"{start}self_attn.qkv"), "", ""]
     return _products(canvas, names, normed)
 
@@ -225,28 +226,13 @@ def _products(canvas: _Canvas, names: Sequence[str], value: str) -> list[str]:
     for fewer starts of the threads.
     """
     results: list[str] = []
-    for group in _groups(canvas, names):
+    for group in joinable(names, canvas.plan.sources, canvas.schemes):
         if len(group) == 1:
             results.append(_product(canvas, group, value, group[0]))
         else:
             joined = _product(canvas, group, value, encode.JOIN.join(group))
             results += _cut(canvas, group, joined)
     return results
-
-
-def _groups(canvas: _Canvas, names: Sequence[str]) -> list[list[str]]:
-    """Runs of weights that have codes on one scheme, and all or none a bias."""
-    groups: list[list[str]] = []
-    before = None
-    for name in names:
-        scheme = canvas.schemes.get(canvas.source(f"{name}.weight"))
-        kind = scheme and (scheme, bool(canvas.source(f"{name}.bias")))
-        if kind and kind == before:
-            groups[-1].append(name)
-        else:
-            groups.append([name])
-        before = kind
-    return groups
 
 
 def _cut(canvas: _Canvas, names: Sequence[str], joined: str) -> list[str]:

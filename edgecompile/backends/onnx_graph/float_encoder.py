@@ -1,15 +1,11 @@
 """Float graph of an encoder, a classifier or any torch module, by torch.onnx."""
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import onnx
 
+from edgecompile.backends.quiet import quiet
 from edgecompile.errors import UnsupportedError
 from edgecompile.model import Model
 from edgecompile.reference import Reference, flat_outputs
@@ -81,15 +77,3 @@ def _export(
     assert program is not None
     proto: onnx.ModelProto = program.model_proto
     return proto
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence the exporter: its warnings speak of its own internals."""
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(logging.NOTSET)

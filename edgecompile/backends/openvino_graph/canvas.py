@@ -10,6 +10,7 @@ import openvino as ov
 from openvino import opset13 as ops
 
 from edgecompile.backends.decoders import DecoderPlan
+from edgecompile.backends.joining import joinable
 from edgecompile.backends.openvino_graph import compressed
 from edgecompile.backends.openvino_graph.compressed import JOIN, Constants, constant, named
 from edgecompile.model import Model
@@ -101,7 +102,7 @@ class Canvas:
         waits for fewer starts of the threads, and its input is rounded to 8 bits once.
         """
         results: list[Value] = []
-        for group in self._groups(names):
+        for group in joinable(names, self.plan.sources, self.schemes):
             whole = self.product(group, value, JOIN.join(group))
             if len(group) == 1:
                 results.append(whole)
@@ -118,17 +119,3 @@ class Canvas:
             values = np.concatenate([self.model.dense(name) for name in biases])
             made = ops.add(made, self.constants.add(values, JOIN.join(biases)))
         return named(made, label)
-
-    def _groups(self, names: Sequence[str]) -> list[list[str]]:
-        """Runs of weights that have codes on one scheme, and all or none a bias."""
-        groups: list[list[str]] = []
-        before = None
-        for name in names:
-            scheme = self.schemes.get(self.source(f"{name}.weight"))
-            kind = scheme and (scheme, bool(self.source(f"{name}.bias")))
-            if kind and kind == before:
-                groups[-1].append(name)
-            else:
-                groups.append([name])
-            before = kind
-        return groups

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import openvino as ov
 
-from edgecompile.backends.onnx_graph.float_encoder import EXAMPLE_SHAPE, quiet
+from edgecompile.backends.onnx_graph.float_encoder import EXAMPLE_SHAPE
+from edgecompile.backends.quiet import quiet
 from edgecompile.errors import UnsupportedError
 from edgecompile.model import Model
 from edgecompile.reference import Reference, flat_outputs

@@ -1,0 +1,35 @@
+"""What a graph with named inputs is given: a caller's arrays, checked, or token ids, padded."""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import BadInputError, UsageError
+
+
+def check_arrays(arrays: Mapping[str, NDArray[Any]], dtypes: Mapping[str, str]) -> None:
+    """Refuse other names than the graph's, and other dtypes; `dtypes` by input, numpy's names."""
+    if set(arrays) != set(dtypes):
+        raise UsageError("run", f"inputs {sorted(arrays)}", f"{sorted(dtypes)}")
+    for name, array in arrays.items():
+        if array.dtype.name != dtypes[name]:
+            raise UsageError(f"run: input {name}", f"dtype {array.dtype}", dtypes[name])
+
+
+def padded(
+    ids: Sequence[Sequence[int]], pad_id: int, dtypes: Mapping[str, str]
+) -> dict[str, NDArray[Any]]:
+    """A text encoder's inputs [n, longest] of those names that it has, padded at the end."""
+    length = max(map(len, ids))
+    tokens = np.full((len(ids), length), pad_id, np.int64)
+    mask = np.zeros((len(ids), length), np.int64)
+    for row, row_ids in enumerate(ids):
+        tokens[row, : len(row_ids)] = row_ids
+        mask[row, : len(row_ids)] = 1
+    known = {"input_ids": tokens, "attention_mask": mask, "token_type_ids": np.zeros_like(mask)}
+    if unknown := dtypes.keys() - known.keys():
+        raise BadInputError("engine file", f"inputs {sorted(unknown)}", f"{sorted(known)}")
+    return {name: known[name].astype(dtype, copy=False) for name, dtype in dtypes.items()}
