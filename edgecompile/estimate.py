@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from edgecompile import bundle, host
+from edgecompile import bundle, golden, host
 from edgecompile.backends import Backend
 from edgecompile.checks import STREAM_ABOVE
 from edgecompile.model import Model
@@ -115,10 +115,11 @@ def check_tokens(model: Model) -> int:
 
 
 def _other_bytes(model: Model) -> int:
-    """Tokenizer, licence, runtime and manifest."""
+    """Tokenizer, licence, runtime, golden inputs and manifest."""
     files = [f for f in tokenizer_files(model.folder) if f.name == "tokenizer.json"]
     total = sum(f.stat().st_size for f in (*files, *model.licence.files, *bundle.runtime_files()))
     if not files and model.task == "text-generation":
         total += 72 * int(model.config.get("vocab_size", 0))  # a byte-level BPE's tokenizer.json
     matrices = sum(1 for info in model.weights.infos.values() if math.prod(info.shape) > 0)
+    total += golden.most_bytes(model)
     return total + MANIFEST_BYTES + MANIFEST_BYTES_PER_TENSOR * matrices

@@ -9,12 +9,15 @@ from edgecompile import tokenizer
 from edgecompile.bundle import file_entry
 from edgecompile.checks.limits import EXPORT, activation_column
 from edgecompile.errors import EdgecompileError, MissingLibraryError
-from edgecompile.runtime.golden import FORMAT, NAME
+from edgecompile.model import Model
+from edgecompile.runtime.golden import FORMAT, NAME, STEPS, TEXTS
 from edgecompile.runtime.manifest import NAME as MANIFEST
 from edgecompile.runtime.worker_client import Worker
 
 # A single step may stray further than the mean over a text (docs/decisions/0006-golden-inputs.md).
 STEP = 10.0
+# At most, a number a line: `plan` counts the file into the bundle's size.
+ID_BYTES, VALUE_BYTES, STEP_BYTES, CASE_BYTES = 16, 22, 1_000, 200
 
 
 def add(bundle: Path) -> None:
@@ -41,6 +44,18 @@ def add(bundle: Path) -> None:
         manifest["files"] = sorted(entries, key=lambda entry: str(entry["path"]))
         manifest["golden"] = NAME
     (bundle / MANIFEST).write_text(tokenizer.dumps(manifest), encoding="utf-8", newline="\n")
+
+
+def most_bytes(model: Model) -> int:
+    """The largest size of golden.json, from the config: every byte of text may be a token."""
+    if model.task == "module":
+        return 0
+    answer = STEPS * STEP_BYTES
+    if model.task != "text-generation":
+        labels = model.config.get("id2label") or ()
+        width = len(labels) if model.task == "classification" else model.config["hidden_size"]
+        answer = VALUE_BYTES * int(width)
+    return sum(CASE_BYTES + (ID_BYTES + 1) * len(text.encode()) + answer for text in TEXTS)
 
 
 def tolerance(manifest: dict[str, Any]) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from edgecompile import bundle as bundles
+from edgecompile import golden, sources
 from edgecompile.build import build
 from edgecompile.errors import LimitError, UnsupportedError
 from edgecompile.plan import Request, plan
@@ -57,6 +58,14 @@ def test_each_decoder_passes_its_own_self_test(llama: list[Path], index: int) ->
 def test_an_encoder_passes_its_own_self_test(bert: Path) -> None:
     with load(bert) as session:
         assert [result.text for result in session.self_test() if result.passed] == list(TEXTS)
+
+
+def test_plan_counts_at_least_the_bytes_of_a_golden_file(llama: list[Path], bert: Path) -> None:
+    for bundle in (*llama, bert):
+        folder = bundle.parent.parent / bundle.name.rpartition("-")[0]
+        model = sources.load(sources.resolve(str(folder)), lambda *_: None)
+        size = (bundle / NAME).stat().st_size
+        assert size <= golden.most_bytes(model) <= 2 * size
 
 
 def test_a_wrong_vector_fails(bert: Path, tmp_path: Path) -> None:
