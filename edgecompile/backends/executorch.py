@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from edgecompile.backends import Decoded, Export, Port, decoders, schemes_of
-from edgecompile.backends.executorch_graph import bert, decoder, encode, pte
-from edgecompile.backends.executorch_graph.decode import decode
+from edgecompile.backends.executorch_graph import scope
 from edgecompile.errors import UnsupportedError
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme
@@ -81,12 +80,14 @@ class Executorch:
         _refuse_schemes(model, schemes_of(model), roles(model))
         if model.task == "text-generation":
             return self._decoder(model, folder, progress)
-        if not bert.refusal(model):
+        if not scope.bert_refusal(model):
             return self._bert(model, folder, progress)
         return self._lowered(model, folder, progress)
 
     def decode(self, folder: Path, manifest: Mapping[str, Any]) -> Decoded:
         """Codes, floats and facts from the sealed file."""
+        from edgecompile.backends.executorch_graph.decode import decode
+
         return decode(folder, manifest)
 
     def _window_refusal(self, model: Model) -> str:
@@ -104,6 +105,8 @@ class Executorch:
         return min(trained, self.context_length or CONTEXT)
 
     def _decoder(self, model: Model, folder: Path, progress: Progress) -> Export:
+        from edgecompile.backends.executorch_graph import decoder
+
         plan, context = decoders.plan(model), self._context(model)
         shape = decoder.Shape(context, min(PROMPT, context), min(ROWS, context))
         decoder.write(model, plan, shape, folder, progress)
@@ -118,12 +121,11 @@ class Executorch:
         notes = _tied_notes(plan, schemes_of(model))
         return _export((ids, *position), (logits,), options, plan.unused, notes)
 
-
     def _lowered(self, model: Model, folder: Path, progress: Progress) -> Export:
         from edgecompile.backends.executorch_graph import lowered
 
         progress("lower graph", 0, 1)
-        longest = bert.length_limit(model)
+        longest = scope.text_limit(model)
         done = lowered.write(model, folder, longest)
         progress("lower graph", 1, 1)
         options = _encoder_options(model)
@@ -131,6 +133,8 @@ class Executorch:
         return _export(done.inputs, done.outputs, options, done.unused)
 
     def _bert(self, model: Model, folder: Path, progress: Progress) -> Export:
+        from edgecompile.backends.executorch_graph import bert
+
         unused = bert.write(model, folder, progress)
         name = "sentence_embedding" if model.task == "embedding" else "logits"
         ids = Port("input_ids", "int64", (1, "length"))
@@ -152,7 +156,7 @@ def _encoder_options(model: Model) -> dict[str, Any]:
     """What the runtime needs to know of a method that takes one text, or a module's inputs."""
     options: dict[str, Any] = {}
     if model.task != "module":
-        options["length_limit"] = bert.length_limit(model)
+        options["length_limit"] = scope.text_limit(model)
         options["vocabulary"] = int(model.config["vocab_size"])
     if schemes_of(model):
         options["activations"] = "dynamic"
@@ -169,7 +173,7 @@ def _export(
     major, minor = (int(part) for part in version.split(".")[:2])
     return Export(
         engine="executorch", requires=f"executorch>={major}.{minor},<{major}.{minor + 1}",
-        tested=version, file=pte.FILE, inputs=inputs, outputs=outputs, options=options,
+        tested=version, file=scope.FILE, inputs=inputs, outputs=outputs, options=options,
         unused=unused, notes=notes,
     )  # fmt: skip
 
@@ -182,7 +186,7 @@ def _refuse_schemes(
     for name, scheme in schemes.items():
         if used.get(name) == "embedding" and not tied:
             continue
-        if reason := encode.linear_refusal(name, scheme, model.weights.infos[name].shape[1]):
+        if reason := scope.linear_refusal(name, scheme, model.weights.infos[name].shape[1]):
             raise UnsupportedError(
                 WHERE, reason, "int4 in groups of 32, 64, ... or int8 a row",
                 "leave group_size to the recipe's bits (-1), with bits = 4 or 8",

@@ -16,7 +16,7 @@ from torch import nn
 from edgecompile import bundle, facts, sources
 from edgecompile.backends import Decoded, Export
 from edgecompile.backends.executorch import Executorch
-from edgecompile.backends.executorch_graph.pte import FILE
+from edgecompile.backends.executorch_graph.scope import FILE
 from edgecompile.errors import UnsupportedError, UsageError
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import float_digest

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from edgecompile import bundle, facts
 from edgecompile.backends import Decoded, Export
 from edgecompile.backends.executorch import Executorch
-from edgecompile.backends.executorch_graph.pte import FILE
 from edgecompile.backends.executorch_graph.pte_read import PteReader
+from edgecompile.backends.executorch_graph.scope import FILE
 from edgecompile.errors import BadInputError, UnsupportedError
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme

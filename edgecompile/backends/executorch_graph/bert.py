@@ -15,6 +15,7 @@ from edgecompile.backends import schemes_of
 from edgecompile.backends.executorch_graph.embedding import look_up
 from edgecompile.backends.executorch_graph.method import Method
 from edgecompile.backends.executorch_graph.pte import PteFile
+from edgecompile.backends.executorch_graph.scope import text_limit
 from edgecompile.backends.executorch_graph.sheet import Sheet, product, products
 from edgecompile.model import Model
 from edgecompile.numerics.swap import parameter_names
@@ -23,7 +24,6 @@ from edgecompile.structure import skeleton
 
 METHOD = "forward"
 FLOAT, LONG = ScalarType.FLOAT, ScalarType.LONG
-POOLINGS = ("mean", "cls")
 TINY = 1e-24  # added to the sum of squares: torch's normalize divides by at least 1e-12
 SQUARES, SCALE = "squares", "attention_scale"
 
@@ -37,35 +37,13 @@ class BertSheet(Sheet):
     prefix: str  # of the base model's names in the module
 
 
-def refusal(model: Model) -> str:
-    """Why the graph is left to torch.export, from config and headers; empty if it is not."""
-    config = model.config
-    if model.architecture != "bert":
-        return f"architecture {model.architecture!r} is not 'bert'"
-    if config.get("hidden_act", "gelu") != "gelu":
-        return f"hidden_act {config['hidden_act']!r} is not 'gelu'"
-    if config.get("position_embedding_type", "absolute") != "absolute":
-        return f"position_embedding_type {config['position_embedding_type']!r} is not 'absolute'"
-    if config.get("is_decoder"):
-        return "is_decoder is set"
-    if model.task == "embedding":
-        mode = model.pooling.mode if model.pooling else "none"
-        return "" if mode in POOLINGS else f"pooling {mode!r} is not one of {', '.join(POOLINGS)}"
-    return "" if model.task == "classification" else f"task {model.task!r}"
-
-
-def length_limit(model: Model) -> int:
-    """Tokens of the longest text: rows of the position table."""
-    return int(model.config.get("max_position_embeddings", 512))
-
-
 def write(model: Model, folder: Path, progress: Progress) -> dict[str, str]:
     """Write model.pte: `forward(input_ids)`; returns the source tensors left out, and why."""
     progress("write file", 0, 1)
     sources = {name: s for s, name in parameter_names(skeleton(model), model.weights).items()}
     file, method = PteFile(folder), Method(METHOD)
     prefix = "" if "embeddings.word_embeddings.weight" in sources else "bert."
-    tokens = length_limit(model)
+    tokens = text_limit(model)
     sheet = BertSheet(
         model=model, sources=sources, schemes=schemes_of(model), file=file, stored={},
         tokens=tokens, heads=int(model.config["num_attention_heads"]), prefix=prefix,

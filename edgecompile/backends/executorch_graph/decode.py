@@ -17,8 +17,8 @@ from edgecompile.backends.executorch_graph import encode
 from edgecompile.backends.executorch_graph.bert import SCALE, SQUARES
 from edgecompile.backends.executorch_graph.blocks import TURN
 from edgecompile.backends.executorch_graph.decoder import ROTARY
-from edgecompile.backends.executorch_graph.pte import FILE
 from edgecompile.backends.executorch_graph.pte_read import PteReader
+from edgecompile.backends.executorch_graph.scope import FILE
 from edgecompile.backends.executorch_graph.sheet import EPSILON, JOIN, MEAN
 from edgecompile.errors import BadInputError
 from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme

@@ -9,6 +9,7 @@ from edgecompile.backends.executorch_graph.pte import PteFile, Stored
 from edgecompile.model import Model
 
 FLOAT = ScalarType.FLOAT
+EMBEDDING_TYPE = {4: ScalarType.BYTE, 8: ScalarType.CHAR}
 
 
 def look_up(
@@ -23,7 +24,7 @@ def look_up(
         method.call("aten::embedding.out", table, ids, method.scalar(-1), no, no, out)
         return {source: stored}
     tensor, found, arguments = model.quantized[source], {}, []
-    kinds = encode.EMBEDDING_TYPE[tensor.scheme.bits], FLOAT
+    kinds = EMBEDDING_TYPE[tensor.scheme.bits], FLOAT
     for array, kind, end in zip(
         encode.embedding(tensor), kinds, (".codes", ".scales"), strict=True
     ):

@@ -4,32 +4,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from executorch.exir.scalar_type import ScalarType
 from numpy.typing import NDArray
 
 from edgecompile.backends import packing
 from edgecompile.errors import UnsupportedError
 from edgecompile.numerics.schemes import Float32, Int8, QuantizedTensor, Scheme
 
-BLOCK = 32  # XNN_MIN_BLOCKSIZE: groups of XNNPACK's 4-bit weights are multiples of it
 EMBEDDING_CALL = {
     4: "quantized_decomposed::embedding_4bit.out", 8: "quantized_decomposed::embedding_byte.out",
 }  # fmt: skip
-EMBEDDING_TYPE = {4: ScalarType.BYTE, 8: ScalarType.CHAR}
-
-
-def linear_refusal(name: str, scheme: Scheme, columns: int) -> str:
-    """Why XNNPACK cannot multiply with a weight on that scheme; empty if it can."""
-    group = scheme.group_size
-    if scheme.bits not in (4, 8):
-        return f"{name} has {scheme.bits} bits; XNNPACK multiplies with 4 or 8"
-    if scheme.bits == 8 and group:
-        return f"{name} is {scheme.name}; XNNPACK has groups for 4 bits only"
-    if group % BLOCK:
-        return f"{name} has groups of {group}; XNNPACK's are multiples of {BLOCK}"
-    if columns % 2 and scheme.bits == 4:
-        return f"{name} has rows of {columns}; 4-bit codes come in pairs"
-    return ""
 
 
 def linear(tensor: QuantizedTensor, name: str) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from edgecompile.backends import Port
 from edgecompile.backends.executorch_graph import encode
 from edgecompile.backends.executorch_graph.decode import PERMUTED
-from edgecompile.backends.executorch_graph.pte import FILE
 from edgecompile.backends.executorch_graph.pte_read import PteReader
+from edgecompile.backends.executorch_graph.scope import FILE
 from edgecompile.backends.quiet import quiet
 from edgecompile.errors import UnsupportedError
 from edgecompile.model import Model

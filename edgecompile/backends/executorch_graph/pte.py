@@ -14,8 +14,10 @@ from executorch.exir._serialize._flatbuffer_program import _program_to_flatbuffe
 from executorch.exir._serialize._program import _ExtendedHeader, _insert_flatbuffer_header
 from numpy.typing import NDArray
 
+from edgecompile.backends.executorch_graph.scope import FILE
+
 ALIGNMENT = 128  # bytes: of segments, as ExecuTorch's own serializer has it
-FILE, DATA = "model.pte", "data.unfinished"
+DATA = "data.unfinished"
 KEY_DIGITS = 16
 
 

@@ -1,0 +1,48 @@
+"""What the writers of this folder take, from config and headers: `plan` asks it.
+
+Nothing of ExecuTorch is imported: its exporter takes seconds to load.
+"""
+from __future__ import annotations
+
+from edgecompile.model import Model
+from edgecompile.numerics.schemes import Scheme
+
+FILE = "model.pte"
+POOLINGS = ("mean", "cls")
+BLOCK = 32  # XNN_MIN_BLOCKSIZE: groups of XNNPACK's 4-bit weights are multiples of it
+
+
+def bert_refusal(model: Model) -> str:
+    """Why the graph is left to torch.export, from config and headers; empty if it is not."""
+    config = model.config
+    if model.architecture != "bert":
+        return f"architecture {model.architecture!r} is not 'bert'"
+    if config.get("hidden_act", "gelu") != "gelu":
+        return f"hidden_act {config['hidden_act']!r} is not 'gelu'"
+    if config.get("position_embedding_type", "absolute") != "absolute":
+        return f"position_embedding_type {config['position_embedding_type']!r} is not 'absolute'"
+    if config.get("is_decoder"):
+        return "is_decoder is set"
+    if model.task == "embedding":
+        mode = model.pooling.mode if model.pooling else "none"
+        return "" if mode in POOLINGS else f"pooling {mode!r} is not one of {', '.join(POOLINGS)}"
+    return "" if model.task == "classification" else f"task {model.task!r}"
+
+
+def text_limit(model: Model) -> int:
+    """Tokens of the longest text: rows of the position table."""
+    return int(model.config.get("max_position_embeddings", 512))
+
+
+def linear_refusal(name: str, scheme: Scheme, columns: int) -> str:
+    """Why XNNPACK cannot multiply with a weight on that scheme; empty if it can."""
+    group = scheme.group_size
+    if scheme.bits not in (4, 8):
+        return f"{name} has {scheme.bits} bits; XNNPACK multiplies with 4 or 8"
+    if scheme.bits == 8 and group:
+        return f"{name} is {scheme.name}; XNNPACK has groups for 4 bits only"
+    if group % BLOCK:
+        return f"{name} has groups of {group}; XNNPACK's are multiples of {BLOCK}"
+    if columns % 2 and scheme.bits == 4:
+        return f"{name} has rows of {columns}; 4-bit codes come in pairs"
+    return ""
