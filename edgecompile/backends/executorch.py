@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from edgecompile.backends import Decoded, Export, Port, decoders, schemes_of
 from edgecompile.backends.executorch_graph import scope
+from edgecompile.backends.quiet import quiet
 from edgecompile.errors import UnsupportedError
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme
@@ -86,7 +87,8 @@ class Executorch:
 
     def decode(self, folder: Path, manifest: Mapping[str, Any]) -> Decoded:
         """Codes, floats and facts from the sealed file."""
-        from edgecompile.backends.executorch_graph.decode import decode
+        with quiet():
+            from edgecompile.backends.executorch_graph.decode import decode
 
         return decode(folder, manifest)
 
@@ -105,7 +107,8 @@ class Executorch:
         return min(trained, self.context_length or CONTEXT)
 
     def _decoder(self, model: Model, folder: Path, progress: Progress) -> Export:
-        from edgecompile.backends.executorch_graph import decoder
+        with quiet():
+            from edgecompile.backends.executorch_graph import decoder
 
         plan, context = decoders.plan(model), self._context(model)
         shape = decoder.Shape(context, min(PROMPT, context), min(ROWS, context))
@@ -122,7 +125,8 @@ class Executorch:
         return _export((ids, *position), (logits,), options, plan.unused, notes)
 
     def _lowered(self, model: Model, folder: Path, progress: Progress) -> Export:
-        from edgecompile.backends.executorch_graph import lowered
+        with quiet():
+            from edgecompile.backends.executorch_graph import lowered
 
         progress("lower graph", 0, 1)
         longest = scope.text_limit(model)
@@ -133,7 +137,8 @@ class Executorch:
         return _export(done.inputs, done.outputs, options, done.unused)
 
     def _bert(self, model: Model, folder: Path, progress: Progress) -> Export:
-        from edgecompile.backends.executorch_graph import bert
+        with quiet():
+            from edgecompile.backends.executorch_graph import bert
 
         unused = bert.write(model, folder, progress)
         name = "sentence_embedding" if model.task == "embedding" else "logits"

@@ -1,4 +1,4 @@
-"""Exporters warn of their own internals: nothing that our user can change."""
+"""Exporters warn of their own internals as they load and run: nothing that a user can change."""
 from __future__ import annotations
 
 import contextlib
