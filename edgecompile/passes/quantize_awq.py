@@ -14,14 +14,16 @@ from edgecompile import codes
 from edgecompile.calibration.folds import Folding, Neighbour
 from edgecompile.calibration.moments import Moments
 from edgecompile.calibration.walk import Layer, Walk
+from edgecompile.model import Model
 from edgecompile.numerics import awq
 from edgecompile.numerics.gptq import inverse_factor, shrunk
 from edgecompile.numerics.rtn import quantize
 from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme
-from edgecompile.passes import LayerReport, Work
+from edgecompile.passes import Effort, LayerReport, Work
 from edgecompile.passes.quantize_gptq import Job, QuantizeGptq
 
 STEP = 2  # every second batch enters the search
+SEARCHED = 2  # times the work of GPTQ alone
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,11 @@ class QuantizeAwq(QuantizeGptq):
 
     name: ClassVar[str] = "quantize_awq"
     rounding: Literal["gptq", "nearest"] = "gptq"
+
+    def effort(self, model: Model) -> Effort:
+        """About twice that of GPTQ: the search runs and rounds each block once more."""
+        plain = super().effort(model)
+        return dataclasses.replace(plain, products=SEARCHED * plain.products)
 
     def job(self, walk: Walk, work: Work, schemes: Mapping[str, Scheme]) -> Job:
         """Scale each block's channels before it is rounded."""
