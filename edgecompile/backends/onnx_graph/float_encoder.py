@@ -68,8 +68,8 @@ def _export(
                 module, (), kwargs=given, dynamo=True, dynamic_shapes=axes, opset_version=OPSET,
                 input_names=list(given), output_names=outputs, verbose=False,
             )  # fmt: skip
-    except Exception as error:
-        reason = str(error).strip().splitlines()
+    except Exception as error:  # the exporter's classes share no base but Exception
+        reason = str(error).strip().splitlines() or [repr(error)]
         raise UnsupportedError(
             "onnxruntime backend", f"torch.onnx cannot export this module: {reason[0][:300]}",
             way_out="try another backend (`edgecompile targets`), or avoid the operation it names",
