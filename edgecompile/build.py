@@ -45,7 +45,7 @@ class BuildResult:
     @property
     def passed(self) -> bool:
         """Whether the verdict is pass."""
-        return self.report.verdict == "pass"
+        return self.report.accepted
 
 
 def build(plan: Plan, progress: Progress) -> Iterator[BuildResult]:
@@ -114,7 +114,7 @@ def _seal_and_check(
 
 def _publish(plan: Plan, one: TargetPlan, done: Candidate, clock: _Clock) -> BuildResult:
     """Give a sealed bundle its name, or that of a rejected one, and write its report."""
-    final = one.output if done.report.verdict == "pass" else rejected(one.output)
+    final = one.output if done.report.accepted else rejected(one.output)
     bundle.seal(done.folder, final, plan.request.overwrite or final != one.output)
     report = dataclasses.replace(done.report, bundle=final.name)
     write_reports(report, folder_of(final))

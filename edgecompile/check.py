@@ -19,7 +19,7 @@ from edgecompile.errors import (
 )
 from edgecompile.model import Model
 from edgecompile.passes import Progress
-from edgecompile.report import CheckReport, Row, exact, unproven
+from edgecompile.report import NOT_RUN, CheckReport, Row, exact, unproven
 from edgecompile.report.files import write_reports
 from edgecompile.runtime.manifest import Manifest, read_manifest
 from edgecompile.runtime.verify import verify
@@ -38,7 +38,6 @@ class _Found:
 
     rows: list[Row] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=dict)
 
     def step(self, name: str, rows: Iterable[Row]) -> None:
         """Run one step; what an engine cannot do, or dies of, is a row and not an exception."""
@@ -168,7 +167,7 @@ def _report(subject: _Subject, found: _Found, width: str) -> CheckReport:
         engine=subject.info.engine.name,
         engine_version=_engine_version(subject),
         rows=tuple(found.rows),
-        proven_on={"cpu": here.cpu, "level": here.level, "device": _device(data)},
+        proven_on={"cpu": here.cpu, "level": here.level, "device": _device(data, found.rows)},
         data={"name": corpus.name, **corpus.digests},
         samples={
             "held_out_texts": len(corpus.held_out), "texts": subject.options.texts,
@@ -180,8 +179,10 @@ def _report(subject: _Subject, found: _Found, width: str) -> CheckReport:
     )  # fmt: skip
 
 
-def _device(manifest: Mapping[str, Any]) -> str:
-    """`real`, or which platform the bundle is for that this machine is not."""
+def _device(manifest: Mapping[str, Any], rows: Iterable[Row] = ()) -> str:
+    """`real`, `not-run`, or which platform the bundle is for that this machine is not."""
+    if any(row.metric == "cost_step" and row.verdict == "unproven" for row in rows):
+        return NOT_RUN
     built_for, here = manifest.get("platform"), host.platform_name()
     return "real" if built_for in (None, here) else f"{here}, not {built_for}"
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -23,9 +24,17 @@ BAD = judged("quality", Measurement("kl_mean", math.nan, "nats", "lower", 10), 0
 
 def test_one_failing_row_fails_the_bundle_and_one_unproven_row_leaves_it_unproven() -> None:
     missing = unproven("quality", "accuracy_ratio", "no labels")
-    assert (report(GOOD).verdict, report(GOOD).exit_code) == ("pass", 0)
-    assert (report(GOOD, missing).verdict, report(GOOD, missing).exit_code) == ("unproven", 6)
-    assert (report(GOOD, missing, BAD).verdict, report(GOOD, BAD).exit_code) == ("fail", 6)
+    assert (report(GOOD).verdict, report(GOOD).accepted) == ("pass", True)
+    assert (report(GOOD, missing).verdict, report(GOOD, missing).accepted) == ("unproven", False)
+    assert (report(GOOD, missing, BAD).verdict, report(GOOD, BAD).accepted) == ("fail", False)
+
+
+def test_what_no_engine_here_can_run_is_accepted_by_name_unless_something_fails() -> None:
+    missing = unproven("cost", "cost_step", "a file for CoreMLBackend")
+    elsewhere = {"allowed": ("not-run",), "proven_on": {"cpu": "a CPU", "device": "not-run"}}
+    assert replace(report(GOOD, missing), **elsewhere).accepted  # type: ignore[arg-type]
+    assert not replace(report(GOOD, missing, BAD), **elsewhere).accepted  # type: ignore[arg-type]
+    assert not replace(report(GOOD, missing), allowed=("not-run",)).accepted
 
 
 def test_a_report_without_any_limit_proves_nothing() -> None:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from edgecompile.metrics import Better, Measurement
 
 Verdict = Literal["pass", "fail", "unproven"]
+NOT_RUN = "not-run"  # a device that no engine here stands for, and the name that allows it
 RowVerdict = Literal["pass", "fail", "unproven", "measured"]  # measured: nothing was asked of it
 
 
@@ -40,7 +41,7 @@ class CheckReport:
     engine: str
     engine_version: str
     rows: tuple[Row, ...]
-    proven_on: Mapping[str, str]  # cpu, level, device: real, emulated or software
+    proven_on: Mapping[str, str]  # cpu, level, device: real, emulated, software or not-run
     data: Mapping[str, str]  # name and digests of the text
     samples: Mapping[str, int]
     allowed: tuple[str, ...] = ()
@@ -57,9 +58,20 @@ class CheckReport:
         return "unproven" if "unproven" in found or "pass" not in found else "pass"
 
     @property
-    def exit_code(self) -> int:
-        """0 for pass, 6 for anything else."""
-        return 0 if self.verdict == "pass" else 6
+    def accepted(self) -> bool:
+        """Passed; or allowed by name not to have been run, where nothing fails."""
+        if self.verdict == "unproven":
+            return NOT_RUN in self.allowed and self.proven_on.get("device") == NOT_RUN
+        return self.verdict == "pass"
+
+    @property
+    def where(self) -> str:
+        """What proved it, for a person."""
+        cpu, level, device = (self.proven_on.get(key, "") for key in ("cpu", "level", "device"))
+        if device == NOT_RUN:
+            known = f", allowed by name: {NOT_RUN}" if self.accepted else ""
+            return f"not run, as no engine here can{known}"
+        return f"proven on {', '.join(filter(None, (cpu or 'unknown', level)))} ({device})"
 
     def value(self, metric: str) -> float | None:
         """The value of a metric, None where it was not measured."""

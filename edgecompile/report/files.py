@@ -37,8 +37,7 @@ def markdown(report: CheckReport) -> str:
         "",
         f"{report.model} ({report.task}) for {report.target}, weights {report.width}, on "
         f"{report.engine} {report.engine_version}.",
-        f"Proven on {report.proven_on.get('cpu', 'unknown')} ({report.proven_on.get('level', '')},"
-        f" {report.proven_on.get('device', '')}); manifest {report.manifest_sha256[:16]}.",
+        f"{report.where[0].upper()}{report.where[1:]}; manifest {report.manifest_sha256[:16]}.",
         "",
         "| step | metric | value | limit | samples | verdict |",
         "|---|---|---:|---:|---:|---|",

@@ -30,9 +30,8 @@ def show(report: CheckReport, console: Console) -> None:
         console.print(f"note: {note}")
     if report.ranking:
         console.print(_ranking(report))
-    device = f"{report.proven_on.get('cpu', '')} ({report.proven_on.get('device', '')})"
     colour = COLOURS[report.verdict]
-    console.print(f"verdict: [{colour}]{report.verdict}[/{colour}], proven on {device}\n")
+    console.print(f"verdict: [{colour}]{report.verdict}[/{colour}], {report.where}\n")
 
 
 def _ranking(report: CheckReport) -> Table:
