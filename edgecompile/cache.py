@@ -22,7 +22,7 @@ from edgecompile.errors import ResourceError
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "safetensors", "peft", "gguf")
 BACKEND_LIBRARIES = {
     "onnxruntime": ("onnx", "onnx-ir", "onnxscript", "onnxruntime", "onnxruntime-genai"),
-    "executorch": ("executorch", "torchao"),
+    "executorch": ("executorch", "torchao", "coremltools"),
     "gguf": ("llama-cpp-python",),
     "openvino": ("openvino",),
 }

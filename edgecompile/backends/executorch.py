@@ -1,9 +1,9 @@
-"""ExecuTorch: decoders by our own writer, the rest by torch.export; XNNPACK multiplies."""
+"""ExecuTorch: decoders and BERT by our own writer, the rest by torch.export; XNNPACK multiplies."""
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -22,30 +22,30 @@ GRAPH_BYTES, GRAPH_BYTES_PER_TENSOR = 30_000, 1_700  # subgraphs, program, align
 CONTEXT = 2048  # tokens, where neither the target nor the model says less
 PROMPT, ROWS = 512, 128  # tokens and rows of logits in one call, at most
 
-NOT_WRITTEN = {
-    "coreml": "coremltools compiles a model on macOS only; choose xnnpack, which runs there too",
-    "vulkan": "its delegate repacks the codes in a form that nothing here reads back or runs; "
-    "choose xnnpack",
-}  # fmt: skip
-
 
 @dataclass(frozen=True)
 class Executorch:
     """XNNPACK quantizes each row of activations to int8 when a weight has codes.
 
     `context_length` is the size of a decoder's KV cache in the file, in tokens; 0: 2048 or the
-    model's own, whichever is less.
+    model's own, whichever is less. `partitioner` coreml or vulkan writes an encoder or a module for
+    devices that are not here, which compute with the codes' values in `compute_precision`.
     """
 
     name: ClassVar[str] = "executorch"
     tasks: ClassVar[tuple[str, ...]] = ("embedding", "classification", "text-generation", "module")
     partitioner: Literal["xnnpack", "coreml", "vulkan"] = "xnnpack"
+    compute_precision: Literal["float32", "float16"] = "float32"
     context_length: int = 0
+
+    @property
+    def _device(self) -> scope.Device:
+        return replace(scope.DEVICES[self.partitioner], precision=self.compute_precision)
 
     def refusal(self, model: Model) -> str:
         """Unknown tasks, decoders that we do not draw."""
-        if self.partitioner != "xnnpack":
-            return f"partitioner {self.partitioner!r}: {NOT_WRITTEN[self.partitioner]}"
+        if reason := self._device_refusal(model):
+            return reason
         if model.task not in self.tasks:
             return f"task {model.task!r} is not one of {', '.join(self.tasks)}"
         if model.task != "text-generation":
@@ -81,7 +81,7 @@ class Executorch:
         _refuse_schemes(model, schemes_of(model), roles(model))
         if model.task == "text-generation":
             return self._decoder(model, folder, progress)
-        if not scope.bert_refusal(model):
+        if self._device == scope.XNNPACK and not scope.bert_refusal(model):
             return self._bert(model, folder, progress)
         return self._lowered(model, folder, progress)
 
@@ -91,6 +91,15 @@ class Executorch:
             from edgecompile.backends.executorch_graph.decode import decode
 
         return decode(folder, manifest)
+
+    def _device_refusal(self, model: Model) -> str:
+        """What only XNNPACK has, and what only the others have."""
+        if self.partitioner == "xnnpack":
+            only = "compute_precision 'float16': XNNPACK computes in float32 and int8"
+            return only if self.compute_precision != "float32" else ""
+        if model.task == "text-generation":
+            return f"partitioner {self.partitioner!r}: decoders are drawn for XNNPACK only"
+        return ""
 
     def _window_refusal(self, model: Model) -> str:
         """The attention operator sees all positions before its own."""
@@ -129,12 +138,13 @@ class Executorch:
             from edgecompile.backends.executorch_graph import lowered
 
         progress("lower graph", 0, 1)
-        longest = scope.text_limit(model)
-        done = lowered.write(model, folder, longest)
+        longest, device = scope.text_limit(model), self._device
+        done = lowered.write(model, folder, longest, device)
         progress("lower graph", 1, 1)
         options = _encoder_options(model)
         options["places"] = dict(sorted(done.places.items()))
-        return _export(done.inputs, done.outputs, options, done.unused)
+        made = _export(done.inputs, done.outputs, options, done.unused)
+        return made if device == scope.XNNPACK else _for_device(made, model, device)
 
     def _bert(self, model: Model, folder: Path, progress: Progress) -> Export:
         with quiet():
@@ -145,6 +155,17 @@ class Executorch:
         ids = Port("input_ids", "int64", (1, "length"))
         scores = Port(name, "float32", (1, "width"))
         return _export((ids,), (scores,), _encoder_options(model), unused)
+
+
+def _for_device(made: Export, model: Model, device: scope.Device) -> Export:
+    """What the runtime must have, and that nothing here ran it."""
+    options = {**made.options, "partitioner": device.name, "delegate": device.delegate}
+    options.pop("activations", None)  # floats: nothing rounds them
+    coded = schemes_of(model).keys() | made.unused.keys()
+    half = [name for name in model.weights if name not in coded and device.precision == "float16"]
+    floats = dict.fromkeys(half, "float16")
+    note = f"for {device.name}, which runs on {device.runs_on}: written and read back, not run"
+    return replace(made, options=options, float_dtypes=floats, notes=(*made.notes, note))
 
 
 def _tied_notes(

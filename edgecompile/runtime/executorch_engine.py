@@ -37,12 +37,10 @@ class ExecutorchEngine:
     """A .pte file. A method computes in memory of its own, so each lease has one."""
 
     def __init__(self, bundle: Path, manifest: Manifest, threads: int) -> None:
-        if (device := manifest.engine.options.get("partitioner", "xnnpack")) != "xnnpack":
-            found = f"a file for {device}, which this engine does not run"
-            raise UnsupportedError(str(bundle), found, "one for XNNPACK")
         self._file, self._manifest = bundle / manifest.engine.file, manifest
         with _OPENING:
             self._library = _library(manifest, threads)
+        self._refuse_other_devices()
         self.version: str = metadata.version("executorch")
         ports = manifest.data["inputs"], manifest.data["outputs"]
         self._inputs = {port["name"]: port for port in ports[0]}
@@ -84,6 +82,14 @@ class ExecutorchEngine:
         """Free idle methods now, others when their lease ends."""
         self._methods.close()
         self._decoders.close()
+
+    def _refuse_other_devices(self) -> None:
+        """A file for Core ML or Vulkan needs an ExecuTorch built with that delegate."""
+        wanted = str(self._manifest.engine.options.get("delegate", ""))
+        there = self._library._get_registered_backend_names()
+        if wanted and wanted not in there:
+            found = f"a file for {wanted}; this ExecuTorch has {', '.join(sorted(there))}"
+            raise UnsupportedError(self._file.name, found, "an ExecuTorch built with it")
 
     def _tokens(self, row: Sequence[int]) -> NDArray[np.int64]:
         tokens = np.asarray([row], np.int64)

@@ -17,7 +17,7 @@ from edgecompile import bundle, facts, sources
 from edgecompile.backends import Decoded, Export
 from edgecompile.backends.executorch import Executorch
 from edgecompile.backends.executorch_graph.scope import FILE
-from edgecompile.errors import UnsupportedError, UsageError
+from edgecompile.errors import UsageError
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import float_digest
 from edgecompile.reference import Reference
@@ -141,11 +141,3 @@ def test_a_users_module_is_lowered_with_its_codes(tmp_path: Path) -> None:
     with Reference(model).quantized(model.quantized) as reference:
         expected = reference.run(**{written.inputs[0].name: given})["output_0"]
     assert np.linalg.norm(found["output_0"] - expected) < 0.03 * np.linalg.norm(expected)
-
-
-@pytest.mark.parametrize("partitioner", ["coreml", "vulkan"])
-def test_other_devices_are_refused_with_the_reason(
-    encoder: Model, tmp_path: Path, partitioner: Any
-) -> None:
-    with pytest.raises(UnsupportedError, match=partitioner):
-        Executorch(partitioner=partitioner).export(encoder, tmp_path, quiet)

@@ -13,12 +13,12 @@ from executorch.exir.scalar_type import ScalarType
 from numpy.typing import NDArray
 
 from edgecompile.backends import Decoded, ReadWhenAsked
-from edgecompile.backends.executorch_graph import encode
+from edgecompile.backends.executorch_graph import devices, encode
 from edgecompile.backends.executorch_graph.bert import SCALE, SQUARES
 from edgecompile.backends.executorch_graph.blocks import TURN
 from edgecompile.backends.executorch_graph.decoder import ROTARY
 from edgecompile.backends.executorch_graph.pte_read import PteReader
-from edgecompile.backends.executorch_graph.scope import FILE
+from edgecompile.backends.executorch_graph.scope import DEVICES, FILE, XNNPACK
 from edgecompile.backends.executorch_graph.sheet import EPSILON, JOIN, MEAN
 from edgecompile.errors import BadInputError
 from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme
@@ -68,6 +68,9 @@ class _Row:
 def decode(folder: Path, manifest: Mapping[str, Any]) -> Decoded:
     """Tensors under their source names, in the file's own schemes."""
     reader = PteReader(folder / FILE)
+    device = DEVICES[manifest["engine"]["options"].get("partitioner", XNNPACK.name)]
+    if device != XNNPACK:
+        return devices.decode(reader, device, manifest)
     places: Mapping[str, str] = manifest["engine"]["options"].get("places", {})
     names = _names(places)
     weights, floats = _in_subgraphs(reader, names)

@@ -1,4 +1,4 @@
-"""Other encoders and plain modules, by torch.export and ExecuTorch's own lowering.
+"""Other encoders, plain modules and other devices, by torch.export and ExecuTorch's own lowering.
 
 Slow: each of XNNPACK's passes traces each subgraph again (minutes for a MiniLM), so what we know
 is drawn by decoder.py and bert.py. Codes go in as torchao's tensors and are not quantized again.
@@ -16,15 +16,20 @@ import numpy as np
 import torch
 from executorch.backends.xnnpack.partition.config.xnnpack_config import ConfigPrecisionType
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-from executorch.exir import ExecutorchBackendConfig, to_edge_transform_and_lower
+from executorch.exir import (
+    EdgeProgramManager,
+    ExecutorchBackendConfig,
+    to_edge_transform_and_lower,
+)
+from executorch.exir.lowered_backend_module import get_lowered_submodules
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgecompile.backends import Port
-from edgecompile.backends.executorch_graph import encode
+from edgecompile.backends.executorch_graph import devices, encode
 from edgecompile.backends.executorch_graph.decode import PERMUTED
 from edgecompile.backends.executorch_graph.pte_read import PteReader
-from edgecompile.backends.executorch_graph.scope import FILE
+from edgecompile.backends.executorch_graph.scope import FILE, XNNPACK, Device
 from edgecompile.backends.quiet import quiet
 from edgecompile.errors import UnsupportedError
 from edgecompile.model import Model
@@ -58,20 +63,25 @@ class _OneText(nn.Module):
         return found
 
 
-def write(model: Model, folder: Path, longest: int) -> Lowered:
+def write(model: Model, folder: Path, longest: int, device: Device = XNNPACK) -> Lowered:
     """Write model.pte; `longest` is the limit of a text in tokens."""
     with Reference(model).quantized({}, model.replaced) as reference:
         module, given = _module(reference)
         shapes = _shapes(model, given, longest)
         outputs = _outputs(model, module, given)
-        _put_codes(reference, model)
-        data = _lower(module, given, shapes)
+        _put_codes(reference, model, "int8_asym_per_token" if device == XNNPACK else None)
+        data = _lower(module, given, shapes, device)
     (folder / FILE).write_bytes(data)
     inputs = tuple(
         Port(name, _dtype(value), _shape(value, text=model.task != "module"))
         for name, value in given.items()
     )
-    places, lost = _places(PteReader(folder / FILE), model, reference.unused)
+    reader = PteReader(folder / FILE)
+    if device == XNNPACK:
+        places, lost = _places(reader, model, reference.unused)
+    else:
+        used = [name for name in model.weights if name not in reference.unused]
+        places, lost = devices.constants(reader, device).places(model, used, device.precision)
     if lost:
         raise UnsupportedError(
             "executorch backend", f"{lost[0]} is not in the lowered file as it was given",
@@ -117,8 +127,8 @@ def _shape(value: Tensor, *, text: bool) -> tuple[int | str, ...]:
     return (1, "length") if text else tuple(value.shape)
 
 
-def _put_codes(reference: Reference, model: Model) -> None:
-    """Codes in place of the weights of linears and embeddings."""
+def _put_codes(reference: Reference, model: Model, activations: str | None) -> None:
+    """Codes in place of the weights of linears and embeddings; how the linears' inputs round."""
     from torchao.quantization import IntxUnpackedToInt8Tensor
 
     for source, name in parameter_names(reference.body, model.quantized).items():
@@ -126,7 +136,7 @@ def _put_codes(reference: Reference, model: Model) -> None:
         owner, tensor = reference.body.get_submodule(path), model.quantized[source]
         group = tensor.codes.shape[1] // tensor.scales.shape[1]
         scales = torch.from_numpy(np.array(tensor.scales))
-        rounding = "int8_asym_per_token" if isinstance(owner, nn.Linear) else None
+        rounding = activations if isinstance(owner, nn.Linear) else None
         kind = getattr(torch, f"int{tensor.scheme.bits}")
         codes = IntxUnpackedToInt8Tensor(
             torch.from_numpy(np.array(tensor.codes)), scales,
@@ -139,17 +149,13 @@ def _put_codes(reference: Reference, model: Model) -> None:
 
 
 def _lower(
-    module: nn.Module, given: Mapping[str, Tensor], shapes: dict[str, Any] | None
+    module: nn.Module, given: Mapping[str, Tensor], shapes: dict[str, Any] | None, device: Device
 ) -> bytes:
     try:
         with quiet():
             exported = torch.export.export(module, (), dict(given), dynamic_shapes=shapes)
-            dynamic = XnnpackPartitioner(
-                config_precisions=ConfigPrecisionType.DYNAMIC_QUANT, per_op_mode=True
-            )
-            edge = to_edge_transform_and_lower(
-                exported, partitioner=[dynamic, XnnpackPartitioner()]
-            )
+            edge = to_edge_transform_and_lower(exported, partitioner=_partitioners(device))
+            _settle(edge, device)
             made = edge.to_executorch(ExecutorchBackendConfig(do_quant_fusion_and_const_prop=True))
             return bytes(made.buffer)
     except Exception as error:  # the exporter's classes share no base but Exception
@@ -158,6 +164,23 @@ def _lower(
             "executorch backend", f"ExecuTorch cannot lower this module: {lines[0][:300]}",
             way_out="--target cpu, or avoid the operator it names",
         ) from error  # fmt: skip
+
+
+def _partitioners(device: Device) -> list[Any]:
+    if device != XNNPACK:
+        return [devices.partitioner(device)]
+    dynamic = ConfigPrecisionType.DYNAMIC_QUANT
+    return [
+        XnnpackPartitioner(config_precisions=dynamic, per_op_mode=True), XnnpackPartitioner()
+    ]  # fmt: skip
+
+
+def _settle(edge: EdgeProgramManager, device: Device) -> None:
+    """The same bytes from the same module, whatever the device's exporter drew."""
+    if device == XNNPACK:
+        return
+    for _, lowered, _ in get_lowered_submodules(edge.exported_program().graph_module):
+        lowered._processed_bytes = devices.settled(lowered.processed_bytes, device)
 
 
 def _places(

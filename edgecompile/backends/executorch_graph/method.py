@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from executorch.exir import schema
 from executorch.exir.scalar_type import ScalarType
 
+from edgecompile.backends.executorch_graph.scope import XNNPACK
+
 ALIGNMENT = 64  # bytes
 BYTES = {
     ScalarType.FLOAT: 4, ScalarType.INT: 4, ScalarType.LONG: 8, ScalarType.DOUBLE: 8,
     ScalarType.HALF: 2, ScalarType.SHORT: 2, ScalarType.CHAR: 1, ScalarType.BYTE: 1,
     ScalarType.BOOL: 1,
 }  # fmt: skip
-XNNPACK = "XnnpackBackend"
 
 
 class Method:
@@ -88,7 +89,7 @@ class Method:
         """A call of XNNPACK's subgraph in that segment."""
         place = schema.BackendDelegateDataReference(schema.DataLocation.SEGMENT, segment)
         self._instruct(schema.DelegateCall(len(self._delegates), list(arguments)))
-        self._delegates.append(schema.BackendDelegate(XNNPACK, place, []))
+        self._delegates.append(schema.BackendDelegate(XNNPACK.delegate, place, []))
 
     def plan(self) -> schema.ExecutionPlan:
         """The method as the program's flatbuffer has it."""

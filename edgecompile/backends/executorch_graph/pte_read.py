@@ -18,7 +18,8 @@ from executorch.exir._serialize._flatbuffer_program import _flatbuffer_to_progra
 from executorch.exir._serialize._program import _ExtendedHeader
 from numpy.typing import NDArray
 
-from edgecompile.backends.executorch_graph.method import BYTES, XNNPACK
+from edgecompile.backends.executorch_graph.method import BYTES
+from edgecompile.backends.executorch_graph.scope import XNNPACK
 from edgecompile.errors import BadInputError
 
 Bytes = NDArray[np.uint8]
@@ -88,12 +89,17 @@ class PteReader:
         """XNNPACK's subgraphs of all methods, in order, as schema.fbs names their fields."""
         return list(self._subgraphs())
 
+    def payloads(self, delegate_id: str) -> Iterator[bytes]:
+        """What each call of that delegate was compiled to, of all methods, in order."""
+        for plan in self.program.execution_plan:
+            for delegate in plan.delegates:
+                if delegate.id == delegate_id:
+                    yield bytes(self._delegate(delegate))
+
     def _subgraphs(self) -> Iterator[dict[str, Any]]:
         with tempfile.TemporaryDirectory() as folder:
-            for plan in self.program.execution_plan:
-                for delegate in plan.delegates:
-                    if delegate.id == XNNPACK:
-                        yield _subgraph(bytes(self._delegate(delegate)), Path(folder))
+            for payload in self.payloads(XNNPACK.delegate):
+                yield _subgraph(payload, Path(folder))
 
     def _delegate(self, delegate: schema.BackendDelegate) -> Bytes:
         place = delegate.processed

@@ -4,12 +4,32 @@ Nothing of ExecuTorch is imported: its exporter takes seconds to load.
 """
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme
 
 FILE = "model.pte"
 POOLINGS = ("mean", "cls")
 BLOCK = 32  # XNN_MIN_BLOCKSIZE: groups of XNNPACK's 4-bit weights are multiples of it
+
+
+@dataclass(frozen=True)
+class Device:
+    """Who multiplies: a delegate of ExecuTorch's, and the floats that it computes in."""
+
+    name: str  # xnnpack, coreml, vulkan: the option `partitioner`
+    delegate: str  # its name in the file and in ExecuTorch's runtime
+    precision: str = "float32"
+    runs_on: str = ""
+
+
+XNNPACK = Device("xnnpack", "XnnpackBackend")
+DEVICES = {
+    "xnnpack": XNNPACK,
+    "coreml": Device("coreml", "CoreMLBackend", runs_on="iOS 18, macOS 15 and later"),
+    "vulkan": Device("vulkan", "VulkanBackend", runs_on="Android's and desktops' GPUs"),
+}
 
 
 def bert_refusal(model: Model) -> str:
