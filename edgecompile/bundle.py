@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgecompile import __version__, cache, facts, host, tokenizer
 from edgecompile.backends import Export
 from edgecompile.errors import UsageError
@@ -143,10 +145,12 @@ def float_entries(model: Model, export: Export) -> list[dict[str, Any]]:
             entries.append({"name": name, "shape": shape, **export.own[name]})
             continue
         dtype = export.float_dtypes.get(name, "float32")
-        values = model.dense(name)
+        values = model.dense(name) + np.float32(export.shifted.get(name, 0.0))
         if dtype != "float32":
             values = values.astype(dtype).astype("float32")
-        entry = {"name": name, "shape": list(values.shape), "dtype": dtype}
+        entry: dict[str, Any] = {"name": name, "shape": list(values.shape), "dtype": dtype}
+        if name in export.shifted:
+            entry["added"] = export.shifted[name]
         entries.append(entry | {"sha256": float_digest(name, values, dtype)})
     return entries
 

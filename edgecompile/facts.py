@@ -26,7 +26,13 @@ def of_config(config: Mapping[str, Any]) -> dict[str, float]:
     if epsilon is not None:
         found |= {"norm_eps": epsilon, "norm_eps_spread": 0.0}
     rope = config.get("rope_parameters") or {}
-    theta = rope.get("rope_theta") or config.get("rope_theta")
-    if isinstance(theta, int | float):
-        found["rope_theta"] = float(theta)
+    whole, local = (rope.get(kind) or {} for kind in ("full_attention", "sliding_attention"))
+    bases = {
+        "rope_theta": rope.get("rope_theta") or whole.get("rope_theta"),
+        "rope_local_base_freq": local.get("rope_theta"),
+    }
+    for name, stated in bases.items():
+        theta = stated or config.get(name)
+        if isinstance(theta, int | float):
+            found[name] = float(theta)
     return found

@@ -40,6 +40,7 @@ class Export:
     options: Mapping[str, Any] = field(default_factory=dict)  # what the runtime needs to know
     unused: Mapping[str, str] = field(default_factory=dict)  # source tensor -> why it is left out
     float_dtypes: Mapping[str, str] = field(default_factory=dict)  # source tensor -> not float32
+    shifted: Mapping[str, float] = field(default_factory=dict)  # source tensor -> what is added
     own: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # source tensor -> type
     notes: tuple[str, ...] = ()
 

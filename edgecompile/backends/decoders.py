@@ -6,21 +6,32 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from edgecompile.architectures import DECODERS, Family, Norms, norm_offsets
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Float32
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
 ROPES = ("default", "linear", "llama3", "yarn")
 EMBEDDING, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
-NORMS = ("input_layernorm", "post_attention_layernorm")
-HEAD_NORMS = ("self_attn.q_norm", "self_attn.k_norm")  # qwen3
+HEAD_NORMS = ("self_attn.q_norm", "self_attn.k_norm")
 QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 GATE_UP = ("mlp.gate_proj", "mlp.up_proj")
 OUT, DOWN = "self_attn.o_proj", "mlp.down_proj"
 COMPUTED = {"*rotary_emb.inv_freq": "computed from rope_theta"}  # left out, with the reason
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """How positions turn heads (Su et al. 2021)."""
+
+    cos: Float32  # [context, head size / 2]
+    sin: Float32
+    frequencies: Float32  # [head size / 2]: cos = cos(position * frequency) * factor
+    factor: float
 
 
 @dataclass(frozen=True)
@@ -35,29 +46,48 @@ class DecoderPlan:
     epsilon: float
     windows: tuple[int, ...]  # positions that each layer's attention sees; -1: all
     tied: bool
-    cos: Float32  # [context, head size / 2]
-    sin: Float32
-    frequencies: Float32  # [head size / 2]: cos = cos(position * frequency) * rope_factor
-    rope_factor: float
+    rotaries: tuple[Rotary, ...]
+    turns: tuple[int, ...]  # which of `rotaries` each layer has; -1: none
+    activation: str  # silu, gelu_tanh
+    embedding_scale: float
+    attention_scale: float  # of q k before its softmax
+    architecture: str
     sources: Mapping[str, str]
     unused: Mapping[str, str]  # source tensor -> why it is not in the graph
 
     @property
-    def head_norms(self) -> bool:
-        """Whether each head of q and k is normalized before it is rotated."""
-        return f"model.layers.0.{HEAD_NORMS[0]}.weight" in self.sources
+    def family(self) -> Family:
+        """What sets the architecture apart."""
+        return DECODERS[self.architecture]
+
+    @property
+    def norms(self) -> Norms:
+        """Names of each layer's norms."""
+        return self.family.norms
+
+    def norm_weight(self, model: Model, source: str) -> Float32:
+        """What a norm multiplies with: its tensor, and the family's offset."""
+        return model.dense(source) + np.float32(self.family.norm_offset)
+
+    @property
+    def shifted(self) -> dict[str, float]:
+        """Source tensors of norms -> what the file's values have more than theirs."""
+        return norm_offsets(self.architecture, self.sources.values())
 
 
 def refusal(model: Model) -> str:
     """Why the graph is left to another writer, from config and headers; empty if it is not."""
-    if model.architecture not in ARCHITECTURES:
-        return f"architecture {model.architecture!r} is not one of {', '.join(ARCHITECTURES)}"
+    family = DECODERS.get(model.architecture)
+    if family is None:
+        return f"architecture {model.architecture!r} is not one of {', '.join(DECODERS)}"
     config = _config(model)
-    rope = config.rope_parameters
-    if rope.get("rope_type") not in ROPES or rope.get("partial_rotary_factor", 1.0) != 1.0:
-        return f"rope {rope} is not one of {', '.join(ROPES)} on whole heads"
-    if config.hidden_act != "silu":
-        return f"hidden_act {config.hidden_act!r} is not 'silu'"
+    for rope in _ropes(config).values():
+        if rope.get("rope_type") not in ROPES or rope.get("partial_rotary_factor", 1.0) != 1.0:
+            return f"rope {rope} is not one of {', '.join(ROPES)} on whole heads"
+    if _activation(config) not in family.activations:
+        return f"activation {_activation(config)!r} is not one of {', '.join(family.activations)}"
+    if wrong := [name for name in family.refused if getattr(config, name, None)]:
+        return f"{wrong[0]} is {getattr(config, wrong[0])!r}"
     sources = _sources(model)
     needed = set(_needed(config, sources))
     if missing := sorted(needed - sources.keys()):
@@ -69,48 +99,72 @@ def refusal(model: Model) -> str:
 def plan(model: Model) -> DecoderPlan:
     """The plan of a model that `refusal` does not refuse."""
     config, sources = _config(model), _sources(model)
-    frequencies, factor = rotary_frequencies(config)
-    cos, sin = rotary_tables(config, frequencies, factor)
+    family, size = DECODERS[model.architecture], _head_size(config)
+    ropes = _ropes(config)
     needed = set(_needed(config, sources))
     return DecoderPlan(
         layers=config.num_hidden_layers, heads=config.num_attention_heads,
-        kv_heads=config.num_key_value_heads, head_size=_head_size(config),
+        kv_heads=config.num_key_value_heads, head_size=size,
         vocabulary=model.weights.infos[sources[EMBEDDING]].shape[0],
         epsilon=config.rms_norm_eps, windows=tuple(_windows(config)),
-        tied=bool(config.tie_word_embeddings), cos=cos, sin=sin, frequencies=frequencies,
-        rope_factor=factor,
+        tied=bool(config.tie_word_embeddings),
+        rotaries=tuple(rotary(config, kind) for kind in ropes), turns=tuple(_turns(config)),
+        activation=family.activations[_activation(config)],
+        embedding_scale=config.hidden_size**0.5 if family.scaled_embedding else 1.0,
+        attention_scale=getattr(config, "query_pre_attn_scalar", size) ** -0.5,
+        architecture=model.architecture,
         sources={name: source for name, source in sources.items() if name in needed},
         unused={s: _computed(n) for n, s in sources.items() if n not in needed},
     )  # fmt: skip
 
 
-def rotary_frequencies(config: PretrainedConfig) -> tuple[Float32, float]:
-    """Inverse frequencies float32 [head size / 2], and the factor of both cos and sin.
+def rotary_width(model: Model) -> int:
+    """Numbers in one position's rows of all cos and sin tables, from the config alone."""
+    config = _config(model)
+    has_rope = bool(getattr(config, "rope_parameters", None))
+    return _head_size(config) * len(_ropes(config)) if has_rope else 0
 
-    transformers' own rules for a scaled rope.
-    """
+
+def rotary(config: PretrainedConfig, kind: str = "") -> Rotary:
+    """Tables of the layers of that kind (empty: of all), by transformers' own rules."""
     import torch
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-    rope, factor = config.rope_parameters, 1.0
+    rope, factor = _ropes(config)[kind], 1.0
     if rope["rope_type"] == "default":
         size = _head_size(config)
         exponents = torch.arange(0, size, 2, dtype=torch.float32) / size
         frequencies = 1.0 / (rope["rope_theta"] ** exponents)
     else:
-        frequencies, factor = ROPE_INIT_FUNCTIONS[rope["rope_type"]](config, "cpu")
-    return frequencies.float().numpy(), float(factor)
-
-
-def rotary_tables(
-    config: PretrainedConfig, frequencies: Float32, factor: float
-) -> tuple[Float32, Float32]:
-    """cos and sin float32 [max_position_embeddings, head size / 2], as transformers has them."""
-    import torch
-
+        named = {"layer_type": kind} if kind else {}
+        frequencies, factor = ROPE_INIT_FUNCTIONS[rope["rope_type"]](config, "cpu", **named)
     positions = torch.arange(config.max_position_embeddings, dtype=torch.float32)
-    angles = positions[:, None] * torch.from_numpy(frequencies)[None, :]
-    return (angles.cos() * factor).numpy(), (angles.sin() * factor).numpy()
+    angles = positions[:, None] * frequencies.float()[None, :]
+    return Rotary(
+        (angles.cos() * factor).numpy(), (angles.sin() * factor).numpy(),
+        frequencies.float().numpy(), float(factor),
+    )  # fmt: skip
+
+
+def _ropes(config: PretrainedConfig) -> dict[str, Mapping[str, Any]]:
+    """Rotation rules by kind of layer; under an empty name where all layers share one."""
+    ropes = config.rope_parameters
+    if "rope_type" in ropes:
+        return {"": ropes}
+    return {kind: ropes[kind] for kind in sorted(set(config.layer_types))}
+
+
+def _turns(config: PretrainedConfig) -> Iterator[int]:
+    """Each layer's rotation, by number; SmolLM3 has layers without."""
+    kinds = list(_ropes(config))
+    turned = getattr(config, "no_rope_layers", None) or [1] * config.num_hidden_layers
+    for layer, has_rope in enumerate(turned):
+        kind = kinds[0] if len(kinds) == 1 else config.layer_types[layer]
+        yield kinds.index(kind) if has_rope else -1
+
+
+def _activation(config: PretrainedConfig) -> str:
+    return str(getattr(config, "hidden_activation", None) or config.hidden_act)
 
 
 def _config(model: Model) -> PretrainedConfig:
@@ -129,6 +183,8 @@ def _head_size(config: PretrainedConfig) -> int:
 def _windows(config: PretrainedConfig) -> Iterator[int]:
     """By layer_types where the config has them; Mistral's window is for all layers."""
     window = getattr(config, "sliding_window", None)
+    if not getattr(config, "use_sliding_window", True):
+        window = None
     kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * config.num_hidden_layers
     for kind in kinds:
         yield int(window) if window and kind == "sliding_attention" else -1
@@ -148,10 +204,11 @@ def _needed(config: PretrainedConfig, sources: Mapping[str, str]) -> Iterator[st
     yield from (EMBEDDING, NORM)
     if not config.tie_word_embeddings:
         yield HEAD
-    head_norms = HEAD_NORMS if config.model_type == "qwen3" else ()
+    family = DECODERS[config.model_type]
+    head_norms = HEAD_NORMS if family.head_norms else ()
     for layer in range(config.num_hidden_layers):
         start = f"model.layers.{layer}."
-        yield from (f"{start}{name}.weight" for name in (*NORMS, *head_norms))
+        yield from (f"{start}{name}.weight" for name in (*family.norms.names, *head_norms))
         for name in (*QKV, OUT, *GATE_UP, DOWN):
             yield f"{start}{name}.weight"
             if f"{start}{name}.bias" in sources:

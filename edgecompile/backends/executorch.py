@@ -69,9 +69,7 @@ class Executorch:
                 total += elements * 4
             total += GRAPH_BYTES_PER_TENSOR
         if model.task == "text-generation":
-            config = model.config
-            head = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-            total += 4 * self._context(model) * int(head)
+            total += 4 * self._context(model) * decoders.rotary_width(model)
         return total
 
     def export(self, model: Model, folder: Path, progress: Progress) -> Export:
@@ -131,7 +129,8 @@ class Executorch:
         position = tuple(Port(name, "int64", (1,)) for name in ("start", "first"))
         logits = Port("logits", "float32", (1, "logits_length", plan.vocabulary))
         notes = _tied_notes(plan, schemes_of(model))
-        return _export((ids, *position), (logits,), options, plan.unused, notes)
+        made = _export((ids, *position), (logits,), options, plan.unused, notes)
+        return replace(made, shifted=plan.shifted)
 
     def _lowered(self, model: Model, folder: Path, progress: Progress) -> Export:
         with quiet():

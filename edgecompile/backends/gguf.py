@@ -13,6 +13,7 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecompile.architectures import norm_offsets
 from edgecompile.backends import (
     Decoded,
     Export,
@@ -255,7 +256,8 @@ def _data(
     if source in model.quantized:
         data = gguf_blocks.encode(source, model.quantized[source])
     else:
-        data = model.dense(source)
+        added = norm_offsets(model.architecture, [source])
+        data = model.dense(source) + np.float32(added.get(source, 0.0))
         if kind is gguf.GGMLQuantizationType.F16:
             data = _half(source, data)
     heads = rotated_heads(LAYOUTS[model.architecture], stored, model.config)
@@ -324,5 +326,6 @@ def _export(
         options=options,
         unused=left,
         float_dtypes=backend.halves(model, there),
+        shifted=norm_offsets(model.architecture, there),
         notes=notes,
     )

@@ -8,7 +8,8 @@ from typing import Any
 
 import gguf
 
-Value = int | float | bool | str | list[str] | list[int] | list[float]  # of a metadata key
+# Of a metadata key
+Value = int | float | bool | str | list[str] | list[int] | list[float] | list[bool]
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Layout:
     encoder: bool = False
     permuted: bool = False  # q and k rows are interleaved for the rotation of neighbours
     activations: tuple[str, ...] = ("silu",)
+    windows: bool = False  # llama.cpp knows which layers see a window only
     biases: tuple[str, ...] = ()  # patterns of those that llama.cpp's graph adds
 
     @property
@@ -35,6 +37,10 @@ LAYOUTS: Mapping[str, Layout] = {
     "mistral": _LLAMA,
     "qwen2": Layout(gguf.MODEL_ARCH.QWEN2, "model.", biases=("blk.*.attn_[qkv].bias",)),
     "qwen3": Layout(gguf.MODEL_ARCH.QWEN3, "model."),
+    "smollm3": Layout(gguf.MODEL_ARCH.SMOLLM3, "model.", permuted=True),
+    "gemma3_text": Layout(
+        gguf.MODEL_ARCH.GEMMA3, "model.", activations=("gelu_pytorch_tanh",), windows=True
+    ),
     "bert": Layout(
         gguf.MODEL_ARCH.BERT, "bert.", encoder=True, activations=("gelu",), biases=("*",)
     ),

@@ -7,9 +7,10 @@ from typing import Any
 import gguf
 import numpy as np
 
+from edgecompile.architectures import DECODERS
 from edgecompile.backends.gguf_layout import LAYOUTS, Layout, Value
 from edgecompile.model import Model
-from edgecompile.sources.gguf_config import exact, llama3_factors
+from edgecompile.sources.gguf_config import GEMMA_27B, exact, llama3_factors
 from edgecompile.sources.gguf_file import GgufFile
 
 POOLING = {
@@ -17,6 +18,7 @@ POOLING = {
     "cls": gguf.PoolingType.CLS,
     "lasttoken": gguf.PoolingType.LAST,
 }
+WHOLE, LOCAL = "full_attention", "sliding_attention"
 _ROPES = ("default", "linear", "llama3")
 # the config's name -> GGUF's key below the architecture
 _INTEGERS = {
@@ -31,7 +33,10 @@ _FLOATS = {
     "rms_norm_eps": "attention.layer_norm_rms_epsilon",
     "layer_norm_eps": "attention.layer_norm_epsilon",
     "rope_theta": "rope.freq_base",
+    "rope_local_base_freq": "rope.freq_base_swa",
 }
+WINDOW, WINDOWED = "attention.sliding_window", "attention.sliding_window_pattern"
+NO_ROPE_STEP = 4  # SmolLM3: llama.cpp leaves every fourth layer without rotation
 
 
 def hyperparameters(model: Model) -> dict[str, Value]:
@@ -48,6 +53,8 @@ def hyperparameters(model: Model) -> dict[str, Value]:
         values[f"{name}.attention.causal"] = False
     else:
         values |= _decoder(config, name)
+        if layout.windows:
+            values |= _windows(config, name)
     if model.pooling:
         values[f"{name}.pooling_type"] = int(POOLING[model.pooling.mode])
     return values
@@ -69,9 +76,33 @@ def _decoder(config: Mapping[str, Any], name: str) -> dict[str, Value]:
     return values
 
 
-def rope_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Rotation rule with `rope_type` and `rope_theta`, from the config's old or new spelling."""
+def _windows(config: Mapping[str, Any], name: str) -> dict[str, Value]:
+    """Which layers see a window, and the rotation of those."""
+    return {
+        f"{name}.{WINDOW}": int(config["sliding_window"]),
+        f"{name}.{WINDOWED}": [kind == LOCAL for kind in layer_types(config)],
+        f"{name}.rope.freq_base_swa": float(rope_parameters(config, LOCAL)["rope_theta"]),
+    }
+
+
+def layer_types(config: Mapping[str, Any]) -> list[str]:
+    """sliding_attention or full_attention by layer; older configs say every how many is full."""
+    step = int(config.get("sliding_window_pattern", 6))
+    count = int(config["num_hidden_layers"])
+    regular = [WHOLE if (layer + 1) % step == 0 else LOCAL for layer in range(count)]
+    return list(config.get("layer_types") or regular)
+
+
+def rope_parameters(config: Mapping[str, Any], kind: str = WHOLE) -> dict[str, Any]:
+    """Rotation rule with `rope_type` and `rope_theta`, from the config's old or new spelling.
+
+    `kind` of layer matters where the two kinds turn differently.
+    """
     rope = dict(config.get("rope_scaling") or config.get("rope_parameters") or {})
+    if kind in rope:
+        rope = dict(rope[kind] or {})
+    elif kind == LOCAL:
+        rope = {"rope_theta": config.get("rope_local_base_freq")}
     rope["rope_type"] = rope.get("rope_type") or rope.get("type") or "default"
     rope.setdefault("rope_theta", config.get("rope_theta") or 10000.0)
     return rope
@@ -98,7 +129,7 @@ def config_refusal(model: Model, layout: Layout) -> str:
     wrong = [key for key in _needed(model, layout) if not _is_number(config.get(key))]
     if wrong:
         return f"config.json has {wrong[0]} = {config.get(wrong[0])!r}, not a positive number"
-    activation = config.get("hidden_act", layout.activations[0])
+    activation = config.get("hidden_activation") or config.get("hidden_act", layout.activations[0])
     if activation not in layout.activations:
         return f"hidden_act is {activation!r}; llama.cpp computes {layout.activations[0]!r}"
     if model.pooling and model.pooling.mode not in POOLING:
@@ -109,15 +140,37 @@ def config_refusal(model: Model, layout: Layout) -> str:
     rope = rope_parameters(config)
     if rope["rope_type"] not in _ROPES:
         return f"rope_type is {rope['rope_type']!r}; supported: {', '.join(_ROPES)}"
+    if reason := _family_refusal(config, layout):
+        return reason
     partial = rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
     return "" if partial == 1.0 else f"only {partial} of each head is rotated"
 
 
+def _family_refusal(config: Mapping[str, Any], layout: Layout) -> str:
+    """What llama.cpp has fixed for a family where configs may differ."""
+    count = int(config["num_hidden_layers"])
+    if layout.arch == gguf.MODEL_ARCH.SMOLLM3:
+        turned = [int((layer + 1) % NO_ROPE_STEP != 0) for layer in range(count)]
+        found = config.get("no_rope_layers") or turned
+        return "" if found == turned else f"no_rope_layers is {found}, not every fourth"
+    if layout.arch != gguf.MODEL_ARCH.GEMMA3:
+        return ""
+    local, size = rope_parameters(config, LOCAL), head_size(config)
+    if local["rope_type"] != "default":
+        return f"rope_type of {LOCAL} is {local['rope_type']!r}, not 'default'"
+    scalar = config.get("query_pre_attn_scalar", 256)
+    if count != GEMMA_27B and scalar != size:
+        return f"query_pre_attn_scalar is {scalar}; llama.cpp takes the head size, {size}"
+    wrong = [name for name in DECODERS["gemma3_text"].refused if config.get(name)]
+    return f"{wrong[0]} is {config[wrong[0]]!r}" if wrong else ""
+
+
 def _needed(model: Model, layout: Layout) -> list[str]:
-    """Keys that must be in the config; Qwen 3's head_dim is not what the others imply."""
+    """Keys that must be in the config; two families' head_dim is not what the others imply."""
     if layout.encoder:
         return [*(key for key in _INTEGERS if key != "num_key_value_heads"), "layer_norm_eps"]
-    extra = ["head_dim"] if model.architecture == "qwen3" else []
+    extra = ["head_dim"] if model.architecture in ("qwen3", "gemma3_text") else []
+    extra += ["sliding_window"] if layout.windows else []
     return [*(key for key in _INTEGERS if key != "num_key_value_heads"), "rms_norm_eps", *extra]
 
 

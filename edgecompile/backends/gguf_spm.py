@@ -10,6 +10,10 @@ from edgecompile.sources.gguf_spm import BYTE, CONTROL, NORMAL, SPACE, UNKNOWN, 
 _KEY = "tokenizer.ggml."
 _TO_SPACE = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
 _PREPEND = {"type": "Prepend", "prepend": SPACE}
+# Gemma's: after the normalizer no text has a space left to be split at
+_NO_SPLIT = {
+    "type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False,
+}  # fmt: skip
 
 
 def is_spm(document: Mapping[str, Any]) -> bool:
@@ -43,7 +47,7 @@ def space_prefix(document: Mapping[str, Any]) -> bool | None:
         plain = pre.get("replacement") == SPACE and not pre.get("split", True)
         return pre.get("prepend_scheme", "always") != "never" if plain else None
     steps = (normalizer or {}).get("normalizers", [normalizer])
-    if pre is not None or steps not in ([_TO_SPACE], [_PREPEND, _TO_SPACE]):
+    if pre not in (None, _NO_SPLIT) or steps not in ([_TO_SPACE], [_PREPEND, _TO_SPACE]):
         return None
     return len(steps) == 2
 

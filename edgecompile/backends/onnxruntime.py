@@ -5,7 +5,7 @@ import math
 import re
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -37,6 +37,7 @@ class _Written:
     graph: onnx.GraphProto
     shared: Mapping[str, str]
     unused: Mapping[str, str]
+    shifted: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ class Onnxruntime:
             file=ort_format.FILE if self.format == "ort" else storage.GRAPH,
             inputs=ports(done.graph.input),
             outputs=ports(done.graph.output), options=options, unused=done.unused,
+            shifted=done.shifted,
         )  # fmt: skip
 
     def _write(self, model: Model, folder: Path, progress: Progress) -> _Written:
@@ -99,7 +101,7 @@ class Onnxruntime:
         decoder = model.task == "text-generation"
         if decoder and not decoders.refusal(model):
             drawn, plan = decoder_graph.write(model, folder, self.accuracy_level, progress)
-            return _Written(drawn.graph, {}, plan.unused)
+            return _Written(drawn.graph, {}, plan.unused, plan.shifted)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".graph-") as scratch:
             progress("export graph", 0, 3)
             exported = _float_graph(model, Path(scratch))
@@ -151,9 +153,8 @@ def file_bytes(model: Model, schemes: Mapping[str, Scheme]) -> int:
             total += elements * block * scheme.bits // 8
         total += elements * 4 + GRAPH_BYTES_PER_TENSOR
     if model.task == "text-generation":
-        config = model.config
-        head = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-        total += ROTARY_BYTES * int(config.get("max_position_embeddings", 0)) * int(head)
+        positions = int(model.config.get("max_position_embeddings", 0))
+        total += ROTARY_BYTES * positions * decoders.rotary_width(model)
     return total
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -89,7 +89,7 @@ class Openvino:
         return Export(
             engine="openvino", requires=f"openvino>={'.'.join(version.split('.')[:2])}",
             tested=version, file=storage.GRAPH, inputs=done.inputs, outputs=done.outputs,
-            options=options, unused=done.unused,
+            options=options, unused=done.unused, shifted=done.shifted,
         )  # fmt: skip
 
     def decode(self, folder: Path, manifest: Mapping[str, Any]) -> Decoded:
@@ -139,6 +139,7 @@ class _Written:
     options: Mapping[str, Any]
     unused: Mapping[str, str]
     rounded: frozenset[str] = frozenset()  # weights whose input has a range in the file
+    shifted: Mapping[str, float] = field(default_factory=dict)
 
 
 def _write(
@@ -165,7 +166,9 @@ def _write_decoder(model: Model, folder: Path, progress: Progress) -> _Written:
         constants = Constants(Path(scratch))
         graph = decoder_graph.draw(model, plan, constants, progress)
         storage.write(graph, folder)
-        return _Written(ports(graph.inputs), ports(graph.outputs), {}, plan.unused)
+        return _Written(
+            ports(graph.inputs), ports(graph.outputs), {}, plan.unused, shifted=plan.shifted
+        )
 
 
 def ports(values: Sequence[ov.Output]) -> tuple[Port, ...]:

@@ -13,6 +13,7 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecompile.architectures import norm_offsets
 from edgecompile.errors import BadInputError, ResourceError, UnsupportedError
 from edgecompile.passes import Progress
 from edgecompile.sources import gguf_config, gguf_tokenizer
@@ -87,9 +88,11 @@ def _write_weights(
         for step, (name, stored) in enumerate(names.items()):
             progress(f"dequantize {stored}", step, len(names))
             heads = _permuted_heads(file, name, config)
+            offset = norm_offsets(config["model_type"], [name]).get(name)
             for chunk in _chunks(file, file.tensors[stored], heads):
                 _check_finite(file, file.tensors[stored], chunk)
-                out.write(chunk.tobytes())
+                values = chunk if offset is None else _less(chunk, offset, file.tensors[stored])
+                out.write(values.tobytes())
     progress("dequantize", len(names), len(names))
 
 
@@ -131,6 +134,14 @@ def _chunks(file: GgufFile, tensor: GgufTensor, heads: int) -> Iterator[NDArray[
     for start in range(0, tensor.rows, step):
         stop = start + step
         yield _floats(raw[start:stop] if order is None else raw[order[start:stop]], tensor.type)
+
+
+def _less(values: NDArray[Any], offset: float, tensor: GgufTensor) -> NDArray[Any]:
+    """A norm as checkpoints have it; llama.cpp's converter adds the offset in float32."""
+    if tensor.type is not gguf.GGMLQuantizationType.F32:
+        raise UnsupportedError(tensor.name, f"a norm of type {tensor.type.name}", "F32")
+    less: NDArray[Any] = values - np.float32(offset)
+    return less
 
 
 def _floats(raw: NDArray[np.uint8], kind: gguf.GGMLQuantizationType) -> NDArray[Any]:

@@ -9,11 +9,13 @@ from typing import Any
 import gguf
 import numpy as np
 
+from edgecompile.architectures import DECODERS
 from edgecompile.errors import BadInputError, UnsupportedError
 from edgecompile.sources.gguf_file import AGAIN, FROM_FOLDER, GgufFile
 from edgecompile.sources.gguf_tokenizer import SPECIAL_IDS, special_id
 
 ROPE_FREQS = "rope_freqs.weight"
+GEMMA_27B = 62  # layers: llama.cpp scales the attention of that Gemma 3 by the width of its heads
 
 
 @dataclass(frozen=True)
@@ -22,15 +24,17 @@ class Family:
 
     arch: gguf.MODEL_ARCH
     class_name: str
+    model_type: str  # in config.json
     permuted: bool = False  # q and k rows are interleaved for llama.cpp's rope
     qkv_bias: bool = False
-    qk_norm: bool = False
 
 
 FAMILIES: Mapping[str, Family] = {
-    "llama": Family(gguf.MODEL_ARCH.LLAMA, "LlamaForCausalLM", permuted=True),
-    "qwen2": Family(gguf.MODEL_ARCH.QWEN2, "Qwen2ForCausalLM", qkv_bias=True),
-    "qwen3": Family(gguf.MODEL_ARCH.QWEN3, "Qwen3ForCausalLM", qk_norm=True),
+    "llama": Family(gguf.MODEL_ARCH.LLAMA, "LlamaForCausalLM", "llama", permuted=True),
+    "qwen2": Family(gguf.MODEL_ARCH.QWEN2, "Qwen2ForCausalLM", "qwen2", qkv_bias=True),
+    "qwen3": Family(gguf.MODEL_ARCH.QWEN3, "Qwen3ForCausalLM", "qwen3"),
+    "smollm3": Family(gguf.MODEL_ARCH.SMOLLM3, "SmolLM3ForCausalLM", "smollm3", permuted=True),
+    "gemma3": Family(gguf.MODEL_ARCH.GEMMA3, "Gemma3ForCausalLM", "gemma3_text"),
 }
 
 
@@ -59,9 +63,9 @@ def config(file: GgufFile) -> dict[str, Any]:
     sizes = _sizes(file, name)
     result: dict[str, Any] = {
         "architectures": [kind.class_name],
-        "model_type": name,
+        "model_type": kind.model_type,
         "dtype": "float32",
-        "hidden_act": "silu",
+        **_activation(kind),
         "attention_dropout": 0.0,
         "initializer_range": 0.02,
         "use_cache": True,
@@ -74,10 +78,12 @@ def config(file: GgufFile) -> dict[str, Any]:
     scaling = _rope_scaling(file, name, result)
     if scaling:
         result["rope_scaling"] = scaling
+    if name == "gemma3":
+        result |= _windows(file, name, result)
     for token, key in SPECIAL_IDS.items():
         if token != "unk_token" and special_id(file, key) is not None:
             result[f"{token}_id"] = special_id(file, key)
-    return result
+    return {"pad_token_id": None, **result}  # a family's own default may be out of range
 
 
 def tensor_names(file: GgufFile, config: Mapping[str, Any]) -> dict[str, str]:
@@ -160,7 +166,32 @@ def _flags(file: GgufFile, name: str) -> dict[str, Any]:
     if name == "llama":
         attention = "blk.0.attn_q.bias" in file.tensors
         return {"attention_bias": attention, "mlp_bias": "blk.0.ffn_gate.bias" in file.tensors}
-    return {"use_sliding_window": False} | ({"attention_bias": False} if name == "qwen3" else {})
+    biased = {} if name == "qwen2" else {"attention_bias": False}
+    return biased if name == "gemma3" else {"use_sliding_window": False, **biased}
+
+
+def _activation(kind: Family) -> dict[str, str]:
+    word = next(iter(DECODERS[kind.model_type].activations))
+    return {"hidden_act" if word == "silu" else "hidden_activation": word}
+
+
+def _windows(file: GgufFile, name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Gemma 3's layers that see a window: listed, or every sixth sees all."""
+    window = f"{name}.attention.sliding_window"
+    layers, listed = config["num_hidden_layers"], file.metadata.get(f"{window}_pattern", 6)
+    if not isinstance(listed, list):
+        listed = [(layer + 1) % int(listed) != 0 for layer in range(layers)]
+    if len(listed) != layers:
+        found = f"{window}_pattern has {len(listed)} entries"
+        raise BadInputError(str(file.path), found, f"{layers}, one a layer", AGAIN)
+    size = config["head_dim"]
+    return {
+        "sliding_window": _positive(file, window),
+        "layer_types": ["sliding_attention" if one else "full_attention" for one in listed],
+        "rope_local_base_freq": _positive_float(file, f"{name}.rope.freq_base_swa", 10000.0),
+        "query_pre_attn_scalar": config["hidden_size"] // config["num_attention_heads"]
+        if layers == GEMMA_27B else size,
+    }  # fmt: skip
 
 
 def _rope_scaling(file: GgufFile, name: str, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -241,9 +272,10 @@ def _layer_shapes(kind: Family, config: Mapping[str, Any]) -> dict[str, tuple[in
             kind.qkv_bias and in_attention and not name.endswith("o_proj")
         ):
             shapes[f"{name}.bias"] = shape[:1]
-    for name in ("input_layernorm", "post_attention_layernorm"):
+    described = DECODERS[kind.model_type]
+    for name in described.norms.names:
         shapes[f"{name}.weight"] = (hidden,)
-    if kind.qk_norm:
+    if described.head_norms:
         shapes |= {f"self_attn.{which}_norm.weight": (size,) for which in "qk"}
     return shapes
 

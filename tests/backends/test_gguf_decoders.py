@@ -18,13 +18,16 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
+    Gemma3TextConfig,
     LlamaConfig,
     MistralConfig,
     PretrainedConfig,
     Qwen2Config,
     Qwen3Config,
+    SmolLM3Config,
 )
 
+from edgecompile.architectures import norm_offsets
 from edgecompile.backends.gguf import Gguf
 from edgecompile.errors import BadInputError, EdgecompileError
 from edgecompile.model import Pooling
@@ -63,6 +66,15 @@ CONFIGS: dict[str, PretrainedConfig] = {
     "mistral": MistralConfig(**SIZES, sliding_window=None, head_dim=16),
     "qwen2": Qwen2Config(**SIZES, tie_word_embeddings=True),
     "qwen3": Qwen3Config(**SIZES, head_dim=32),
+    "smollm3": SmolLM3Config(**SIZES | {"num_hidden_layers": 5}, pad_token_id=1),
+    "gemma3": Gemma3TextConfig(
+        **SIZES, head_dim=32, query_pre_attn_scalar=32, sliding_window=8,
+        layer_types=["sliding_attention", "full_attention"],
+        rope_parameters={
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e3},
+            "full_attention": {"rope_type": "linear", "rope_theta": 1e5, "factor": 8.0},
+        },
+    ),
 }
 PROMPT = [0, *range(5, 300, 7)]
 
@@ -132,7 +144,10 @@ def test_reading_our_file_gives_the_source_back(
     convert(out / "model.gguf", tmp_path, quiet)
     before, after = (load_file(folder / "model.safetensors") for folder in (source, tmp_path))
     assert before.keys() == after.keys()
-    assert all(torch.equal(before[name], after[name]) for name in before)
+    added = norm_offsets(json.loads((source / "config.json").read_text())["model_type"], before)
+    for name in before:  # a norm is kept as what it multiplies with
+        offset = added.get(name, 0.0)
+        assert torch.equal(before[name] + offset, after[name] + offset), name
     model = AutoModelForCausalLM.from_pretrained(
         tmp_path, dtype=torch.float32, attn_implementation="eager"
     )
@@ -170,7 +185,8 @@ def test_decoding_finds_every_float_and_the_hyperparameters(
     decoded = Gguf().decode(out, {"floats": [{"name": name} for name in model.weights]})
     assert decoded.floats.keys() == set(model.weights)
     for name, values in decoded.floats.items():
-        assert np.array_equal(values, model.weights.float32(name)), name
+        added = norm_offsets(model.architecture, [name]).get(name, 0)
+        assert np.array_equal(values, model.weights.float32(name) + np.float32(added)), name
     for name in ("num_hidden_layers", "num_key_value_heads", "rms_norm_eps", "hidden_size"):
         assert decoded.facts[name] == model.config[name], name
 

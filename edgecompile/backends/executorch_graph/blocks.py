@@ -1,9 +1,10 @@
 """What stands between two attentions of a decoder, drawn as subgraphs for XNNPACK.
 
-RMSNorm: Zhang & Sennrich 2019; SwiGLU: Shazeer 2020; rotary positions: Su et al. 2021.
+RMSNorm: Zhang & Sennrich 2019; gated MLP: Shazeer 2020; rotary positions: Su et al. 2021.
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,6 @@ from edgecompile.backends.decoders import (
     HEAD,
     HEAD_NORMS,
     NORM,
-    NORMS,
     OUT,
     QKV,
     DecoderPlan,
@@ -24,7 +24,9 @@ from edgecompile.backends.decoders import (
 from edgecompile.backends.executorch_graph.sheet import Sheet, product, products
 from edgecompile.backends.joining import joinable
 
-TURN = "turn"  # a constant that is not the source's
+TURN, STREAM, QUERY = "turn", "stream.scale", "query.scale"  # constants that are not the source's
+GELU = "gelu"
+Tables = tuple[int, int]  # cos and sin of whole heads
 
 
 @dataclass(kw_only=True)
@@ -35,23 +37,36 @@ class DecoderSheet(Sheet):
 
 
 def first(sheet: DecoderSheet) -> DecoderSheet:
-    """stream, rotary rows -> cos and sin of whole heads, and q, k, v of layer 0."""
-    d, size = sheet.delegate, sheet.plan.head_size
+    """stream, rotary rows -> cos and sin of whole heads, q, k, v of layer 0.
+
+    Where the family scales its embedding, the scaled stream comes first.
+    """
+    d, plan, size = sheet.delegate, sheet.plan, sheet.plan.head_size
     stream = sheet.input(_width(sheet))
-    rows = sheet.input(1, size)
-    cos, sin = (d.cut(rows, 3, start, size // 2) for start in (0, size // 2))
-    tables = d.join(cos, cos), d.join(sin, sin)
-    for value in (*tables, *_qkv(sheet, 0, stream, tables)):
+    tables: list[Tables] = []
+    for rows in [sheet.input(1, size) for _ in plan.rotaries]:
+        cos, sin = (d.cut(rows, 3, start, size // 2) for start in (0, size // 2))
+        tables.append((d.join(cos, cos), d.join(sin, sin)))
+    if plan.embedding_scale != 1:
+        stream = _times(sheet, stream, STREAM, plan.embedding_scale)
+        d.output(stream)
+    for pair in tables:
+        d.output(pair[0])
+        d.output(pair[1])
+    turn = plan.turns[0]
+    for value in _qkv(sheet, 0, stream, tables[turn] if turn >= 0 else None):
         d.output(value)
     return sheet
 
 
 def middle(sheet: DecoderSheet, layer: int) -> DecoderSheet:
-    """attended, stream, cos, sin -> stream after this layer, and q, k, v of the next one."""
+    """attended, stream, the next layer's cos and sin -> stream, and its q, k, v."""
     d, plan = sheet.delegate, sheet.plan
     attended = sheet.input(plan.heads, plan.head_size)
     stream = sheet.input(_width(sheet))
-    tables = sheet.input(1, plan.head_size), sheet.input(1, plan.head_size)
+    tables: Tables | None = None
+    if plan.turns[layer + 1] >= 0:
+        tables = sheet.input(1, plan.head_size), sheet.input(1, plan.head_size)
     stream = _rest(sheet, layer, attended, stream)
     for value in (stream, *_qkv(sheet, layer + 1, stream, tables)):
         d.output(value)
@@ -78,13 +93,27 @@ def _norm(sheet: DecoderSheet, name: str, value: int) -> int:
     d = sheet.delegate
     mean = sheet.mean(d.multiply(value, value), sheet.plan.epsilon)
     scaled = d.multiply(value, d.inverse_root(mean))
-    return d.multiply(scaled, sheet.vector(name, len(d.shape(value))))
+    return d.multiply(scaled, _norm_weight(sheet, name, len(d.shape(value))))
 
 
-def _qkv(sheet: DecoderSheet, layer: int, stream: int, tables: tuple[int, int]) -> list[int]:
-    """q, k, v [1, tokens, heads, size], q and k rotated."""
+def _norm_weight(sheet: DecoderSheet, name: str, dims: int) -> int:
+    """What a norm multiplies with, as [1, ..., width]."""
+    source = sheet.source(name)
+    width = sheet.model.weights.infos[source].shape[-1]
+    known = source in sheet.stored
+    values = [] if known else [sheet.plan.norm_weight(sheet.model, source)]
+    return sheet.floats(source, (*[1] * (dims - 1), width), *values)
+
+
+def _left(sheet: DecoderSheet, norm: str, value: int) -> int:
+    """What a block adds to the stream: its output, normalized where the family does so."""
+    return _norm(sheet, f"{norm}.weight", value) if norm else value
+
+
+def _qkv(sheet: DecoderSheet, layer: int, stream: int, tables: Tables | None) -> list[int]:
+    """q, k, v [1, tokens, heads, size], q and k rotated where there are tables, q scaled."""
     d, plan, start = sheet.delegate, sheet.plan, f"model.layers.{layer}."
-    normed = _norm(sheet, f"{start}{NORMS[0]}.weight", stream)
+    normed = _norm(sheet, f"{start}{plan.norms.into_attention}.weight", stream)
     found: dict[str, int] = {}
     for group in joinable([start + name for name in QKV], sheet.sources, sheet.schemes):
         joined = product(sheet, group, normed)
@@ -94,14 +123,30 @@ def _qkv(sheet: DecoderSheet, layer: int, stream: int, tables: tuple[int, int]) 
             at, count = _heads(sheet, kept), plan.kv_heads
             found[group[-1]] = d.cut(heads, 2, at, count) if kept else heads
             heads = d.cut(heads, 2, 0, at) if kept else heads
-        if kept and plan.head_norms:
+        if kept and plan.family.head_norms:
             for name, part in _cut_heads(sheet, kept, heads).items():
                 norm = HEAD_NORMS[name.endswith(QKV[1])]
                 normed_heads = _norm(sheet, f"{start}{norm}.weight", part)
                 found[name] = _rotated(sheet, normed_heads, tables)
         elif kept:
             found |= _cut_heads(sheet, kept, _rotated(sheet, heads, tables))
+    found[start + QKV[0]] = _scaled(sheet, found[start + QKV[0]])
     return [found[start + name] for name in QKV]
+
+
+def _scaled(sheet: DecoderSheet, query: int) -> int:
+    """What the attention's own 1 / sqrt(head size) leaves to be multiplied."""
+    factor = sheet.plan.attention_scale * sheet.plan.head_size**0.5
+    if math.isclose(factor, 1):
+        return query
+    return _times(sheet, query, QUERY, factor)
+
+
+def _times(sheet: DecoderSheet, value: int, label: str, factor: float) -> int:
+    """A value times a number, which is a constant of that name."""
+    dims = [1] * len(sheet.delegate.shape(value))
+    constant = sheet.floats(f"{label}.{len(dims)}", dims, np.array([factor], np.float32))
+    return sheet.delegate.multiply(value, constant)
 
 
 def _heads(sheet: DecoderSheet, names: Sequence[str]) -> int:
@@ -121,11 +166,13 @@ def _cut_heads(sheet: DecoderSheet, names: Sequence[str], heads: int) -> dict[st
     return found
 
 
-def _rotated(sheet: DecoderSheet, heads: int, tables: tuple[int, int]) -> int:
-    """x cos + (minus second half, first half) sin.
+def _rotated(sheet: DecoderSheet, heads: int, tables: Tables | None) -> int:
+    """x cos + (minus second half, first half) sin; x where there are no tables.
 
     The halves change places by one product with 0, 1 and -1, exactly.
     """
+    if tables is None:
+        return heads
     d, size = sheet.delegate, sheet.plan.head_size
     half, turn = size // 2, np.zeros((size, size), np.float32)
     turn[range(half), range(half, size)], turn[range(half, size), range(half)] = -1, 1
@@ -134,13 +181,27 @@ def _rotated(sheet: DecoderSheet, heads: int, tables: tuple[int, int]) -> int:
 
 
 def _rest(sheet: DecoderSheet, layer: int, attended: int, stream: int) -> int:
-    """A layer after its attention: output projection, residual, SwiGLU, residual."""
+    """A layer after its attention: output projection, residual, gated MLP, residual."""
     d, plan, start = sheet.delegate, sheet.plan, f"model.layers.{layer}."
     flat = d.reshape(attended, 1, 0, plan.heads * plan.head_size)
-    stream = d.add(stream, product(sheet, [start + OUT], flat))
-    normed = _norm(sheet, f"{start}{NORMS[1]}.weight", stream)
+    norms = plan.norms
+    out, down = ((start + name) * bool(name) for name in (norms.out_of_attention, norms.out_of_mlp))
+    stream = d.add(stream, _left(sheet, out, product(sheet, [start + OUT], flat)))
+    normed = _norm(sheet, f"{start}{norms.into_mlp}.weight", stream)
     gate, up = products(sheet, [start + name for name in GATE_UP], normed)
-    hidden = d.multiply(d.multiply(gate, d.sigmoid(gate)), up)
-    return d.add(stream, product(sheet, [start + DOWN], hidden))
+    hidden = d.multiply(_activated(sheet, gate), up)
+    return d.add(stream, _left(sheet, down, product(sheet, [start + DOWN], hidden)))
+
+
+def _activated(sheet: DecoderSheet, gate: int) -> int:
+    """x sigmoid(x), or GELU by tanh: x sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3))."""
+    d = sheet.delegate
+    inner = gate
+    if sheet.plan.activation == "gelu_tanh":
+        root = 2 * math.sqrt(2 / math.pi)
+        cube = d.multiply(d.multiply(gate, gate), gate)
+        linear = _times(sheet, gate, f"{GELU}.1", root)
+        inner = d.add(linear, _times(sheet, cube, f"{GELU}.3", root * 0.044715))
+    return d.multiply(gate, d.sigmoid(inner))
 
 

@@ -75,17 +75,21 @@ def _draw(canvas: Canvas, progress: Progress) -> None:
     stream, other = (canvas.buffer(_width(canvas)) for _ in range(2))
     source = canvas.plan.sources[EMBEDDING]
     canvas.stored |= look_up(method, canvas.file, canvas.model, source, (ids, stream))
-    rows = _rotary_rows(canvas, start, end)
-    tables = [canvas.buffer(1, plan.head_size) for _ in range(2)]
+    rows = [_rotary_rows(canvas, number, start, end) for number in range(len(plan.rotaries))]
+    tables = [[canvas.buffer(1, plan.head_size) for _ in range(2)] for _ in rows]
     q, mixed = (canvas.buffer(plan.heads, plan.head_size) for _ in range(2))
     k, v = (canvas.buffer(plan.kv_heads, plan.head_size) for _ in range(2))
-    canvas.subgraph(first(_sheet(canvas)), [stream, rows, *tables, q, k, v])
+    made = [table for pair in tables for table in pair]
+    scaled = [other] if plan.embedding_scale != 1 else []
+    canvas.subgraph(first(_sheet(canvas)), [stream, *rows, *scaled, *made, q, k, v])
+    stream, other = (other, stream) if scaled else (stream, other)
     for layer in range(plan.layers):
         progress("write file", layer, plan.layers)
         _attend(canvas, [q, k, v], (start, count), mixed)
         if layer + 1 < plan.layers:
-            drawn = middle(_sheet(canvas), layer)
-            canvas.subgraph(drawn, [mixed, stream, *tables, other, q, k, v])
+            drawn, turn = middle(_sheet(canvas), layer), plan.turns[layer + 1]
+            turned = tables[turn] if turn >= 0 else []
+            canvas.subgraph(drawn, [mixed, stream, *turned, other, q, k, v])
             stream, other = other, stream
     mixed = _rows(canvas, mixed, (begin, count), (plan.heads, plan.head_size))
     stream = _rows(canvas, stream, (begin, count), (_width(canvas),))
@@ -112,12 +116,13 @@ def _width(canvas: Canvas) -> int:
     return canvas.model.weights.infos[canvas.plan.sources[EMBEDDING]].shape[1]
 
 
-def _rotary_rows(canvas: Canvas, start: int, end: int) -> int:
+def _rotary_rows(canvas: Canvas, number: int, start: int, end: int) -> int:
     """cos and sin [1, tokens, 1, head size / 2] of the positions, side by side."""
     plan, method, context = canvas.plan, canvas.method, canvas.shape.context
-    both = np.concatenate([plan.cos[:context], plan.sin[:context]], axis=1)
-    at, _ = canvas.file.constant(ROTARY, both)
-    table = method.constant(FLOAT, (1, context, 1, plan.head_size), at, ROTARY)
+    rotary, label = plan.rotaries[number], f"{ROTARY}.{number}" if number else ROTARY
+    both = np.concatenate([rotary.cos[:context], rotary.sin[:context]], axis=1)
+    at, _ = canvas.file.constant(label, both)
+    table = method.constant(FLOAT, (1, context, 1, plan.head_size), at, label)
     rows, one = canvas.buffer(1, plan.head_size), method.scalar(1)
     method.call("aten::slice_copy.Tensor_out", table, one, start, end, one, rows)
     return rows

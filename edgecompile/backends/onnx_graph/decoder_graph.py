@@ -6,7 +6,6 @@ cache), MatMulNBits, GatherBlockQuantized, SimplifiedLayerNormalization (RMSNorm
 """
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,6 +81,17 @@ class _Canvas:
         source = self.source(name)
         return source if source in self.tensors else self.constant(source, self.model.dense(source))
 
+    def norm_weight(self, name: str) -> str:
+        """What a norm multiplies with, under its tensor's source name."""
+        source = self.source(name)
+        if source in self.tensors:
+            return source
+        return self.constant(source, self.plan.norm_weight(self.model, source))
+
+    def number(self, name: str, value: float) -> str:
+        """A constant float32 []."""
+        return self.constant(name, np.array(value, np.float32))
+
 
 def write(
     model: Model, folder: Path, accuracy_level: int, progress: Progress
@@ -99,14 +109,14 @@ def write(
 def _draw(canvas: _Canvas, progress: Progress) -> None:
     layers = canvas.plan.layers
     _lengths(canvas)
-    stream, added = _embedding(canvas), ""
+    stream, added, norms = _embedding(canvas), "", canvas.plan.norms
     for layer in range(layers):
         progress("write file", layer, layers + 1)
         start = f"model.layers.{layer}."
-        normed, stream = _norm(canvas, f"{start}input_layernorm.weight", stream, added)
-        added = _attention(canvas, layer, normed)
-        normed, stream = _norm(canvas, f"{start}post_attention_layernorm.weight", stream, added)
-        added = _mlp(canvas, start, normed)
+        normed, stream = _norm(canvas, f"{start}{norms.into_attention}.weight", stream, added)
+        added = _left(canvas, start, norms.out_of_attention, _attention(canvas, layer, normed))
+        normed, stream = _norm(canvas, f"{start}{norms.into_mlp}.weight", stream, added)
+        added = _left(canvas, start, norms.out_of_mlp, _mlp(canvas, start, normed))
     progress("write file", layers, layers + 1)
     normed, _ = _norm(canvas, NORM, stream, added)
     _head(canvas, normed)
@@ -126,6 +136,14 @@ def _lengths(canvas: _Canvas) -> None:
 
 
 def _embedding(canvas: _Canvas) -> str:
+    rows = _table_rows(canvas)
+    if canvas.plan.embedding_scale == 1:
+        return rows
+    scale = canvas.number("embedding.scale", canvas.plan.embedding_scale)
+    return canvas.node("Mul", [rows, scale], "embedding.scaled")
+
+
+def _table_rows(canvas: _Canvas) -> str:
     source = canvas.source(EMBEDDING)
     if source not in canvas.schemes:
         return canvas.node("Gather", [canvas.floats(EMBEDDING), "input_ids"], "embedding", axis=0)
@@ -143,7 +161,7 @@ def _embedding(canvas: _Canvas) -> str:
 
 def _norm(canvas: _Canvas, name: str, stream: str, added: str) -> tuple[str, str]:
     """RMSNorm of the residual stream plus what the last block gave; returns it and the sum."""
-    label, weight = name.removesuffix(".weight"), canvas.floats(name)
+    label, weight = name.removesuffix(".weight"), canvas.norm_weight(name)
     if not added:
         return _rms(canvas, stream, weight, label), stream
     total = f"{label}.sum"
@@ -153,6 +171,13 @@ def _norm(canvas: _Canvas, name: str, stream: str, added: str) -> tuple[str, str
         domain=encode.DOMAIN, epsilon=canvas.plan.epsilon,
     )  # fmt: skip
     return label, total
+
+
+def _left(canvas: _Canvas, start: str, norm: str, value: str) -> str:
+    """What a block adds to the stream: its output, normalized where the family does so."""
+    if not norm:
+        return value
+    return _rms(canvas, value, canvas.norm_weight(f"{start}{norm}.weight"), f"{start}{norm}")
 
 
 def _rms(canvas: _Canvas, value: str, weight: str, label: str) -> str:
@@ -168,20 +193,31 @@ def _attention(canvas: _Canvas, layer: int, normed: str) -> str:
         [pattern.format(layer=layer, part=part) for part in ("key", "value")]
         for pattern in (PAST, PRESENT)
     )
-    tables = [canvas.constant("cos_cache", shape.cos), canvas.constant("sin_cache", shape.sin)]
+    tables = _rotary_tables(canvas, shape.turns[layer])
     mixed = canvas.node(
         "GroupQueryAttention", [*_qkv(canvas, start, normed), *past, SEQLENS, TOTAL, *tables],
         f"{start}self_attn", [f"{start}self_attn", *present], domain=encode.DOMAIN,
-        num_heads=shape.heads, kv_num_heads=shape.kv_heads, scale=1 / math.sqrt(shape.head_size),
-        local_window_size=shape.windows[layer], do_rotary=1, rotary_interleaved=0,
+        num_heads=shape.heads, kv_num_heads=shape.kv_heads, scale=shape.attention_scale,
+        local_window_size=shape.windows[layer], do_rotary=int(bool(tables)), rotary_interleaved=0,
     )  # fmt: skip
     return _products(canvas, [start + OUT], mixed)[0]
+
+
+def _rotary_tables(canvas: _Canvas, turn: int) -> list[str]:
+    """cos and sin of a rotation; none for a layer without."""
+    if turn < 0:
+        return []
+    rotary, end = canvas.plan.rotaries[turn], f".{turn}" if turn else ""
+    return [
+        canvas.constant(f"cos_cache{end}", rotary.cos),
+        canvas.constant(f"sin_cache{end}", rotary.sin),
+    ]
 
 
 def _qkv(canvas: _Canvas, start: str, normed: str) -> list[str]:
     """q, k and v, or all three in one and two empty names, which the operator cuts itself."""
     names = [start + name for name in QKV]
-    if canvas.plan.head_norms:
+    if canvas.plan.family.head_norms:
         q, k, v = _products(canvas, names, normed)
         q = _head_norm(canvas, start + HEAD_NORMS[0], q, canvas.plan.heads)
         return [q, _head_norm(canvas, start + HEAD_NORMS[1], k, canvas.plan.kv_heads), v]
@@ -196,17 +232,22 @@ def _head_norm(canvas: _Canvas, name: str, value: str, heads: int) -> str:
     one = canvas.constant(f"one_head.{size}", np.array([0, -1, size], np.int64))
     all_heads = canvas.constant(f"heads.{heads}", np.array([0, -1, heads * size], np.int64))
     split = canvas.node("Reshape", [value, one], f"{name}.split")
-    normed = _rms(canvas, split, canvas.floats(f"{name}.weight"), name)
+    normed = _rms(canvas, split, canvas.norm_weight(f"{name}.weight"), name)
     return canvas.node("Reshape", [normed, all_heads], f"{name}.joined")
 
 
 def _mlp(canvas: _Canvas, start: str, normed: str) -> str:
-    """SwiGLU (Shazeer 2020): down(silu(gate(x)) * up(x))."""
+    """A gated MLP (Shazeer 2020): down(activation(gate(x)) * up(x))."""
     gate, up = _products(canvas, [start + name for name in GATE_UP], normed)
-    sigmoid = canvas.node("Sigmoid", [gate], f"{start}mlp.sigmoid")
-    silu = canvas.node("Mul", [gate, sigmoid], f"{start}mlp.silu")
-    product = canvas.node("Mul", [silu, up], f"{start}mlp.product")
+    product = canvas.node("Mul", [_activated(canvas, start, gate), up], f"{start}mlp.product")
     return _products(canvas, [start + DOWN], product)[0]
+
+
+def _activated(canvas: _Canvas, start: str, gate: str) -> str:
+    if canvas.plan.activation == "gelu_tanh":
+        return canvas.node("Gelu", [gate], f"{start}mlp.gelu", approximate="tanh")
+    sigmoid = canvas.node("Sigmoid", [gate], f"{start}mlp.sigmoid")
+    return canvas.node("Mul", [gate, sigmoid], f"{start}mlp.silu")
 
 
 def _head(canvas: _Canvas, normed: str) -> None:

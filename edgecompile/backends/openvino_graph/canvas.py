@@ -74,6 +74,14 @@ class Canvas:
             self.shared[source] = self.constants.add(self.model.dense(source), source)
         return self.shared[source]
 
+    def norm_weight(self, name: str) -> ov.Node:
+        """What a norm multiplies with, under its tensor's source name."""
+        source = self.source(name)
+        if source not in self.shared:
+            values = self.plan.norm_weight(self.model, source)
+            self.shared[source] = self.constants.add(values, source)
+        return self.shared[source]
+
     def weight(self, names: Sequence[str]) -> ov.Node:
         """Weights [out, in], rows below rows: codes where they have some."""
         sources = [self.source(f"{name}.weight") for name in names]
@@ -93,7 +101,7 @@ class Canvas:
         mean = ops.reduce_mean(ops.power(value, self.number(2)), self.ints([-1]), True)
         root = ops.sqrt(ops.add(mean, self.number(self.plan.epsilon)))
         normed = ops.multiply(value, ops.divide(self.number(1), root))
-        return named(ops.multiply(self.floats(f"{name}.weight"), normed), name)
+        return named(ops.multiply(self.norm_weight(f"{name}.weight"), normed), name)
 
     def products(self, names: Sequence[str], value: Value) -> list[Value]:
         """`value` times each of the weights [out, in] transposed, plus its bias if there is one.

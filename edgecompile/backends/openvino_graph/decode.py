@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgecompile.backends import Decoded, ReadWhenAsked
 from edgecompile.backends.decoders import QKV
@@ -183,9 +184,16 @@ def _decoder_facts(graph: ir.Graph) -> dict[str, float]:
                   if node.name.endswith(name + SPLIT)]  # fmt: skip
         heads = {int(graph.array(shape.name)[2]) for shape in shapes}
         found[fact] = heads.pop() if len(heads) == 1 else math.nan
-    frequencies = graph.array(FREQUENCIES).reshape(-1).astype(np.float64)
-    steps = np.arange(len(frequencies)) / len(frequencies)
-    base = float(frequencies[-1] ** (-1 / steps[-1])) if len(steps) > 1 else math.nan
-    if np.allclose(frequencies, base**-steps, rtol=1e-5, atol=0):
-        found["rope_theta"] = base
+    tables = {"rope_theta": FREQUENCIES, "rope_local_base_freq": f"{FREQUENCIES}.1"}
+    for fact, name in tables.items():
+        if name in graph.names and (base := _base(graph.array(name))):
+            found[fact] = base
     return found
+
+
+def _base(frequencies: NDArray[Any]) -> float:
+    """What rope's inverse frequencies are powers of; 0 where they are scaled."""
+    values = frequencies.reshape(-1).astype(np.float64)
+    steps = np.arange(len(values)) / len(values)
+    base = float(values[-1] ** (-1 / steps[-1])) if len(steps) > 1 else math.nan
+    return base if np.allclose(values, base**-steps, rtol=1e-5, atol=0) else 0.0

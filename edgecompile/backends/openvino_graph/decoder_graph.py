@@ -6,6 +6,7 @@ time: constants are mapped from a scratch file until the graph is written.
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,6 +26,7 @@ from edgecompile.backends.decoders import (
     OUT,
     QKV,
     DecoderPlan,
+    Rotary,
 )
 from edgecompile.backends.openvino_graph.canvas import LAST_TOKENS, Canvas, Value
 from edgecompile.backends.openvino_graph.compressed import Constants, constant, named
@@ -49,17 +51,24 @@ def draw(
     _prepare(canvas)
     table = canvas.weight([EMBEDDING.removesuffix(".weight")])
     stream = named(ops.gather(table, canvas.inputs["input_ids"], canvas.ints(0)), "embedding")
+    if plan.embedding_scale != 1:
+        stream = ops.multiply(stream, canvas.number(plan.embedding_scale))
     for layer in range(plan.layers):
         progress("draw graph", layer, plan.layers)
-        start = f"model.layers.{layer}."
-        mixed = _attention(canvas, layer, canvas.norm(f"{start}input_layernorm", stream))
-        stream = ops.add(stream, mixed)
-        mixed = _mlp(canvas, start, canvas.norm(f"{start}post_attention_layernorm", stream))
-        stream = ops.add(stream, mixed)
+        start, norms = f"model.layers.{layer}.", plan.norms
+        mixed = _attention(canvas, layer, canvas.norm(start + norms.into_attention, stream))
+        stream = ops.add(stream, _left(canvas, start, norms.out_of_attention, mixed))
+        mixed = _mlp(canvas, start, canvas.norm(start + norms.into_mlp, stream))
+        stream = ops.add(stream, _left(canvas, start, norms.out_of_mlp, mixed))
     progress("draw graph", plan.layers, plan.layers)
     logits = _head(canvas, canvas.norm(NORM.removesuffix(".weight"), stream))
     logits.output(0).set_names({"logits"})
     return ov.Model([ops.result(logits)], canvas.sinks, list(canvas.inputs.values()), "decoder")
+
+
+def _left(canvas: Canvas, start: str, norm: str, value: Value) -> Value:
+    """What a block adds to the stream: its output, normalized where the family does so."""
+    return canvas.norm(start + norm, value) if norm else value
 
 
 def _prepare(canvas: Canvas) -> None:
@@ -68,7 +77,8 @@ def _prepare(canvas: Canvas) -> None:
     shared["batch"] = _size(canvas, "input_ids", 0)
     shared["length"] = _size(canvas, "input_ids", 1)
     shared["total"] = _size(canvas, "attention_mask", 1)
-    shared["cos"], shared["sin"] = _rotary(canvas)
+    for number, rotary in enumerate(plan.rotaries):
+        shared[f"cos {number}"], shared[f"sin {number}"] = _rotary(canvas, rotary, number)
     for window in sorted(set(plan.windows)):
         shared[f"mask {window}"] = _mask(canvas, window)
     rest = canvas.ints([plan.kv_heads, 0, plan.head_size])
@@ -82,16 +92,17 @@ def _size(canvas: Canvas, name: str, axis: int) -> ov.Node:
     return ops.gather(shape, canvas.ints([axis]), canvas.ints(0))
 
 
-def _rotary(canvas: Canvas) -> list[ov.Node]:
+def _rotary(canvas: Canvas, rotary: Rotary, number: int) -> list[ov.Node]:
     """cos and sin float32 [batch, 1, length, head size] of the positions (Su et al. 2021)."""
     positions = ops.convert(canvas.inputs["position_ids"], ov.Type.f32)
     column = ops.unsqueeze(positions, canvas.ints([1, 3]))
-    row = constant(canvas.plan.frequencies[None, None, None], FREQUENCIES)
+    label = f"{FREQUENCIES}.{number}" if number else FREQUENCIES
+    row = constant(rotary.frequencies[None, None, None], label)
     half = ops.multiply(column, row)
     whole = ops.concat([half, half], 3)
     tables = [ops.cos(whole), ops.sin(whole)]
-    if canvas.plan.rope_factor != 1.0:
-        factor = canvas.number(canvas.plan.rope_factor)
+    if rotary.factor != 1.0:
+        factor = canvas.number(rotary.factor)
         tables = [ops.multiply(table, factor) for table in tables]
     return tables
 
@@ -123,17 +134,25 @@ def _attention(canvas: Canvas, layer: int, normed: Value) -> Value:
     counts = plan.heads, plan.kv_heads, plan.kv_heads
     parts = canvas.products(names, normed)
     q, k, v = (_split(canvas, *each) for each in zip(parts, counts, names, strict=True))
-    if plan.head_norms:
+    if plan.family.head_norms:
         q, k = (canvas.norm(start + n, x) for n, x in zip(HEAD_NORMS, (q, k), strict=True))
     q, k, v = (ops.transpose(value, canvas.ints(HEADS_FIRST)) for value in (q, k, v))
-    q, k = _rotated(canvas, q), _rotated(canvas, k)
+    q, k = (_rotated(canvas, value, plan.turns[layer]) for value in (q, k))
     k = _repeated(canvas, _cached(canvas, k, f"layer.{layer}.key"))
     v = _repeated(canvas, _cached(canvas, v, f"layer.{layer}.value"))
     mask = shared[f"mask {plan.windows[layer]}"]
-    mixed = named(ops.scaled_dot_product_attention(q, k, v, mask), f"{start}self_attn")
+    mixed = named(_attended(canvas, q, k, v, mask), f"{start}self_attn")
     mixed = ops.transpose(mixed, canvas.ints(HEADS_FIRST))
     joined = ops.reshape(mixed, canvas.ints([0, 0, plan.heads * plan.head_size]), True)
     return canvas.products([start + OUT], joined)[0]
+
+
+def _attended(canvas: Canvas, q: Value, k: Value, v: Value, mask: Value) -> ov.Node:
+    """softmax(q k scale + mask) v; the operator's own scale is 1 / sqrt(head size)."""
+    scale = canvas.plan.attention_scale
+    if math.isclose(scale, canvas.plan.head_size**-0.5):
+        return ops.scaled_dot_product_attention(q, k, v, mask)
+    return ops.scaled_dot_product_attention(q, k, v, mask, canvas.number(scale))
 
 
 def _split(canvas: Canvas, value: Value, heads: int, name: str) -> ov.Node:
@@ -141,13 +160,15 @@ def _split(canvas: Canvas, value: Value, heads: int, name: str) -> ov.Node:
     return named(ops.reshape(value, shape, True), name + SPLIT)
 
 
-def _rotated(canvas: Canvas, value: Value) -> ov.Node:
-    """x cos + (-x2, x1) sin, x1 and x2 the halves of each head."""
+def _rotated(canvas: Canvas, value: Value, turn: int) -> Value:
+    """x cos + (-x2, x1) sin, x1 and x2 the halves of each head; as it is where `turn` is -1."""
+    if turn < 0:
+        return value
     half = canvas.plan.head_size // 2
     first, second = ops.variadic_split(value, canvas.ints(3), canvas.ints([half, half])).outputs()
     turned = ops.concat([ops.multiply(second, canvas.number(-1)), first], -1)
-    straight = ops.multiply(value, canvas.shared["cos"])
-    return ops.add(straight, ops.multiply(turned, canvas.shared["sin"]))
+    straight = ops.multiply(value, canvas.shared[f"cos {turn}"])
+    return ops.add(straight, ops.multiply(turned, canvas.shared[f"sin {turn}"]))
 
 
 def _cached(canvas: Canvas, value: Value, name: str) -> ov.Node:
@@ -180,9 +201,11 @@ def _repeated(canvas: Canvas, value: Value) -> Value:
 
 
 def _mlp(canvas: Canvas, start: str, normed: Value) -> Value:
-    """SwiGLU (Shazeer 2020): down(silu(gate(x)) * up(x))."""
+    """A gated MLP (Shazeer 2020): down(activation(gate(x)) * up(x))."""
     gate, up = canvas.products([start + name for name in GATE_UP], normed)
-    return canvas.products([start + DOWN], ops.multiply(ops.swish(gate), up))[0]
+    tanh = canvas.plan.activation == "gelu_tanh"
+    active = ops.gelu(gate, "tanh") if tanh else ops.swish(gate)
+    return canvas.products([start + DOWN], ops.multiply(active, up))[0]
 
 
 def _head(canvas: Canvas, normed: Value) -> ov.Node:
