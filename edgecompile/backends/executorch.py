@@ -50,7 +50,7 @@ class Executorch:
             return f"task {model.task!r} is not one of {', '.join(self.tasks)}"
         if model.task != "text-generation":
             return ""
-        return decoders.refusal(model) or self._window_refusal(model)
+        return decoders.refusal(model)
 
     def size(self, model: Model, schemes: Mapping[str, Scheme]) -> int:
         """Codes, scales, floats, subgraphs, and a decoder's rotary tables."""
@@ -98,16 +98,6 @@ class Executorch:
         if model.task == "text-generation":
             return f"partitioner {self.partitioner!r}: decoders are drawn for XNNPACK only"
         return ""
-
-    def _window_refusal(self, model: Model) -> str:
-        """The attention operator sees all positions before its own."""
-        windows = [w for w in decoders.plan(model).windows if 0 < w < self._context(model)]
-        if not windows:
-            return ""
-        return (
-            f"attention sees {min(windows)} positions of {self._context(model)}; "
-            f"choose options.context_length = {min(windows)} or less"
-        )
 
     def _context(self, model: Model) -> int:
         trained = int(model.config.get("max_position_embeddings", CONTEXT))

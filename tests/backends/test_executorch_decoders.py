@@ -30,7 +30,6 @@ from tests.backends.test_onnx_decoders import (
 from tests.runtime.executorch_files import opened
 
 BACKEND = Executorch()
-WHOLE = [name for name in CONFIGS if "window" not in name]
 TIED = "model.embed_tokens.weight"
 
 
@@ -57,7 +56,7 @@ def answers(folder: Path, model: Model, written: Export) -> NDArray[np.float32]:
         return np.concatenate([np.array(chunk) for chunk in decoder.feed_all(PROMPT)])
 
 
-@pytest.fixture(scope="module", params=WHOLE)
+@pytest.fixture(scope="module", params=CONFIGS)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     kind, changes = CONFIGS[request.param]
     return make(tmp_path_factory.mktemp("source"), kind, changes)
@@ -101,8 +100,9 @@ def test_logits_on_codes_are_near_those_of_torch_on_the_same_codes(
     assert np.median(cosines) > 0.99  # rows of int8 activations, weights made to matter
 
 
-def test_tokens_one_by_one_give_what_they_give_together(tmp_path: Path) -> None:
-    kind, changes = CONFIGS["llama-tied"]
+@pytest.mark.parametrize("kind", ["llama-tied", "gemma3-window"])
+def test_tokens_one_by_one_give_what_they_give_together(kind: str, tmp_path: Path) -> None:
+    kind, changes = CONFIGS[kind]
     one = make(tmp_path / "m", kind, changes)
     written = export(one.model, tmp_path / "out")
     engine = opened(tmp_path / "out", one.model, written)
@@ -171,13 +171,13 @@ def test_8_bits_in_groups_are_refused_with_the_way_out(tied: Model, tmp_path: Pa
         export(model, tmp_path)
 
 
-def test_a_window_shorter_than_the_context_is_refused(tmp_path: Path) -> None:
-    kind, changes = CONFIGS["mistral-window"]
-    model = make(tmp_path / "m", kind, changes).model
-    with pytest.raises(UnsupportedError, match=r"options\.context_length = 7 or less"):
-        export(model, tmp_path / "out")
-    written = export(model, tmp_path / "short", Executorch(context_length=7))
-    assert written.options["context_length"] == 7
+@pytest.mark.parametrize("wider", [0, 1])
+def test_the_comparison_sees_a_window_that_is_one_wider(tmp_path: Path, wider: int) -> None:
+    case = make(tmp_path / "m", *CONFIGS["mistral-window"])
+    window = case.model.config["sliding_window"] + wider
+    model = replace(case.model, config={**case.model.config, "sliding_window": window})
+    found = answers(tmp_path / "out", model, export(model, tmp_path / "out"))
+    assert (np.abs(found - case.expected).max() > 1e-2) == bool(wider)
 
 
 def test_the_context_is_at_most_the_models_own(tied: Model, tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ from edgecompile.backends.executorch_graph.sheet import Sheet, product, products
 from edgecompile.backends.joining import joinable
 
 TURN, STREAM, QUERY = "turn", "stream.scale", "query.scale"  # constants that are not the source's
-GELU = "gelu"
+GELU, WINDOW, POSITIONS = "gelu", "window", "positions"
+HIDDEN = -1e9  # added to a score, for each place that is too far away
 Tables = tuple[int, int]  # cos and sin of whole heads
 
 
@@ -34,6 +35,25 @@ class DecoderSheet(Sheet):
     """A sheet of a decoder."""
 
     plan: DecoderPlan
+
+
+def window(sheet: DecoderSheet, context: int, width: int) -> DecoderSheet:
+    """positions [tokens, 1] -> [tokens, context]: 0 where a token sees a place, else <= HIDDEN.
+
+    It sees itself and the `width` - 1 places before: those at most (width - 1) / 2 from the middle.
+    """
+    d, half = sheet.delegate, (width - 1) / 2
+    positions = d.input(sheet.tokens, 1)
+    middle = np.arange(context, dtype=np.float32)[None] + half
+    places = sheet.floats(f"{WINDOW}.{width}.{context}", (1, context), middle)
+    away = d.absolute(d.subtract(places, positions))
+    reach, zero, hidden = (
+        sheet.floats(f"{WINDOW}.{value}", (1, 1), np.array([value], np.float32))
+        for value in (half, 0.0, HIDDEN)
+    )
+    beyond = d.largest(d.subtract(away, reach), zero)
+    d.output(d.multiply(beyond, hidden))
+    return sheet
 
 
 def first(sheet: DecoderSheet) -> DecoderSheet:

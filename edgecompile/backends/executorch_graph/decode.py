@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 from edgecompile.backends import Decoded, ReadWhenAsked
 from edgecompile.backends.executorch_graph import devices, encode
 from edgecompile.backends.executorch_graph.bert import SCALE, SQUARES
-from edgecompile.backends.executorch_graph.blocks import GELU, QUERY, STREAM, TURN
+from edgecompile.backends.executorch_graph.blocks import (
+    GELU,
+    POSITIONS,
+    QUERY,
+    STREAM,
+    TURN,
+    WINDOW,
+)
 from edgecompile.backends.executorch_graph.decoder import ROTARY
 from edgecompile.backends.executorch_graph.pte_read import PteReader
 from edgecompile.backends.executorch_graph.scope import DEVICES, FILE, XNNPACK
@@ -25,8 +32,8 @@ from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme
 
 CODES, SCALES = ".codes", ".scales"
 PERMUTED = "nhwc:"  # before the key of a convolution's weight
-ADDED = {EPSILON, ROTARY, SCALE}  # constants that are not the source's
-ADDED_BY_SIZE = tuple(f"{n}." for n in (MEAN, SQUARES, TURN, GELU, ROTARY, STREAM, QUERY))
+ADDED = {EPSILON, ROTARY, SCALE, POSITIONS}  # constants that are not the source's
+ADDED_BY_SIZE = tuple(f"{n}." for n in (MEAN, SQUARES, TURN, GELU, ROTARY, STREAM, QUERY, WINDOW))
 BITS = {"xnn_datatype_qbint4": 4, "xnn_datatype_qcint4": 4, "xnn_datatype_qcint8": 8}
 
 

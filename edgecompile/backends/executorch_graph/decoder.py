@@ -14,7 +14,14 @@ from executorch.exir.scalar_type import ScalarType
 
 from edgecompile.backends import schemes_of
 from edgecompile.backends.decoders import EMBEDDING, DecoderPlan
-from edgecompile.backends.executorch_graph.blocks import DecoderSheet, first, last, middle
+from edgecompile.backends.executorch_graph.blocks import (
+    POSITIONS,
+    DecoderSheet,
+    first,
+    last,
+    middle,
+    window,
+)
 from edgecompile.backends.executorch_graph.embedding import look_up
 from edgecompile.backends.executorch_graph.method import Method
 from edgecompile.backends.executorch_graph.pte import PteFile, Stored
@@ -75,6 +82,7 @@ def _draw(canvas: Canvas, progress: Progress) -> None:
     stream, other = (canvas.buffer(_width(canvas)) for _ in range(2))
     source = canvas.plan.sources[EMBEDDING]
     canvas.stored |= look_up(method, canvas.file, canvas.model, source, (ids, stream))
+    masks = _windows(canvas, start, end)
     rows = [_rotary_rows(canvas, number, start, end) for number in range(len(plan.rotaries))]
     tables = [[canvas.buffer(1, plan.head_size) for _ in range(2)] for _ in rows]
     q, mixed = (canvas.buffer(plan.heads, plan.head_size) for _ in range(2))
@@ -85,7 +93,8 @@ def _draw(canvas: Canvas, progress: Progress) -> None:
     stream, other = (other, stream) if scaled else (stream, other)
     for layer in range(plan.layers):
         progress("write file", layer, plan.layers)
-        _attend(canvas, [q, k, v], (start, count), mixed)
+        mask = masks.get(plan.windows[layer])
+        _attend(canvas, [q, k, v], (start, count), mask, mixed)
         if layer + 1 < plan.layers:
             drawn, turn = middle(_sheet(canvas), layer), plan.turns[layer + 1]
             turned = tables[turn] if turn >= 0 else []
@@ -128,14 +137,35 @@ def _rotary_rows(canvas: Canvas, number: int, start: int, end: int) -> int:
     return rows
 
 
-def _attend(canvas: Canvas, qkv: Sequence[int], span: tuple[int, int], mixed: int) -> None:
-    """Put k and v into this layer's cache, then softmax(q k / sqrt(size)) v of all positions."""
+def _windows(canvas: Canvas, start: int, end: int) -> dict[int, int]:
+    """By window: a value float32 [tokens, context] that hides what is outside of it.
+
+    A window as long as the cache hides nothing. The operator then computes with the whole cache,
+    which begins as zeros.
+    """
+    method, context, tokens = canvas.method, canvas.shape.context, canvas.shape.tokens
+    one, found = method.scalar(1), dict[int, int]()
+    for width in sorted({w for w in canvas.plan.windows if 0 < w < context}):
+        at, _ = canvas.file.constant(POSITIONS, np.arange(context, dtype=np.float32)[:, None])
+        table = method.constant(FLOAT, (context, 1), at, POSITIONS)
+        rows, found[width] = (method.buffer(FLOAT, tokens, size) for size in (1, context))
+        zero = method.scalar(0)
+        method.call("aten::slice_copy.Tensor_out", table, zero, start, end, one, rows)
+        canvas.subgraph(window(_sheet(canvas), context, width), [rows, found[width]])
+    return found
+
+
+def _attend(
+    canvas: Canvas, qkv: Sequence[int], span: tuple[int, int], mask: int | None, mixed: int
+) -> None:
+    """Put k and v into this layer's cache, then softmax(q k / sqrt(size)) v of what is seen."""
     method, plan = canvas.method, canvas.plan
     shape = (1, canvas.shape.context, plan.kv_heads, plan.head_size)
     caches = [method.buffer(FLOAT, *shape, fixed=True) for _ in range(2)]
-    none, zero, yes = method.scalar(None), method.scalar(0.0), method.scalar(True)
+    none, zero, causal = method.scalar(None), method.scalar(0.0), method.scalar(mask is None)
+    given = none if mask is None else mask
     method.call(
-        "llama::sdpa_with_kv_cache.out", *qkv, *caches, *span, none, zero, yes, none, mixed
+        "llama::sdpa_with_kv_cache.out", *qkv, *caches, *span, given, zero, causal, none, mixed
     )
 
 

@@ -114,6 +114,14 @@ class Delegate:
         """Hyperbolic tangent."""
         return self._same(schema.XNNTanh, value)
 
+    def absolute(self, value: int) -> int:
+        """Without its sign."""
+        return self._same(schema.XNNAbs, value)
+
+    def largest(self, one: int, other: int) -> int:
+        """The larger of two elements, with broadcasting."""
+        return self._binary(schema.XNNMaximum, one, other)
+
     def softmax(self, value: int) -> int:
         """Over the last dimension."""
         return self._same(schema.XNNSoftmax, value)

@@ -25,15 +25,16 @@ bool fits(const Tensor& query, const Tensor& key, const Tensor& cache, int64_t s
          query.size(2) % key.size(2) == 0 && query.size(3) == cache.size(3);
 }
 
-// softmax(q k / sqrt(size)) v over the first `seen` positions of one head; `row` is a stride.
-void attend(const float* q, const float* keys, const float* values, float* out, int64_t seen,
-            int64_t row, int64_t size, float scale, std::vector<float>& weights) {
+// softmax(q k scale + mask) v over the first `seen` positions of one head; `row` is a stride,
+// and `mask` may be null.
+void attend(const float* q, const float* keys, const float* values, const float* mask, float* out,
+            int64_t seen, int64_t row, int64_t size, float scale, std::vector<float>& weights) {
   weights.resize(static_cast<size_t>(seen));
   float top = -INFINITY, sum = 0;
   for (int64_t at = 0; at < seen; ++at) {
     float dot = 0;
     for (int64_t i = 0; i < size; ++i) dot += q[i] * keys[at * row + i];
-    weights[at] = dot * scale;
+    weights[at] = dot * scale + (mask ? mask[at] : 0);
     top = std::max(top, weights[at]);
   }
   for (float& weight : weights) sum += weight = std::exp(weight - top);
@@ -43,13 +44,17 @@ void attend(const float* q, const float* keys, const float* values, float* out, 
 }
 
 // query [1, n, heads, size], key and value [1, n, kv_heads, size], caches [1, context, kv_heads,
-// size], all float32; a token sees those before it and itself.
+// size], all float32. A token sees those before it and itself; with `mask` [n, context], all that
+// the mask leaves.
 Tensor& attention(KernelRuntimeContext& context, const Tensor& query, const Tensor& key,
                   const Tensor& value, Tensor& key_cache, Tensor& value_cache, int64_t start,
                   int64_t count, const std::optional<Tensor>& mask, double dropout, bool causal,
                   std::optional<double> scale, Tensor& out) {
-  const bool plain = !mask.has_value() && dropout == 0 && causal;
-  ET_KERNEL_CHECK(context, plain && fits(query, key, key_cache, start, count), InvalidArgument,
+  const int64_t total = key_cache.size(1);
+  const bool masked = mask.has_value() && !causal && mask->dim() == 2 && mask->size(0) == count &&
+                      mask->size(1) == total && mask->scalar_type() == ScalarType::Float;
+  const bool known = dropout == 0 && (masked || (causal && !mask.has_value()));
+  ET_KERNEL_CHECK(context, known && fits(query, key, key_cache, start, count), InvalidArgument,
                   out);
   ET_KERNEL_CHECK(context,
                   executorch::runtime::resize_tensor(out, query.sizes()) ==
@@ -68,8 +73,10 @@ Tensor& attention(KernelRuntimeContext& context, const Tensor& query, const Tens
     for (int64_t head = 0; head < heads; ++head) {
       const int64_t shared = head / (heads / kv_heads) * size;
       const int64_t place = (at * heads + head) * size;
-      attend(query.const_data_ptr<float>() + place, keys + shared, values + shared,
-             out.mutable_data_ptr<float>() + place, start + at + 1, row, size, factor, weights);
+      const float* hidden = masked ? mask->const_data_ptr<float>() + at * total : nullptr;
+      attend(query.const_data_ptr<float>() + place, keys + shared, values + shared, hidden,
+             out.mutable_data_ptr<float>() + place, masked ? total : start + at + 1, row, size,
+             factor, weights);
     }
   return out;
 }
