@@ -33,6 +33,7 @@ class Family:
     norm_offset: float = 0.0  # what a norm multiplies with, less its tensor
     activations: Mapping[str, str] = field(default_factory=lambda: {"silu": "silu"})
     scaled_embedding: bool = False  # times the root of the width
+    fused: bool = False  # q, k and v are one tensor, and so are gate and up
     refused: tuple[str, ...] = ()  # settings that no graph here computes
 
 
@@ -43,6 +44,7 @@ DECODERS: Mapping[str, Family] = {
     "qwen2": Family(),
     "qwen3": Family(head_norms=True),
     "smollm3": Family(),
+    "phi3": Family(fused=True),
     "gemma3_text": Family(
         norms=Norms(
             out_of_attention="post_attention_layernorm", into_mlp="pre_feedforward_layernorm",

@@ -15,11 +15,12 @@ from edgecompile.numerics.schemes import Float32
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-ROPES = ("default", "linear", "llama3", "yarn")
+ROPES = ("default", "linear", "llama3", "yarn", "longrope")
 EMBEDDING, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 HEAD_NORMS = ("self_attn.q_norm", "self_attn.k_norm")
 QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 GATE_UP = ("mlp.gate_proj", "mlp.up_proj")
+FUSED_QKV, FUSED_GATE_UP = "self_attn.qkv_proj", "mlp.gate_up_proj"  # phi3
 OUT, DOWN = "self_attn.o_proj", "mlp.down_proj"
 COMPUTED = {"*rotary_emb.inv_freq": "computed from rope_theta"}  # left out, with the reason
 
@@ -28,10 +29,15 @@ COMPUTED = {"*rotary_emb.inv_freq": "computed from rope_theta"}  # left out, wit
 class Rotary:
     """How positions turn heads (Su et al. 2021)."""
 
-    cos: Float32  # [context, head size / 2]
+    cos: Float32  # [context, half of what is turned of a head]
     sin: Float32
-    frequencies: Float32  # [head size / 2]: cos = cos(position * frequency) * factor
+    frequencies: Float32  # [the same half]: cos = cos(position * frequency) * factor
     factor: float
+
+    @property
+    def size(self) -> int:
+        """How many numbers of a head are turned: the first ones."""
+        return 2 * len(self.frequencies)
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,21 @@ class DecoderPlan:
         return DECODERS[self.architecture]
 
     @property
+    def qkv(self) -> tuple[str, ...]:
+        """Names of the products before attention, in a layer."""
+        return (FUSED_QKV,) if self.family.fused else QKV
+
+    @property
+    def gate_up(self) -> tuple[str, ...]:
+        """Names of the products before the activation, in a layer."""
+        return (FUSED_GATE_UP,) if self.family.fused else GATE_UP
+
+    @property
+    def head_counts(self) -> tuple[int, int, int]:
+        """Heads of q, k and v."""
+        return self.heads, self.kv_heads, self.kv_heads
+
+    @property
     def norms(self) -> Norms:
         """Names of each layer's norms."""
         return self.family.norms
@@ -82,8 +103,10 @@ def refusal(model: Model) -> str:
         return f"architecture {model.architecture!r} is not one of {', '.join(DECODERS)}"
     config = _config(model)
     for rope in _ropes(config).values():
-        if rope.get("rope_type") not in ROPES or rope.get("partial_rotary_factor", 1.0) != 1.0:
-            return f"rope {rope} is not one of {', '.join(ROPES)} on whole heads"
+        if rope.get("rope_type") not in ROPES:
+            return f"rope {rope} is not one of {', '.join(ROPES)}"
+        if _turned(config, rope) % 2:
+            return f"rope turns {_turned(config, rope)} numbers of a head, not pairs"
     if _activation(config) not in family.activations:
         return f"activation {_activation(config)!r} is not one of {', '.join(family.activations)}"
     if wrong := [name for name in family.refused if getattr(config, name, None)]:
@@ -121,8 +144,9 @@ def plan(model: Model) -> DecoderPlan:
 def rotary_width(model: Model) -> int:
     """Numbers in one position's rows of all cos and sin tables, from the config alone."""
     config = _config(model)
-    has_rope = bool(getattr(config, "rope_parameters", None))
-    return _head_size(config) * len(_ropes(config)) if has_rope else 0
+    if not getattr(config, "rope_parameters", None):
+        return 0
+    return sum(_turned(config, rope) for rope in _ropes(config).values())
 
 
 def rotary(config: PretrainedConfig, kind: str = "") -> Rotary:
@@ -132,18 +156,44 @@ def rotary(config: PretrainedConfig, kind: str = "") -> Rotary:
 
     rope, factor = _ropes(config)[kind], 1.0
     if rope["rope_type"] == "default":
-        size = _head_size(config)
+        size = _turned(config, rope)
         exponents = torch.arange(0, size, 2, dtype=torch.float32) / size
         frequencies = 1.0 / (rope["rope_theta"] ** exponents)
     else:
         named = {"layer_type": kind} if kind else {}
         frequencies, factor = ROPE_INIT_FUNCTIONS[rope["rope_type"]](config, "cpu", **named)
-    positions = torch.arange(config.max_position_embeddings, dtype=torch.float32)
+    positions = torch.arange(_positions(config), dtype=torch.float32)
     angles = positions[:, None] * frequencies.float()[None, :]
     return Rotary(
         (angles.cos() * factor).numpy(), (angles.sin() * factor).numpy(),
         frequencies.float().numpy(), float(factor),
     )  # fmt: skip
+
+
+def context_limit(model: Model) -> int:
+    """Positions that the tables are for: longrope turns otherwise beyond those of its training."""
+    return _positions(_config(model))
+
+
+def context_option(model: Model) -> dict[str, int]:
+    """What the manifest says of it where the model says more."""
+    limit = context_limit(model)
+    stated = int(model.config.get("max_position_embeddings", limit))
+    return {"context_length": limit} if limit < stated else {}
+
+
+def _positions(config: PretrainedConfig) -> int:
+    ropes = _ropes(config).values() if getattr(config, "rope_parameters", None) else ()
+    trained = [
+        int(rope["original_max_position_embeddings"]) for rope in ropes
+        if rope.get("rope_type") == "longrope"
+    ]  # fmt: skip
+    return min([int(config.max_position_embeddings), *trained])
+
+
+def _turned(config: PretrainedConfig, rope: Mapping[str, Any]) -> int:
+    """How many numbers of a head turn: the first ones."""
+    return int(_head_size(config) * rope.get("partial_rotary_factor", 1.0))
 
 
 def _ropes(config: PretrainedConfig) -> dict[str, Mapping[str, Any]]:
@@ -209,7 +259,8 @@ def _needed(config: PretrainedConfig, sources: Mapping[str, str]) -> Iterator[st
     for layer in range(config.num_hidden_layers):
         start = f"model.layers.{layer}."
         yield from (f"{start}{name}.weight" for name in (*family.norms.names, *head_norms))
-        for name in (*QKV, OUT, *GATE_UP, DOWN):
+        first = (FUSED_QKV, FUSED_GATE_UP) if family.fused else (*QKV, *GATE_UP)
+        for name in (*first, OUT, DOWN):
             yield f"{start}{name}.weight"
             if f"{start}{name}.bias" in sources:
                 yield f"{start}{name}.bias"

@@ -100,7 +100,7 @@ class Executorch:
         return ""
 
     def _context(self, model: Model) -> int:
-        trained = int(model.config.get("max_position_embeddings", CONTEXT))
+        trained = decoders.context_limit(model)
         return min(trained, self.context_length or CONTEXT)
 
     def _decoder(self, model: Model, folder: Path, progress: Progress) -> Export:

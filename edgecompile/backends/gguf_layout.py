@@ -37,6 +37,7 @@ LAYOUTS: Mapping[str, Layout] = {
     "mistral": _LLAMA,
     "qwen2": Layout(gguf.MODEL_ARCH.QWEN2, "model.", biases=("blk.*.attn_[qkv].bias",)),
     "qwen3": Layout(gguf.MODEL_ARCH.QWEN3, "model."),
+    "phi3": Layout(gguf.MODEL_ARCH.PHI3, "model."),
     "smollm3": Layout(gguf.MODEL_ARCH.SMOLLM3, "model.", permuted=True),
     "gemma3_text": Layout(
         gguf.MODEL_ARCH.GEMMA3, "model.", activations=("gelu_pytorch_tanh",), windows=True

@@ -10,7 +10,7 @@ import numpy as np
 from edgecompile.architectures import DECODERS
 from edgecompile.backends.gguf_layout import LAYOUTS, Layout, Value
 from edgecompile.model import Model
-from edgecompile.sources.gguf_config import GEMMA_27B, exact, llama3_factors
+from edgecompile.sources.gguf_config import GEMMA_27B, WINDOW, exact, llama3_factors
 from edgecompile.sources.gguf_file import GgufFile
 
 POOLING = {
@@ -35,7 +35,6 @@ _FLOATS = {
     "rope_theta": "rope.freq_base",
     "rope_local_base_freq": "rope.freq_base_swa",
 }
-WINDOW, WINDOWED = "attention.sliding_window", "attention.sliding_window_pattern"
 NO_ROPE_STEP = 4  # SmolLM3: llama.cpp leaves every fourth layer without rotation
 
 
@@ -67,7 +66,7 @@ def _decoder(config: Mapping[str, Any], name: str) -> dict[str, Value]:
         f"{name}.attention.layer_norm_rms_epsilon": float(config["rms_norm_eps"]),
         f"{name}.attention.key_length": size,
         f"{name}.attention.value_length": size,
-        f"{name}.rope.dimension_count": size,
+        f"{name}.rope.dimension_count": turned(config),
         f"{name}.rope.freq_base": float(rope["rope_theta"]),
     }
     if rope["rope_type"] == "linear":
@@ -80,7 +79,7 @@ def _windows(config: Mapping[str, Any], name: str) -> dict[str, Value]:
     """Which layers see a window, and the rotation of those."""
     return {
         f"{name}.{WINDOW}": int(config["sliding_window"]),
-        f"{name}.{WINDOWED}": [kind == LOCAL for kind in layer_types(config)],
+        f"{name}.{WINDOW}_pattern": [kind == LOCAL for kind in layer_types(config)],
         f"{name}.rope.freq_base_swa": float(rope_parameters(config, LOCAL)["rope_theta"]),
     }
 
@@ -123,6 +122,13 @@ def head_size(config: Mapping[str, Any]) -> int:
     return int(size)
 
 
+def turned(config: Mapping[str, Any]) -> int:
+    """How many numbers of a head are rotated: the first ones."""
+    rope = rope_parameters(config)
+    partial = rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
+    return int(head_size(config) * partial)
+
+
 def config_refusal(model: Model, layout: Layout) -> str:
     """What in the config is missing, or llama.cpp would compute differently; empty if nothing."""
     config = model.config
@@ -142,8 +148,9 @@ def config_refusal(model: Model, layout: Layout) -> str:
         return f"rope_type is {rope['rope_type']!r}; supported: {', '.join(_ROPES)}"
     if reason := _family_refusal(config, layout):
         return reason
-    partial = rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
-    return "" if partial == 1.0 else f"only {partial} of each head is rotated"
+    if turned(config) == head_size(config) or layout.arch == gguf.MODEL_ARCH.PHI3:
+        return ""
+    return f"only {turned(config)} of a head's {head_size(config)} numbers are rotated"
 
 
 def _family_refusal(config: Mapping[str, Any], layout: Layout) -> str:
@@ -182,7 +189,7 @@ def context_length(config: Mapping[str, Any]) -> int:
     """Tokens for which the engine's attention is the source's: a sliding window ends it."""
     longest = int(config["max_position_embeddings"])
     window = config.get("sliding_window")
-    slides = config.get("use_sliding_window", config["model_type"] == "mistral")
+    slides = config.get("use_sliding_window", config["model_type"] in ("mistral", "phi3"))
     if window is None or not slides:
         return longest
     return min(longest, int(window))

@@ -85,7 +85,7 @@ class Onnxruntime:
         if done.shared:
             options["shared"] = dict(sorted(done.shared.items()))
         if model.task == "text-generation":
-            options |= decoder_options(done.graph)
+            options |= decoder_options(done.graph) | decoders.context_option(model)
         if model.config.get("problem_type") == "multi_label_classification":
             options["activation"] = "sigmoid"
         return Export(
@@ -153,8 +153,7 @@ def file_bytes(model: Model, schemes: Mapping[str, Scheme]) -> int:
             total += elements * block * scheme.bits // 8
         total += elements * 4 + GRAPH_BYTES_PER_TENSOR
     if model.task == "text-generation":
-        positions = int(model.config.get("max_position_embeddings", 0))
-        total += ROTARY_BYTES * positions * decoders.rotary_width(model)
+        total += ROTARY_BYTES * decoders.context_limit(model) * decoders.rotary_width(model)
     return total
 
 

@@ -83,7 +83,7 @@ class Openvino:
             found = {name: [ranges[name].scale, ranges[name].zero] for name in names}
             options |= {"activations": "static", "ranges": found}
         if model.task == "text-generation":
-            options["kv_cache"] = self.kv_cache
+            options |= {"kv_cache": self.kv_cache, **decoders.context_option(model)}
         if model.config.get("problem_type") == "multi_label_classification":
             options["activation"] = "sigmoid"
         return Export(

@@ -15,6 +15,7 @@ from edgecompile.sources.gguf_file import AGAIN, FROM_FOLDER, GgufFile
 from edgecompile.sources.gguf_tokenizer import SPECIAL_IDS, special_id
 
 ROPE_FREQS = "rope_freqs.weight"
+WINDOW = "attention.sliding_window"
 GEMMA_27B = 62  # layers: llama.cpp scales the attention of that Gemma 3 by the width of its heads
 
 
@@ -33,6 +34,7 @@ FAMILIES: Mapping[str, Family] = {
     "llama": Family(gguf.MODEL_ARCH.LLAMA, "LlamaForCausalLM", "llama", permuted=True),
     "qwen2": Family(gguf.MODEL_ARCH.QWEN2, "Qwen2ForCausalLM", "qwen2", qkv_bias=True),
     "qwen3": Family(gguf.MODEL_ARCH.QWEN3, "Qwen3ForCausalLM", "qwen3"),
+    "phi3": Family(gguf.MODEL_ARCH.PHI3, "Phi3ForCausalLM", "phi3"),
     "smollm3": Family(gguf.MODEL_ARCH.SMOLLM3, "SmolLM3ForCausalLM", "smollm3", permuted=True),
     "gemma3": Family(gguf.MODEL_ARCH.GEMMA3, "Gemma3ForCausalLM", "gemma3_text"),
 }
@@ -80,6 +82,8 @@ def config(file: GgufFile) -> dict[str, Any]:
         result["rope_scaling"] = scaling
     if name == "gemma3":
         result |= _windows(file, name, result)
+    elif name == "phi3" and file.get(f"{name}.{WINDOW}", int, 0):
+        result["sliding_window"] = _positive(file, f"{name}.{WINDOW}")
     for token, key in SPECIAL_IDS.items():
         if token != "unk_token" and special_id(file, key) is not None:
             result[f"{token}_id"] = special_id(file, key)
@@ -167,7 +171,7 @@ def _flags(file: GgufFile, name: str) -> dict[str, Any]:
         attention = "blk.0.attn_q.bias" in file.tensors
         return {"attention_bias": attention, "mlp_bias": "blk.0.ffn_gate.bias" in file.tensors}
     biased = {} if name == "qwen2" else {"attention_bias": False}
-    return biased if name == "gemma3" else {"use_sliding_window": False, **biased}
+    return biased if name in ("gemma3", "phi3") else {"use_sliding_window": False, **biased}
 
 
 def _activation(kind: Family) -> dict[str, str]:
@@ -177,7 +181,7 @@ def _activation(kind: Family) -> dict[str, str]:
 
 def _windows(file: GgufFile, name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """Gemma 3's layers that see a window: listed, or every sixth sees all."""
-    window = f"{name}.attention.sliding_window"
+    window = f"{name}.{WINDOW}"
     layers, listed = config["num_hidden_layers"], file.metadata.get(f"{window}_pattern", 6)
     if not isinstance(listed, list):
         listed = [(layer + 1) % int(listed) != 0 for layer in range(layers)]
@@ -265,6 +269,14 @@ def _layer_shapes(kind: Family, config: Mapping[str, Any]) -> dict[str, tuple[in
         "mlp.up_proj": (inner, hidden),
         "mlp.down_proj": (hidden, inner),
     }
+    described = DECODERS[kind.model_type]
+    if described.fused:
+        linear = {
+            "self_attn.qkv_proj": (queries + 2 * keys, hidden),
+            "self_attn.o_proj": (hidden, queries),
+            "mlp.gate_up_proj": (2 * inner, hidden),
+            "mlp.down_proj": (hidden, inner),
+        }
     shapes: dict[str, tuple[int, ...]] = {f"{k}.weight": shape for k, shape in linear.items()}
     for name, shape in linear.items():
         in_attention = name.startswith("self_attn")
@@ -272,7 +284,6 @@ def _layer_shapes(kind: Family, config: Mapping[str, Any]) -> dict[str, tuple[in
             kind.qkv_bias and in_attention and not name.endswith("o_proj")
         ):
             shapes[f"{name}.bias"] = shape[:1]
-    described = DECODERS[kind.model_type]
     for name in described.norms.names:
         shapes[f"{name}.weight"] = (hidden,)
     if described.head_norms:

@@ -21,6 +21,7 @@ from transformers import (
     Gemma3TextConfig,
     LlamaConfig,
     MistralConfig,
+    Phi3Config,
     PretrainedConfig,
     Qwen2Config,
     Qwen3Config,
@@ -29,7 +30,7 @@ from transformers import (
 
 from edgecompile.architectures import norm_offsets
 from edgecompile.backends.gguf import Gguf
-from edgecompile.errors import BadInputError, EdgecompileError
+from edgecompile.errors import BadInputError, EdgecompileError, UnsupportedError
 from edgecompile.model import Pooling
 from edgecompile.sources.gguf import convert, describe
 from edgecompile.sources.gguf_file import read_gguf
@@ -66,6 +67,7 @@ CONFIGS: dict[str, PretrainedConfig] = {
     "mistral": MistralConfig(**SIZES, sliding_window=None, head_dim=16),
     "qwen2": Qwen2Config(**SIZES, tie_word_embeddings=True),
     "qwen3": Qwen3Config(**SIZES, head_dim=32),
+    "phi3": Phi3Config(**SIZES, pad_token_id=1),
     "smollm3": SmolLM3Config(**SIZES | {"num_hidden_layers": 5}, pad_token_id=1),
     "gemma3": Gemma3TextConfig(
         **SIZES, head_dim=32, query_pre_attn_scalar=32, sliding_window=8,
@@ -120,7 +122,7 @@ def made(
     """(source folder, export folder, logits of the source)."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("out")
     logits = make_folder(source, CONFIGS[request.param])
-    Gguf().export(describe_folder(source, request.param), out, quiet)
+    Gguf().export(describe_folder(source, "tiny"), out, quiet)
     return source, out, logits
 
 
@@ -191,13 +193,20 @@ def test_decoding_finds_every_float_and_the_hyperparameters(
         assert decoded.facts[name] == model.config[name], name
 
 
+def test_a_name_that_llama_cpp_has_other_rules_for_is_told(tmp_path: Path) -> None:
+    make_folder(tmp_path / "m", CONFIGS["phi3"])
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UnsupportedError, match=r"vocabulary.*another name"):
+        Gguf().export(describe_folder(tmp_path / "m", "my-phi3"), tmp_path / "out", quiet)
+
+
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
         ({"model_type": "mamba"}, "architecture 'mamba' is not one of llama"),
         ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "rope_type is 'yarn'"),
-        ({"partial_rotary_factor": 0.5}, "only 0.5 of each head"),
+        ({"partial_rotary_factor": 0.5}, "only 8 of a head's 16 numbers"),
         ({"rms_norm_eps": None}, "config.json has rms_norm_eps = None"),
         ({"num_hidden_layers": "2"}, "config.json has num_hidden_layers = '2'"),
         ({"model_type": "qwen3", "head_dim": None}, "config.json has head_dim = None"),
@@ -272,7 +281,7 @@ def test_damage_ends_in_a_folder_or_an_error_of_ours(
     data: st.DataObject,
 ) -> None:  # fmt: skip
     damaged = bytearray((made[1] / "model.gguf").read_bytes())
-    header = damaged.index(b"blk.1.attn_q.weight") + 2000
+    header = damaged.index(b"blk.1.attn_norm.weight") + 2000
     for _ in range(data.draw(st.integers(1, 4))):
         damaged[data.draw(st.integers(0, header))] = data.draw(st.integers(0, 255))
     folder = tmp_path_factory.mktemp("damaged")

@@ -42,6 +42,15 @@ YARN = {
 }  # fmt: skip
 LINEAR = {"rope_type": "linear", "rope_theta": 100.0, "factor": 2.0}
 WINDOWS = {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1}
+LONGROPE = {
+    "pad_token_id": 1, "num_attention_heads": 2, "num_key_value_heads": 1,
+    "original_max_position_embeddings": 128,
+    "rope_parameters": {
+        "rope_type": "longrope", "rope_theta": 100.0, "partial_rotary_factor": 0.5,
+        "short_factor": [1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7], "long_factor": [4.0] * 8,
+        "original_max_position_embeddings": 128,
+    },
+}  # fmt: skip
 GEMMA3 = {
     "head_dim": 32, "query_pre_attn_scalar": 24, "rms_norm_eps": 3e-2, "sliding_window": 7,
     "attention_bias": True,
@@ -65,6 +74,8 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2-windows-in-some-layers": ("qwen2", WINDOWS),
     "qwen3": ("qwen3", {"head_dim": 32}),
     "smollm3": ("smollm3", {"no_rope_layers": [1, 0, 1], "pad_token_id": 1}),
+    "phi3": ("phi3", {"pad_token_id": 1}),
+    "phi3-partial-longrope": ("phi3", LONGROPE),
     "gemma3": ("gemma3_text", {**GEMMA3, "sliding_window": 512}),
     "gemma3-window": ("gemma3_text", GEMMA3),
 }  # fmt: skip
@@ -195,9 +206,12 @@ def other_epsilon(model: Model) -> Model:
 
 def other_heads(model: Model) -> Model:
     """The rows of two query heads change places, in the first layer alone."""
-    name = "model.layers.0.self_attn.q_proj.weight"
-    weight, size = model.dense(name), model.config.get("head_dim") or 16
-    order = np.arange(len(weight)).reshape(-1, size)[[1, 0, 2, 3]].reshape(-1)
+    product = "qkv_proj" if model.architecture == "phi3" else "q_proj"
+    name = f"model.layers.0.self_attn.{product}.weight"
+    weight = model.dense(name)
+    size = model.config.get("head_dim") or 64 // model.config["num_attention_heads"]
+    order = np.arange(len(weight))
+    order[: 2 * size] = np.roll(order[: 2 * size], size)
     return replace(model, replaced={name: weight[order]})
 
 

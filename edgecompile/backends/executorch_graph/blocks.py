@@ -13,7 +13,7 @@ import numpy as np
 from edgecompile.backends.decoders import (
     DOWN,
     EMBEDDING,
-    GATE_UP,
+    FUSED_QKV,
     HEAD,
     HEAD_NORMS,
     NORM,
@@ -61,11 +61,12 @@ def first(sheet: DecoderSheet) -> DecoderSheet:
 
     Where the family scales its embedding, the scaled stream comes first.
     """
-    d, plan, size = sheet.delegate, sheet.plan, sheet.plan.head_size
+    d, plan = sheet.delegate, sheet.plan
     stream = sheet.input(_width(sheet))
     tables: list[Tables] = []
-    for rows in [sheet.input(1, size) for _ in plan.rotaries]:
-        cos, sin = (d.cut(rows, 3, start, size // 2) for start in (0, size // 2))
+    for rotary, rows in [(one, sheet.input(1, one.size)) for one in plan.rotaries]:
+        half = rotary.size // 2
+        cos, sin = (d.cut(rows, 3, start, half) for start in (0, half))
         tables.append((d.join(cos, cos), d.join(sin, sin)))
     if plan.embedding_scale != 1:
         stream = _times(sheet, stream, STREAM, plan.embedding_scale)
@@ -85,8 +86,9 @@ def middle(sheet: DecoderSheet, layer: int) -> DecoderSheet:
     attended = sheet.input(plan.heads, plan.head_size)
     stream = sheet.input(_width(sheet))
     tables: Tables | None = None
-    if plan.turns[layer + 1] >= 0:
-        tables = sheet.input(1, plan.head_size), sheet.input(1, plan.head_size)
+    if (turn := plan.turns[layer + 1]) >= 0:
+        size = plan.rotaries[turn].size
+        tables = sheet.input(1, size), sheet.input(1, size)
     stream = _rest(sheet, layer, attended, stream)
     for value in (stream, *_qkv(sheet, layer + 1, stream, tables)):
         d.output(value)
@@ -134,6 +136,8 @@ def _qkv(sheet: DecoderSheet, layer: int, stream: int, tables: Tables | None) ->
     """q, k, v [1, tokens, heads, size], q and k rotated where there are tables, q scaled."""
     d, plan, start = sheet.delegate, sheet.plan, f"model.layers.{layer}."
     normed = _norm(sheet, f"{start}{plan.norms.into_attention}.weight", stream)
+    if plan.family.fused:
+        return _cut_qkv(sheet, product(sheet, [start + FUSED_QKV], normed), tables)
     found: dict[str, int] = {}
     for group in joinable([start + name for name in QKV], sheet.sources, sheet.schemes):
         joined = product(sheet, group, normed)
@@ -152,6 +156,15 @@ def _qkv(sheet: DecoderSheet, layer: int, stream: int, tables: Tables | None) ->
             found |= _cut_heads(sheet, kept, _rotated(sheet, heads, tables))
     found[start + QKV[0]] = _scaled(sheet, found[start + QKV[0]])
     return [found[start + name] for name in QKV]
+
+
+def _cut_qkv(sheet: DecoderSheet, joined: int, tables: Tables | None) -> list[int]:
+    """q, k and v of one product; q and k turn together."""
+    d, (count, keys, values) = sheet.delegate, sheet.plan.head_counts
+    heads = d.reshape(joined, 1, 0, count + keys + values, sheet.plan.head_size)
+    turned = _rotated(sheet, d.cut(heads, 2, 0, count + keys), tables)
+    q, k = d.cut(turned, 2, 0, count), d.cut(turned, 2, count, keys)
+    return [_scaled(sheet, q), k, d.cut(heads, 2, count + keys, values)]
 
 
 def _scaled(sheet: DecoderSheet, query: int) -> int:
@@ -187,13 +200,21 @@ def _cut_heads(sheet: DecoderSheet, names: Sequence[str], heads: int) -> dict[st
 
 
 def _rotated(sheet: DecoderSheet, heads: int, tables: Tables | None) -> int:
-    """x cos + (minus second half, first half) sin; x where there are no tables.
+    """x cos + (minus second half, first half) sin; x where there are no tables, or beyond them.
 
     The halves change places by one product with 0, 1 and -1, exactly.
     """
     if tables is None:
         return heads
-    d, size = sheet.delegate, sheet.plan.head_size
+    d, size = sheet.delegate, sheet.delegate.shape(tables[0])[-1]
+    if rest := sheet.plan.head_size - size:
+        turned = _turned(sheet, d.cut(heads, 3, 0, size), tables)
+        return d.join(turned, d.cut(heads, 3, size, rest))
+    return _turned(sheet, heads, tables)
+
+
+def _turned(sheet: DecoderSheet, heads: int, tables: Tables) -> int:
+    d, size = sheet.delegate, sheet.delegate.shape(tables[0])[-1]
     half, turn = size // 2, np.zeros((size, size), np.float32)
     turn[range(half), range(half, size)], turn[range(half, size), range(half)] = -1, 1
     turned = d.linear(heads, sheet.floats(f"{TURN}.{size}", (size, size), turn))
@@ -208,9 +229,17 @@ def _rest(sheet: DecoderSheet, layer: int, attended: int, stream: int) -> int:
     out, down = ((start + name) * bool(name) for name in (norms.out_of_attention, norms.out_of_mlp))
     stream = d.add(stream, _left(sheet, out, product(sheet, [start + OUT], flat)))
     normed = _norm(sheet, f"{start}{norms.into_mlp}.weight", stream)
-    gate, up = products(sheet, [start + name for name in GATE_UP], normed)
+    gate, up = _gate_up(sheet, start, normed)
     hidden = d.multiply(_activated(sheet, gate), up)
     return d.add(stream, _left(sheet, down, product(sheet, [start + DOWN], hidden)))
+
+
+def _gate_up(sheet: DecoderSheet, start: str, normed: int) -> Sequence[int]:
+    made = products(sheet, [start + name for name in sheet.plan.gate_up], normed)
+    if len(made) == 2:
+        return made
+    d, inner = sheet.delegate, sheet.delegate.shape(made[0])[-1] // 2
+    return [d.cut(made[0], 2, at, inner) for at in (0, inner)]
 
 
 def _activated(sheet: DecoderSheet, gate: int) -> int:

@@ -84,7 +84,7 @@ def _draw(canvas: Canvas, progress: Progress) -> None:
     canvas.stored |= look_up(method, canvas.file, canvas.model, source, (ids, stream))
     masks = _windows(canvas, start, end)
     rows = [_rotary_rows(canvas, number, start, end) for number in range(len(plan.rotaries))]
-    tables = [[canvas.buffer(1, plan.head_size) for _ in range(2)] for _ in rows]
+    tables = [[canvas.buffer(1, one.size) for _ in range(2)] for one in plan.rotaries]
     q, mixed = (canvas.buffer(plan.heads, plan.head_size) for _ in range(2))
     k, v = (canvas.buffer(plan.kv_heads, plan.head_size) for _ in range(2))
     made = [table for pair in tables for table in pair]
@@ -126,13 +126,13 @@ def _width(canvas: Canvas) -> int:
 
 
 def _rotary_rows(canvas: Canvas, number: int, start: int, end: int) -> int:
-    """cos and sin [1, tokens, 1, head size / 2] of the positions, side by side."""
+    """cos and sin [1, tokens, 1, half of what turns] of the positions, side by side."""
     plan, method, context = canvas.plan, canvas.method, canvas.shape.context
     rotary, label = plan.rotaries[number], f"{ROTARY}.{number}" if number else ROTARY
     both = np.concatenate([rotary.cos[:context], rotary.sin[:context]], axis=1)
     at, _ = canvas.file.constant(label, both)
-    table = method.constant(FLOAT, (1, context, 1, plan.head_size), at, label)
-    rows, one = canvas.buffer(1, plan.head_size), method.scalar(1)
+    table = method.constant(FLOAT, (1, context, 1, rotary.size), at, label)
+    rows, one = canvas.buffer(1, rotary.size), method.scalar(1)
     method.call("aten::slice_copy.Tensor_out", table, one, start, end, one, rows)
     return rows
 

@@ -20,12 +20,10 @@ from edgecompile.backends import schemes_of
 from edgecompile.backends.decoders import (
     DOWN,
     EMBEDDING,
-    GATE_UP,
     HEAD,
     HEAD_NORMS,
     NORM,
     OUT,
-    QKV,
     DecoderPlan,
     plan,
 )
@@ -216,7 +214,9 @@ def _rotary_tables(canvas: _Canvas, turn: int) -> list[str]:
 
 def _qkv(canvas: _Canvas, start: str, normed: str) -> list[str]:
     """q, k and v, or all three in one and two empty names, which the operator cuts itself."""
-    names = [start + name for name in QKV]
+    names = [start + name for name in canvas.plan.qkv]
+    if len(names) == 1:
+        return [_products(canvas, names, normed)[0], "", ""]
     if canvas.plan.family.head_norms:
         q, k, v = _products(canvas, names, normed)
         q = _head_norm(canvas, start + HEAD_NORMS[0], q, canvas.plan.heads)
@@ -238,9 +238,19 @@ def _head_norm(canvas: _Canvas, name: str, value: str, heads: int) -> str:
 
 def _mlp(canvas: _Canvas, start: str, normed: str) -> str:
     """A gated MLP (Shazeer 2020): down(activation(gate(x)) * up(x))."""
-    gate, up = _products(canvas, [start + name for name in GATE_UP], normed)
+    gate, up = _gate_up(canvas, start, normed)
     product = canvas.node("Mul", [_activated(canvas, start, gate), up], f"{start}mlp.product")
     return _products(canvas, [start + DOWN], product)[0]
+
+
+def _gate_up(canvas: _Canvas, start: str, normed: str) -> list[str]:
+    names = [start + name for name in canvas.plan.gate_up]
+    made = _products(canvas, names, normed)
+    if len(made) == 2:
+        return made
+    halves = [f"{start}mlp.gate", f"{start}mlp.up"]
+    canvas.node("Split", made, f"{names[0]}.cut", halves, axis=-1, num_outputs=2)
+    return halves
 
 
 def _activated(canvas: _Canvas, start: str, gate: str) -> str:

@@ -19,7 +19,6 @@ from edgecompile.backends import schemes_of
 from edgecompile.backends.decoders import (
     DOWN,
     EMBEDDING,
-    GATE_UP,
     HEAD,
     HEAD_NORMS,
     NORM,
@@ -130,9 +129,9 @@ def _mask(canvas: Canvas, window: int) -> ov.Node:
 
 def _attention(canvas: Canvas, layer: int, normed: Value) -> Value:
     plan, start, shared = canvas.plan, f"model.layers.{layer}.", canvas.shared
+    counts = plan.head_counts
+    parts = _parts(canvas, start, plan.qkv, normed, [n * plan.head_size for n in counts])
     names = [start + name for name in QKV]
-    counts = plan.heads, plan.kv_heads, plan.kv_heads
-    parts = canvas.products(names, normed)
     q, k, v = (_split(canvas, *each) for each in zip(parts, counts, names, strict=True))
     if plan.family.head_norms:
         q, k = (canvas.norm(start + n, x) for n, x in zip(HEAD_NORMS, (q, k), strict=True))
@@ -145,6 +144,16 @@ def _attention(canvas: Canvas, layer: int, normed: Value) -> Value:
     mixed = ops.transpose(mixed, canvas.ints(HEADS_FIRST))
     joined = ops.reshape(mixed, canvas.ints([0, 0, plan.heads * plan.head_size]), True)
     return canvas.products([start + OUT], joined)[0]
+
+
+def _parts(
+    canvas: Canvas, start: str, names: Sequence[str], value: Value, sizes: Sequence[int]
+) -> list[Value]:
+    """A product each, or one that is cut into these sizes."""
+    made = canvas.products([start + name for name in names], value)
+    if len(made) == len(sizes):
+        return made
+    return list(ops.variadic_split(made[0], canvas.ints(-1), canvas.ints(sizes)).outputs())
 
 
 def _attended(canvas: Canvas, q: Value, k: Value, v: Value, mask: Value) -> ov.Node:
@@ -164,7 +173,16 @@ def _rotated(canvas: Canvas, value: Value, turn: int) -> Value:
     """x cos + (-x2, x1) sin, x1 and x2 the halves of each head; as it is where `turn` is -1."""
     if turn < 0:
         return value
-    half = canvas.plan.head_size // 2
+    size = canvas.plan.rotaries[turn].size
+    if size < canvas.plan.head_size:
+        sizes = canvas.ints([size, canvas.plan.head_size - size])
+        turned, rest = ops.variadic_split(value, canvas.ints(3), sizes).outputs()
+        return ops.concat([_turned(canvas, turned, turn), rest], -1)
+    return _turned(canvas, value, turn)
+
+
+def _turned(canvas: Canvas, value: Value, turn: int) -> ov.Node:
+    half = canvas.plan.rotaries[turn].size // 2
     first, second = ops.variadic_split(value, canvas.ints(3), canvas.ints([half, half])).outputs()
     turned = ops.concat([ops.multiply(second, canvas.number(-1)), first], -1)
     straight = ops.multiply(value, canvas.shared[f"cos {turn}"])
@@ -202,7 +220,9 @@ def _repeated(canvas: Canvas, value: Value) -> Value:
 
 def _mlp(canvas: Canvas, start: str, normed: Value) -> Value:
     """A gated MLP (Shazeer 2020): down(activation(gate(x)) * up(x))."""
-    gate, up = canvas.products([start + name for name in GATE_UP], normed)
+    down = canvas.plan.sources[f"{start}{DOWN}.weight"]
+    inner = canvas.model.weights.infos[down].shape[1]
+    gate, up = _parts(canvas, start, canvas.plan.gate_up, normed, [inner, inner])
     tanh = canvas.plan.activation == "gelu_tanh"
     active = ops.gelu(gate, "tanh") if tanh else ops.swish(gate)
     return canvas.products([start + DOWN], ops.multiply(active, up))[0]
