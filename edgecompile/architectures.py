@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Norms:
 
 
 @dataclass(frozen=True)
-class Family:
+class Decoder:
     """What sets an architecture's decoder apart from Llama's."""
 
     norms: Norms = Norms()
@@ -38,14 +39,14 @@ class Family:
 
 
 GELU = {"gelu_pytorch_tanh": "gelu_tanh"}  # config's word -> ours
-DECODERS: Mapping[str, Family] = {
-    "llama": Family(),
-    "mistral": Family(),
-    "qwen2": Family(),
-    "qwen3": Family(head_norms=True),
-    "smollm3": Family(),
-    "phi3": Family(fused=True),
-    "gemma3_text": Family(
+DECODERS: Mapping[str, Decoder] = {
+    "llama": Decoder(),
+    "mistral": Decoder(),
+    "qwen2": Decoder(),
+    "qwen3": Decoder(head_norms=True),
+    "smollm3": Decoder(),
+    "phi3": Decoder(fused=True),
+    "gemma3_text": Decoder(
         norms=Norms(
             out_of_attention="post_attention_layernorm", into_mlp="pre_feedforward_layernorm",
             out_of_mlp="post_feedforward_layernorm",
@@ -58,10 +59,58 @@ DECODERS: Mapping[str, Family] = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Encoder:
+    """Names of an encoder's tensors without `.weight`; below `prefix` where there is a head."""
+
+    prefix: str
+    words: str = "embeddings.word_embeddings"
+    positions: str = "embeddings.position_embeddings"
+    kinds: str = "embeddings.token_type_embeddings"  # empty: a token is of no sentence
+    norm: str = "embeddings.LayerNorm"
+    layer: str = "encoder.layer.{}."  # what the following names are below
+    qkv: tuple[str, ...] = ("attention.self.query", "attention.self.key", "attention.self.value")
+    out: str = "attention.output.dense"
+    attention_norm: str = "attention.output.LayerNorm"
+    up: str = "intermediate.dense"
+    down: str = "output.dense"
+    mlp_norm: str = "output.LayerNorm"
+    head: tuple[str, str] = ("", "classifier")  # of classes, from the first token; whole names
+    head_activation: str = "tanh"
+    after_padding: bool = False  # positions count from the padding id + 1
+    epsilon: float = 0.0  # of its norms; 0: the config's layer_norm_eps
+
+
+_ROBERTA = Encoder(
+    "roberta.", head=("classifier.dense", "classifier.out_proj"), after_padding=True
+)
+ENCODERS: Mapping[str, Encoder] = {
+    "bert": Encoder("bert.", head=("bert.pooler.dense", "classifier")),
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+    "distilbert": Encoder(
+        "distilbert.", kinds="", layer="transformer.layer.{}.",
+        qkv=("attention.q_lin", "attention.k_lin", "attention.v_lin"), out="attention.out_lin",
+        attention_norm="sa_layer_norm", up="ffn.lin1", down="ffn.lin2",
+        mlp_norm="output_layer_norm", head=("pre_classifier", "classifier"),
+        head_activation="relu", epsilon=1e-12,
+    ),
+}  # fmt: skip
+
+
+def first_position(architecture: str, config: Mapping[str, Any]) -> int:
+    """Row of the position table that a text's first token takes."""
+    described = ENCODERS.get(architecture)
+    if described is None or not described.after_padding:
+        return 0
+    padding = config.get("pad_token_id")
+    return (1 if padding is None else int(padding)) + 1
+
+
 def norm_offsets(architecture: str, tensors: Iterable[str]) -> dict[str, float]:
     """Those of the tensors that are norms -> what a norm multiplies with, less the tensor.
 
     Empty where that is nothing, and for an architecture without a description.
     """
-    offset = DECODERS.get(architecture, Family()).norm_offset
+    offset = DECODERS.get(architecture, Decoder()).norm_offset
     return {name: offset for name in tensors if offset and name.endswith("norm.weight")}

@@ -2,13 +2,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgecompile.errors import BadInputError
 from edgecompile.model import Model
 
 if TYPE_CHECKING:
     from torch import nn
+    from transformers import PretrainedConfig
 
 
 def roles(model: Model) -> Mapping[str, str]:
@@ -31,6 +32,14 @@ def roles(model: Model) -> Mapping[str, str]:
         source: found_roles.get(names[source], "other") if source in names else "unused"
         for source in model.weights
     }
+
+
+def filled_in(model: Model) -> PretrainedConfig:
+    """The config with transformers' own defaults, under its common names."""
+    from transformers import CONFIG_MAPPING
+
+    settings: dict[str, Any] = {k: v for k, v in model.config.items() if k != "auto_map"}
+    return CONFIG_MAPPING[model.architecture].from_dict(settings)
 
 
 def skeleton(model: Model) -> nn.Module:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgecompile.architectures import DECODERS, Family, Norms, norm_offsets
+from edgecompile.architectures import DECODERS, Decoder, Norms, norm_offsets
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Float32
+from edgecompile.structure import filled_in
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -62,7 +63,7 @@ class DecoderPlan:
     unused: Mapping[str, str]  # source tensor -> why it is not in the graph
 
     @property
-    def family(self) -> Family:
+    def family(self) -> Decoder:
         """What sets the architecture apart."""
         return DECODERS[self.architecture]
 
@@ -101,7 +102,7 @@ def refusal(model: Model) -> str:
     family = DECODERS.get(model.architecture)
     if family is None:
         return f"architecture {model.architecture!r} is not one of {', '.join(DECODERS)}"
-    config = _config(model)
+    config = filled_in(model)
     for rope in _ropes(config).values():
         if rope.get("rope_type") not in ROPES:
             return f"rope {rope} is not one of {', '.join(ROPES)}"
@@ -121,7 +122,7 @@ def refusal(model: Model) -> str:
 
 def plan(model: Model) -> DecoderPlan:
     """The plan of a model that `refusal` does not refuse."""
-    config, sources = _config(model), _sources(model)
+    config, sources = filled_in(model), _sources(model)
     family, size = DECODERS[model.architecture], _head_size(config)
     ropes = _ropes(config)
     needed = set(_needed(config, sources))
@@ -143,7 +144,7 @@ def plan(model: Model) -> DecoderPlan:
 
 def rotary_width(model: Model) -> int:
     """Numbers in one position's rows of all cos and sin tables, from the config alone."""
-    config = _config(model)
+    config = filled_in(model)
     if not getattr(config, "rope_parameters", None):
         return 0
     return sum(_turned(config, rope) for rope in _ropes(config).values())
@@ -172,7 +173,7 @@ def rotary(config: PretrainedConfig, kind: str = "") -> Rotary:
 
 def context_limit(model: Model) -> int:
     """Positions that the tables are for: longrope turns otherwise beyond those of its training."""
-    return _positions(_config(model))
+    return _positions(filled_in(model))
 
 
 def context_option(model: Model) -> dict[str, int]:
@@ -215,14 +216,6 @@ def _turns(config: PretrainedConfig) -> Iterator[int]:
 
 def _activation(config: PretrainedConfig) -> str:
     return str(getattr(config, "hidden_activation", None) or config.hidden_act)
-
-
-def _config(model: Model) -> PretrainedConfig:
-    """The config with transformers' own defaults filled in."""
-    from transformers import CONFIG_MAPPING
-
-    settings: dict[str, Any] = {k: v for k, v in model.config.items() if k != "auto_map"}
-    return CONFIG_MAPPING[model.architecture].from_dict(settings)
 
 
 def _head_size(config: PretrainedConfig) -> int:

@@ -1,4 +1,4 @@
-"""ExecuTorch: decoders and BERT by our own writer, the rest by torch.export; XNNPACK multiplies."""
+"""ExecuTorch: what we know by our own writer, the rest by torch.export; XNNPACK multiplies."""
 from __future__ import annotations
 
 import math
@@ -79,8 +79,8 @@ class Executorch:
         _refuse_schemes(model, schemes_of(model), roles(model))
         if model.task == "text-generation":
             return self._decoder(model, folder, progress)
-        if self._device == scope.XNNPACK and not scope.bert_refusal(model):
-            return self._bert(model, folder, progress)
+        if self._device == scope.XNNPACK and not scope.encoder_refusal(model):
+            return self._encoder(model, folder, progress)
         return self._lowered(model, folder, progress)
 
     def decode(self, folder: Path, manifest: Mapping[str, Any]) -> Decoded:
@@ -135,11 +135,11 @@ class Executorch:
         made = _export(done.inputs, done.outputs, options, done.unused)
         return made if device == scope.XNNPACK else _for_device(made, model, device)
 
-    def _bert(self, model: Model, folder: Path, progress: Progress) -> Export:
+    def _encoder(self, model: Model, folder: Path, progress: Progress) -> Export:
         with quiet():
-            from edgecompile.backends.executorch_graph import bert
+            from edgecompile.backends.executorch_graph import encoder
 
-        unused = bert.write(model, folder, progress)
+        unused = encoder.write(model, folder, progress)
         name = "sentence_embedding" if model.task == "embedding" else "logits"
         ids = Port("input_ids", "int64", (1, "length"))
         scores = Port(name, "float32", (1, "width"))

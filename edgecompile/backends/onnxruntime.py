@@ -58,10 +58,12 @@ class Onnxruntime:
     format: Literal["onnx", "ort"] = "onnx"
 
     def refusal(self, model: Model) -> str:
-        """Unknown tasks; the exporters refuse the rest by themselves."""
+        """Unknown tasks, unknown decoders; the exporters refuse the rest by themselves."""
         if model.task not in self.tasks:
             return f"task {model.task!r} is not one of {', '.join(self.tasks)}"
-        return ""
+        if model.task != "text-generation" or model.architecture in BUILT:
+            return ""
+        return decoders.refusal(model)
 
     def size(self, model: Model, schemes: Mapping[str, Scheme]) -> int:
         """Codes, float32 scales, floats, the graph, and a decoder's rotary tables."""
@@ -133,6 +135,7 @@ class Onnxruntime:
         return decode(folder, manifest)
 
 
+BUILT = ("gemma", "gemma2", "granite")  # decoders that onnxruntime-genai's builder draws
 GRAPH_BYTES_PER_TENSOR = 1350  # nodes, names, shapes and alignment, per tensor of the source
 ROTARY_BYTES = 4  # cos and sin tables float32 [context, head size / 2] each
 

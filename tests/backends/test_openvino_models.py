@@ -144,29 +144,6 @@ def test_a_decoder_of_another_architecture_is_refused(tmp_path: Path) -> None:
 
 
 IDS = [[2, 10, 11, 12, 13, 3], [2, 20, 3]]
-ENCODERS: dict[str, dict[str, Any]] = {
-    "bert": {}, "roberta": {"max_position_embeddings": 40}, "mpnet": {},
-    "distilbert": {"dim": 64, "hidden_dim": 128, "n_layers": 2, "n_heads": 4},
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("kind", ENCODERS)
-def test_an_encoder_embeds_as_torch_does(kind: str, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    sizes: dict[str, Any] = {"vocab_size": tiny.word_piece(tmp_path / "m"), "pad_token_id": 0}
-    if "dim" not in ENCODERS[kind]:
-        sizes |= {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
-                  "num_attention_heads": 4}  # fmt: skip
-    config = transformers.CONFIG_MAPPING[kind](**sizes, **ENCODERS[kind])
-    transformers.AutoModel.from_config(config).save_pretrained(tmp_path / "m")
-    source = sources.load(sources.resolve(str(tmp_path / "m"), task="embedding"), quiet)
-    model = rounded(source, tmp_path / "codes", 8)
-    with Reference(model).quantized(model.quantized) as reference:
-        expected = reference.embed(IDS)
-    compiled = export(model, tmp_path / "out")
-    assert texts(compiled) == pytest.approx(expected, abs=5e-5)
-
-
 def texts(compiled: ov.CompiledModel) -> NDArray[np.float32]:
     padded = np.array([IDS[0], [*IDS[1], 0, 0, 0]])
     known = {"input_ids": padded, "attention_mask": (padded > 0).astype(np.int64)}

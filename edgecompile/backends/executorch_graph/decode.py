@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from edgecompile.backends import Decoded, ReadWhenAsked
 from edgecompile.backends.executorch_graph import devices, encode
-from edgecompile.backends.executorch_graph.bert import SCALE, SQUARES
 from edgecompile.backends.executorch_graph.blocks import (
     GELU,
     POSITIONS,
@@ -24,6 +23,7 @@ from edgecompile.backends.executorch_graph.blocks import (
     WINDOW,
 )
 from edgecompile.backends.executorch_graph.decoder import ROTARY
+from edgecompile.backends.executorch_graph.encoder import SCALE, SQUARES, ZERO
 from edgecompile.backends.executorch_graph.pte_read import PteReader
 from edgecompile.backends.executorch_graph.scope import DEVICES, FILE, XNNPACK
 from edgecompile.backends.executorch_graph.sheet import EPSILON, JOIN, MEAN
@@ -33,7 +33,10 @@ from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme
 CODES, SCALES = ".codes", ".scales"
 PERMUTED = "nhwc:"  # before the key of a convolution's weight
 ADDED = {EPSILON, ROTARY, SCALE, POSITIONS}  # constants that are not the source's
-ADDED_BY_SIZE = tuple(f"{n}." for n in (MEAN, SQUARES, TURN, GELU, ROTARY, STREAM, QUERY, WINDOW))
+ADDED_BY_SIZE = tuple(
+    f"{name}."
+    for name in (MEAN, SQUARES, TURN, GELU, ROTARY, STREAM, QUERY, WINDOW, ZERO)
+)
 BITS = {"xnn_datatype_qbint4": 4, "xnn_datatype_qcint4": 4, "xnn_datatype_qcint8": 8}
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edgecompile.architectures import ENCODERS, first_position
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme
 
@@ -32,13 +33,16 @@ DEVICES = {
 }
 
 
-def bert_refusal(model: Model) -> str:
+def encoder_refusal(model: Model) -> str:
     """Why the graph is left to torch.export, from config and headers; empty if it is not."""
     config = model.config
-    if model.architecture != "bert":
-        return f"architecture {model.architecture!r} is not 'bert'"
-    if config.get("hidden_act", "gelu") != "gelu":
-        return f"hidden_act {config['hidden_act']!r} is not 'gelu'"
+    if model.architecture not in ENCODERS:
+        return f"architecture {model.architecture!r} is not one of {', '.join(ENCODERS)}"
+    activation = config.get("activation") or config.get("hidden_act", "gelu")
+    if activation != "gelu":
+        return f"activation {activation!r} is not 'gelu'"
+    if config.get("sinusoidal_pos_embds"):
+        return "sinusoidal_pos_embds is set"
     if config.get("position_embedding_type", "absolute") != "absolute":
         return f"position_embedding_type {config['position_embedding_type']!r} is not 'absolute'"
     if config.get("is_decoder"):
@@ -50,8 +54,9 @@ def bert_refusal(model: Model) -> str:
 
 
 def text_limit(model: Model) -> int:
-    """Tokens of the longest text: rows of the position table."""
-    return int(model.config.get("max_position_embeddings", 512))
+    """Tokens of the longest text: rows of the position table from the first token's on."""
+    first = first_position(model.architecture, model.config)
+    return int(model.config.get("max_position_embeddings", 512)) - first
 
 
 def linear_refusal(name: str, scheme: Scheme, columns: int) -> str:

@@ -13,6 +13,7 @@ from edgecompile.backends.quiet import quiet
 from edgecompile.errors import UnsupportedError
 from edgecompile.model import Model
 from edgecompile.reference import Reference, flat_outputs
+from edgecompile.structure import filled_in
 
 if TYPE_CHECKING:
     import torch
@@ -32,8 +33,13 @@ def export(model: Model) -> ov.Model:
 
 
 def _reference(model: Model) -> Reference:
-    """With one attention operator that the engine knows, where the architecture has it."""
+    """With one attention operator that the engine knows, where the architecture has it.
+
+    Not where layers see a window: a padded place that sees nothing gives NaN in that operator.
+    """
     if model.task == "module":
+        return Reference(model)
+    if "sliding_attention" in (getattr(filled_in(model), "layer_types", None) or ()):
         return Reference(model)
     try:
         return Reference(model, "sdpa")

@@ -1,4 +1,4 @@
-"""BERT (Devlin et al. 2019) written by ourselves: look-ups, then one subgraph for XNNPACK.
+"""Encoders after BERT (Devlin et al. 2019) drawn by ourselves: look-ups, then one subgraph.
 
 One text a call, so nothing is padded and no mask is needed; the length follows from the input.
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from executorch.exir.scalar_type import ScalarType
 
+from edgecompile.architectures import ENCODERS, Encoder, first_position
 from edgecompile.backends import schemes_of
 from edgecompile.backends.executorch_graph.embedding import look_up
 from edgecompile.backends.executorch_graph.method import Method
@@ -20,19 +21,21 @@ from edgecompile.backends.executorch_graph.sheet import Sheet, product, products
 from edgecompile.model import Model
 from edgecompile.numerics.swap import parameter_names
 from edgecompile.passes import Progress
-from edgecompile.structure import skeleton
+from edgecompile.structure import filled_in, skeleton
 
 METHOD = "forward"
 FLOAT, LONG = ScalarType.FLOAT, ScalarType.LONG
 TINY = 1e-24  # added to the sum of squares: torch's normalize divides by at least 1e-12
-SQUARES, SCALE = "squares", "attention_scale"
+SQUARES, SCALE, ZERO = "squares", "attention_scale", "zero"
 
 
 @dataclass(kw_only=True)
-class BertSheet(Sheet):
+class EncoderSheet(Sheet):
     """The sheet with the config's numbers."""
 
+    names: Encoder
     heads: int
+    layers: int
     epsilon: float
     prefix: str  # of the base model's names in the module
 
@@ -42,12 +45,12 @@ def write(model: Model, folder: Path, progress: Progress) -> dict[str, str]:
     progress("write file", 0, 1)
     sources = {name: s for s, name in parameter_names(skeleton(model), model.weights).items()}
     file, method = PteFile(folder), Method(METHOD)
-    prefix = "" if "embeddings.word_embeddings.weight" in sources else "bert."
-    tokens = text_limit(model)
-    sheet = BertSheet(
+    names, config = ENCODERS[model.architecture], filled_in(model)
+    sheet = EncoderSheet(
         model=model, sources=sources, schemes=schemes_of(model), file=file, stored={},
-        tokens=tokens, heads=int(model.config["num_attention_heads"]), prefix=prefix,
-        epsilon=float(model.config.get("layer_norm_eps", 1e-12)),
+        tokens=text_limit(model), heads=config.num_attention_heads,
+        layers=config.num_hidden_layers, epsilon=names.epsilon or float(config.layer_norm_eps),
+        names=names, prefix="" if f"{names.words}.weight" in sources else names.prefix,
     )  # fmt: skip
     arguments = _look_ups(sheet, method)
     _draw(sheet)
@@ -61,17 +64,15 @@ def write(model: Model, folder: Path, progress: Progress) -> dict[str, str]:
     return dict.fromkeys(left, "not part of the graph")
 
 
-def _written(sheet: BertSheet) -> set[str]:
+def _written(sheet: EncoderSheet) -> set[str]:
     labels = (name.removesuffix(".codes") for name in sheet.stored)
     return {source for label in labels for source in label.split("|")}
 
 
-def _look_ups(sheet: BertSheet, method: Method) -> list[int]:
+def _look_ups(sheet: EncoderSheet, method: Method) -> list[int]:
     """Word rows and position rows [1, tokens, width]."""
-    model, names = sheet.model, f"{sheet.prefix}embeddings."
-    words, positions = (
-        sheet.source(f"{names}{kind}_embeddings.weight") for kind in ("word", "position")
-    )
+    model, names = sheet.model, (sheet.names.words, sheet.names.positions)
+    words, positions = (sheet.source(f"{sheet.prefix}{name}.weight") for name in names)
     width = model.weights.infos[words].shape[1]
     ids = method.input(LONG, 1, sheet.tokens)
     found = [method.buffer(FLOAT, 1, sheet.tokens, width) for _ in range(2)]
@@ -81,27 +82,31 @@ def _look_ups(sheet: BertSheet, method: Method) -> list[int]:
     count, one = method.number(), method.scalar(1)
     method.call("aten::sym_size.int", ids, one, count)
     value = method.constant(FLOAT, (1, *table.shape), at, positions)
-    start = method.scalar(0)
-    method.call("aten::slice_copy.Tensor_out", value, one, start, count, one, found[1])
+    first = first_position(model.architecture, model.config)
+    start, end = method.scalar(first), count
+    if first:
+        end = method.number()
+        method.call("executorch_prim::add.Scalar", count, start, end)
+    method.call("aten::slice_copy.Tensor_out", value, one, start, end, one, found[1])
     return found
 
 
-def _draw(sheet: BertSheet) -> None:
-    d, names = sheet.delegate, f"{sheet.prefix}embeddings."
-    width = sheet.model.weights.infos[sheet.source(f"{names}word_embeddings.weight")].shape[1]
+def _draw(sheet: EncoderSheet) -> None:
+    d, names, prefix = sheet.delegate, sheet.names, sheet.prefix
+    width = sheet.model.weights.infos[sheet.source(f"{prefix}{names.words}.weight")].shape[1]
     stream = d.add(sheet.input(width), sheet.input(width))
-    kinds = sheet.source(f"{names}token_type_embeddings.weight")
+    kinds = sheet.source(f"{prefix}{names.kinds}.weight")
     if kinds:
         values = sheet.model.dense(kinds)
         table = sheet.floats(kinds, (1, *values.shape), values)
         stream = d.add(stream, d.cut(table, 1, 0, 1))  # all tokens are of the first kind
-    stream = _norm(sheet, f"{names}LayerNorm", stream)
-    for layer in range(int(sheet.model.config["num_hidden_layers"])):
-        stream = _layer(sheet, f"{sheet.prefix}encoder.layer.{layer}.", stream)
+    stream = _norm(sheet, f"{prefix}{names.norm}", stream)
+    for layer in range(sheet.layers):
+        stream = _layer(sheet, prefix + names.layer.format(layer), stream)
     d.output(_pooled(sheet, stream) if sheet.model.pooling else _classified(sheet, stream))
 
 
-def _norm(sheet: BertSheet, name: str, value: int) -> int:
+def _norm(sheet: EncoderSheet, name: str, value: int) -> int:
     """Layer normalization (Ba et al. 2016)."""
     d, dims = sheet.delegate, len(sheet.delegate.shape(value))
     centred = d.subtract(value, sheet.mean(value, 0.0))
@@ -111,22 +116,21 @@ def _norm(sheet: BertSheet, name: str, value: int) -> int:
     return d.add(scaled, sheet.vector(f"{name}.bias", dims))
 
 
-def _layer(sheet: BertSheet, start: str, stream: int) -> int:
-    d = sheet.delegate
-    mixed = _attention(sheet, f"{start}attention.self.", stream)
-    mixed = product(sheet, [f"{start}attention.output.dense"], mixed)
-    stream = _norm(sheet, f"{start}attention.output.LayerNorm", d.add(stream, mixed))
-    hidden = d.gelu(product(sheet, [f"{start}intermediate.dense"], stream))
-    hidden = product(sheet, [f"{start}output.dense"], hidden)
-    return _norm(sheet, f"{start}output.LayerNorm", d.add(stream, hidden))
+def _layer(sheet: EncoderSheet, start: str, stream: int) -> int:
+    d, names = sheet.delegate, sheet.names
+    mixed = product(sheet, [start + names.out], _attention(sheet, start, stream))
+    stream = _norm(sheet, start + names.attention_norm, d.add(stream, mixed))
+    hidden = d.gelu(product(sheet, [start + names.up], stream))
+    hidden = product(sheet, [start + names.down], hidden)
+    return _norm(sheet, start + names.mlp_norm, d.add(stream, hidden))
 
 
-def _attention(sheet: BertSheet, start: str, stream: int) -> int:
+def _attention(sheet: EncoderSheet, start: str, stream: int) -> int:
     """softmax(q k / sqrt(size)) v for each head (Vaswani et al. 2017)."""
     d = sheet.delegate
     width = d.shape(stream)[-1]
     size = width // sheet.heads
-    names = [f"{start}{name}" for name in ("query", "key", "value")]
+    names = [start + name for name in sheet.names.qkv]
     q, k, v = (
         d.transpose(d.reshape(value, 1, 0, sheet.heads, size), 0, 2, 1, 3)
         for value in products(sheet, names, stream)
@@ -137,7 +141,7 @@ def _attention(sheet: BertSheet, start: str, stream: int) -> int:
     return d.reshape(d.transpose(mixed, 0, 2, 1, 3), 1, 0, width)
 
 
-def _pooled(sheet: BertSheet, stream: int) -> int:
+def _pooled(sheet: EncoderSheet, stream: int) -> int:
     """One vector [1, width], of length 1 where the model normalizes."""
     d, pooling = sheet.delegate, sheet.model.pooling
     width = d.shape(stream)[-1]
@@ -153,9 +157,16 @@ def _pooled(sheet: BertSheet, stream: int) -> int:
     return d.multiply(vector, d.inverse_root(squares))
 
 
-def _classified(sheet: BertSheet, stream: int) -> int:
+def _classified(sheet: EncoderSheet, stream: int) -> int:
     """Class scores [1, labels] from the first token."""
-    d = sheet.delegate
+    d, (dense, out) = sheet.delegate, sheet.names.head
     first = d.reshape(d.cut(stream, 1, 0, 1), 1, d.shape(stream)[-1])
-    pooled = d.tanh(product(sheet, ["bert.pooler.dense"], first))
-    return product(sheet, ["classifier"], pooled)
+    hidden = product(sheet, [dense], first)
+    relu = sheet.names.head_activation == "relu"
+    return product(sheet, [out], _relu(sheet, hidden) if relu else d.tanh(hidden))
+
+
+def _relu(sheet: EncoderSheet, value: int) -> int:
+    dims = (1,) * len(sheet.delegate.shape(value))
+    zero = sheet.floats(f"{ZERO}.{len(dims)}", dims, np.zeros(1, np.float32))
+    return sheet.delegate.largest(value, zero)

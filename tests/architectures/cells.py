@@ -1,0 +1,143 @@
+"""Every architecture on every backend: a small seeded model of each, and what is asked of a cell.
+
+`python -m tests.architectures.cells` writes docs/architectures.md.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+import transformers
+
+from edgecompile import sources
+from edgecompile.backends.executorch import Executorch
+from edgecompile.backends.gguf import Gguf
+from edgecompile.backends.onnxruntime import Onnxruntime
+from edgecompile.backends.openvino import Openvino
+from edgecompile.model import Model, Pooling
+from tests import tiny
+
+PAGE = Path(__file__).parents[2] / "docs" / "architectures.md"
+BACKENDS: Mapping[str, Any] = {
+    "onnxruntime": Onnxruntime(accuracy_level=1), "openvino": Openvino(activations="exact"),
+    "executorch": Executorch(), "gguf": Gguf(),
+}  # fmt: skip
+ENCODER, DECODER = "embedding", "text-generation"
+CLASSIFIER = "classification"
+ENCODER_SIZES: dict[str, Any] = {
+    "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "max_position_embeddings": 40, "initializer_range": 0.1, "pad_token_id": 0,
+    "layer_norm_eps": 1e-2,
+}  # fmt: skip
+DECODER_SIZES: dict[str, Any] = {
+    "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 256, "initializer_range": 0.1,
+    "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1, "rms_norm_eps": 1e-3,
+}  # fmt: skip
+SMALL_HEADS = {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 8}
+MODERN = {
+    "global_attn_every_n_layers": 2, "local_attention": 8, "cls_token_id": 2, "sep_token_id": 3,
+    "bos_token_id": 2, "eos_token_id": 3, "norm_eps": 1e-2,
+    "layer_norm_eps": None,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Kind:
+    """An architecture by its model_type, and what a small one of it has (None: has not)."""
+
+    name: str
+    model_type: str
+    tasks: tuple[str, ...]
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+
+KINDS = (
+    Kind("BERT", "bert", (ENCODER, CLASSIFIER)),
+    Kind("DistilBERT", "distilbert", (ENCODER, CLASSIFIER), {"layer_norm_eps": None}),
+    Kind("RoBERTa", "roberta", (ENCODER, CLASSIFIER), {"pad_token_id": 1}),
+    Kind("XLM-RoBERTa", "xlm-roberta", (ENCODER, CLASSIFIER), {"pad_token_id": 1}),
+    Kind("MPNet", "mpnet", (ENCODER, CLASSIFIER), {"pad_token_id": 1}),
+    Kind("ModernBERT", "modernbert", (ENCODER, CLASSIFIER), MODERN),
+    Kind("Llama", "llama", (DECODER,)),
+    Kind("Mistral", "mistral", (DECODER,), {"sliding_window": 64}),
+    Kind("Qwen 2", "qwen2", (DECODER,)),
+    Kind("Qwen 3", "qwen3", (DECODER,), {"head_dim": 16}),
+    Kind("SmolLM3", "smollm3", (DECODER,), {"num_hidden_layers": 5}),
+    Kind("Gemma 3", "gemma3_text", (DECODER,), SMALL_HEADS),
+    Kind("Gemma", "gemma", (DECODER,), {"head_dim": 16}),
+    Kind("Granite", "granite", (DECODER,)),
+    Kind("Gemma 2", "gemma2", (DECODER,), SMALL_HEADS),
+    Kind("Phi-3", "phi3", (DECODER,)),
+    Kind("GPT-2", "gpt2", (DECODER,)),
+)
+SLOW = {("mpnet", "executorch"), ("modernbert", "executorch")}  # torch.export, XNNPACK's passes
+HEAD = (
+    "# Architectures and engines", "",
+    "Made by `python -m tests.architectures.cells`. `tests/architectures` proves each *yes* on a",
+    "small seeded model of the true architecture: its answers in the engine are transformers',",
+    "which an altered epsilon, rope base or head order would break, and 8-bit codes are read back",
+    "from the file. *slowly*: ExecuTorch's own exporter draws it, in minutes for a real model. A",
+    "number is a reason below; `plan` gives it with exit 3.", "",
+    "| architecture | task | ONNX Runtime | OpenVINO | ExecuTorch (XNNPACK) | llama.cpp |",
+    "|---|---|---|---|---|---|",
+)  # fmt: skip
+AUTO = {
+    ENCODER: transformers.AutoModel, DECODER: transformers.AutoModelForCausalLM,
+    CLASSIFIER: transformers.AutoModelForSequenceClassification,
+}  # fmt: skip
+
+
+def make(kind: Kind, task: str, folder: Path) -> Model:
+    """A seeded model of that architecture with a tokenizer of the folder's own."""
+    torch.manual_seed(0)
+    decoder = task == DECODER
+    sizes = dict(DECODER_SIZES if decoder else ENCODER_SIZES)
+    sizes["vocab_size"] = tiny.byte_bpe(folder) if decoder else tiny.word_piece(folder)
+    settings = {k: v for k, v in {**sizes, **kind.config}.items() if v is not None}
+    config = transformers.CONFIG_MAPPING[kind.model_type](**settings)
+    AUTO[task].from_config(config).save_pretrained(folder)
+    tiny.card(folder)
+    model = sources.load(sources.resolve(str(folder), task=task), lambda *_: None)
+    mean = Pooling("mean", normalize=True, max_length=32) if task == ENCODER else None
+    return replace(model, pooling=mean)
+
+
+def refusal(model: Model, backend: str) -> str:
+    """Why there is no such cell; empty where a test proves it."""
+    found: str = BACKENDS[backend].refusal(model)
+    return found
+
+
+def page() -> str:
+    """docs/architectures.md."""
+    lines = list(HEAD)
+    reasons: list[str] = []
+    for kind in KINDS:
+        for task in kind.tasks:
+            with TemporaryDirectory() as folder:
+                model = make(kind, task, Path(folder))
+                cells = [_cell(model, backend, reasons) for backend in BACKENDS]
+            lines.append(f"| {kind.name} | {task} | {' | '.join(cells)} |")
+    lines += ["", *(f"{number}. {reason}" for number, reason in enumerate(reasons, 1)), ""]
+    return "\n".join(lines)
+
+
+def _cell(model: Model, backend: str, reasons: list[str]) -> str:
+    if reason := refusal(model, backend):
+        text = f"{backend}: {reason}"
+        if text not in reasons:
+            reasons.append(text)
+        return f"no ({reasons.index(text) + 1})"
+    return "slowly" if (model.architecture, backend) in SLOW else "yes"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    sys.stdout.write(f"{PAGE}\n")

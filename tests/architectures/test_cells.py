@@ -1,0 +1,161 @@
+"""Each cell of docs/architectures.md: a small model's answers in the engine are transformers'."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edgecompile import bundle
+from edgecompile.backends import Export
+from edgecompile.model import Model
+from edgecompile.reference import Reference
+from edgecompile.runtime.engine import Engine as Opened
+from edgecompile.runtime.engine import open_engine
+from edgecompile.runtime.manifest import Engine, GenerationInfo, Manifest
+from tests.architectures.cells import (
+    BACKENDS,
+    DECODER,
+    KINDS,
+    PAGE,
+    SLOW,
+    Kind,
+    make,
+    page,
+    refusal,
+)
+from tests.backends.codes import rounded
+
+TEXTS = [[2, 10, 11, 12, 13, 14, 20, 21, 22, 23, 24, 3], [2, 20, 3]]
+WINDOW = [0, *range(5, 190, 7)]
+NEAR, LLAMA_CPP = 1e-4, {"embedding": 1e-3, DECODER: 1e-2}  # its KV cache is float16
+EXACT = ("onnxruntime", "openvino")  # products with codes, activations in float32
+
+
+def slow(kind: Kind, task: str, backend: str) -> bool:
+    """Minutes of ExecuTorch's own exporter, or seconds of another for what is much like BERT's."""
+    like_bert = task == "classification" and kind.model_type != "bert" and backend in EXACT
+    return like_bert or (kind.model_type, backend) in SLOW
+
+
+CELLS = [
+    pytest.param(
+        kind, task, backend, id=f"{kind.model_type}-{task}-{backend}",
+        marks=[pytest.mark.slow] if slow(kind, task, backend) else [],
+    )
+    for kind in KINDS for task in kind.tasks for backend in BACKENDS
+]  # fmt: skip
+
+
+def quiet(_what: str, _done: int, _total: int) -> None:
+    """No progress."""
+
+
+def opened(folder: Path, model: Model, written: Export) -> Opened:
+    """The engine on `folder`'s file, as a manifest of that export asks for it."""
+    ports: dict[str, Any] = {
+        "inputs": [asdict(port) for port in written.inputs],
+        "outputs": [asdict(port) for port in written.outputs],
+    }
+    engine = Engine(
+        written.engine, written.requires, written.tested, written.file, dict(written.options)
+    )
+    generation = GenerationInfo(256, (), {}) if model.task == DECODER else None
+    manifest = Manifest(
+        ports, "", model.name, model.task, (), engine, None, None, generation, ()
+    )  # fmt: skip
+    return open_engine(folder, manifest, 2, int(model.config.get("pad_token_id") or 0))
+
+
+def answers(engine: Opened, model: Model) -> NDArray[np.float32]:
+    if model.task != DECODER:
+        found = engine.encode(TEXTS)
+        length = np.linalg.norm(found, axis=1, keepdims=True)
+        return found / length if model.task == "embedding" else found
+    with engine.decoder(len(WINDOW)) as decoder:
+        return np.concatenate([np.array(chunk) for chunk in decoder.feed_all(WINDOW)])
+
+
+def expected(model: Model) -> NDArray[np.float32]:
+    reference = Reference(model)
+    with reference.quantized(model.quantized, model.replaced):
+        return reference.logits(WINDOW) if model.task == DECODER else reference.embed(TEXTS)
+
+
+def altered(model: Model) -> Iterator[tuple[str, Model]]:
+    """The same model with another epsilon, rope base, and order of heads, where it has them."""
+    config = model.config
+    for key in ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps"):
+        if key in config:
+            yield key, replace(model, config={**config, key: config[key] * 4})
+    if rope := config.get("rope_parameters"):
+        yield "rope", replace(model, config={**config, "rope_parameters": faster(rope)})
+    name = next(n for n in model.weights if any(end in n for end in QUERIES))
+    weight = model.dense(name)
+    size = int(config.get("head_dim") or 16)
+    order = np.arange(len(weight))
+    order[: 2 * size] = np.roll(order[: 2 * size], size)
+    yield "heads", replace(model, replaced={name: weight[order]})
+
+
+QUERIES = (
+    "q_proj.weight", "qkv_proj.weight", "query.weight", "q_lin.weight", "attn.q.weight",
+    "Wqkv.weight", "c_attn.weight",
+)  # fmt: skip
+
+
+def faster(rope: Mapping[str, Any]) -> dict[str, Any]:
+    if "rope_theta" in rope:
+        return {**rope, "rope_theta": rope["rope_theta"] / 4}
+    return {kind: faster(one) for kind, one in rope.items()}
+
+
+@pytest.mark.parametrize(("kind", "task", "backend"), CELLS)
+def test_a_cell_answers_as_transformers_does_or_says_why_it_cannot(
+    kind: Kind, task: str, backend: str, tmp_path: Path
+) -> None:
+    source = make(kind, task, tmp_path / "model")
+    if reason := refusal(source, backend):
+        assert f"{backend}: {reason}" in PAGE.read_text("utf-8")
+        return
+    coded = rounded(source, tmp_path / "codes", 8)
+    model = coded if backend in EXACT else source
+    written = export(model, backend, tmp_path / "out")
+    right, near = expected(model), LLAMA_CPP[task] if backend == "gguf" else NEAR
+    found = answers(opened(tmp_path / "out", model, written), model)
+    assert np.abs(found - right).max() < near
+    plain = expected(source)
+    for name, other in altered(source):
+        assert np.abs(expected(other) - plain).max() > 3 * near, name
+    folder = tmp_path / "out"
+    if backend not in EXACT:  # its activations are int8 where weights have codes
+        folder = tmp_path / "coded"
+        written = export(coded, backend, folder)
+    assert not lost(coded, backend, folder, written)
+
+
+def export(model: Model, backend: str, folder: Path) -> Export:
+    folder.mkdir()
+    written: Export = BACKENDS[backend].export(model, folder, quiet)
+    return written
+
+
+def lost(model: Model, backend: str, folder: Path, written: Export) -> list[str]:
+    """Weights whose codes are not in the file as they were chosen."""
+    manifest: Mapping[str, Any] = {
+        "tensors": bundle.tensor_entries(model, written),
+        "floats": bundle.float_entries(model, written),
+        "engine": {"options": dict(written.options)},
+    }
+    found = BACKENDS[backend].decode(folder, manifest).quantized
+    chosen = {n: tensor for n, tensor in model.quantized.items() if n not in written.unused}
+    return [n for n in chosen if n not in found or found[n].digest(n) != chosen[n].digest(n)]
+
+
+def test_the_page_is_what_the_backends_say() -> None:
+    assert PAGE.read_text("utf-8") == page()
