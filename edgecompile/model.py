@@ -22,6 +22,7 @@ class TensorInfo:
     file: Path
     shape: tuple[int, ...]
     dtype: str
+    stored: str = ""  # its name in the file, where it goes by another
 
 
 class Weights(Mapping[str, "torch.Tensor"]):
@@ -44,7 +45,7 @@ class Weights(Mapping[str, "torch.Tensor"]):
         info = self.infos[name]
         if info.file not in self._open:
             self._open[info.file] = safe_open(str(info.file), framework="pt")
-        tensor: torch.Tensor = self._open[info.file].get_tensor(name)
+        tensor: torch.Tensor = self._open[info.file].get_tensor(info.stored or name)
         return tensor
 
     def release(self) -> None:

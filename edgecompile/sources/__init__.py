@@ -133,7 +133,7 @@ def load(ref: SourceRef, progress: Progress) -> Model:
         model, notes = huggingface.describe(Path(ref.place), ref.name, ref.task), ()
     source = dataclasses.replace(
         model.source, kind=ref.kind, reference=ref.place, digest=huggingface.digest(model),
-        notes=notes,
+        notes=(*model.source.notes, *notes),
     )  # fmt: skip
     model = with_recipe(dataclasses.replace(model, source=source), ref)
     refuse_not_finite(model, progress)

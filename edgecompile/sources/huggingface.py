@@ -11,6 +11,7 @@ from typing import Any
 
 from edgecompile.errors import BadInputError, UsageError
 from edgecompile.model import Licence, Model, Pooling, Source, Weights
+from edgecompile.sources import text_part
 from edgecompile.sources.safetensors_header import read_header
 
 TOKENIZER_FILES = (
@@ -41,10 +42,11 @@ def describe(folder: Path, name: str, task: str = "") -> Model:
         for file in weight_files(folder)
         for tensor, info in read_header(file).items()
     }
+    config, infos, notes = text_part.of(config, infos)
     if config.get("tie_word_embeddings", False) and "lm_head.weight" in infos and len(infos) > 1:
         infos.pop("lm_head.weight")  # the same tensor as the embedding, stored twice
     task = task or task_of(folder, config)
-    source = Source("huggingface", str(folder), "")
+    source = Source("huggingface", str(folder), "", notes)
     return Model(
         name, task, folder, config, Weights(infos), source, licence(folder),
         pooling=_pooling(folder, config) if task == "embedding" else None,
