@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from edgecompile.errors import BadInputError, UsageError
+from edgecompile.errors import BadInputError, UnsupportedError, UsageError
 from edgecompile.model import Licence, Model, Pooling, Source, Weights
 from edgecompile.sources import text_part
 from edgecompile.sources.safetensors_header import read_header
@@ -25,6 +25,12 @@ TASK_OF_SUFFIX = {
     "LMHeadModel": "text-generation",
     "ForSequenceClassification": "classification",
 }
+# Classes whose inputs or outputs no task here has; a torch module may still wrap them.
+OTHER_SUFFIXES = (
+    "ForConditionalGeneration", "ForSeq2SeqLM", "ForImageClassification", "ForObjectDetection",
+    "ForSemanticSegmentation", "ForAudioClassification", "ForCTC", "ForTokenClassification",
+    "ForQuestionAnswering", "CLIPModel",
+)  # fmt: skip
 POOLING_KEYS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_mean_tokens": "mean",
@@ -134,6 +140,13 @@ def task_of(folder: Path, config: dict[str, Any]) -> str:
         for suffix, task in TASK_OF_SUFFIX.items():
             if architecture.endswith(suffix):
                 return task
+        if architecture.endswith(OTHER_SUFFIXES):
+            tasks = ", ".join(sorted({*TASK_OF_SUFFIX.values(), "embedding"}))
+            raise UnsupportedError(
+                str(folder), f"{architecture} (model_type {config.get('model_type')!r})",
+                f"a model for {tasks}; docs/architectures.md lists them",
+                "wrap it in a torch module: package.module:function",
+            )  # fmt: skip
     raise UsageError(
         str(folder), f"the task is not plain from architectures {config.get('architectures')}",
         way_out="add --task embedding, --task classification or --task text-generation",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,13 +12,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgecompile import bundle
+from edgecompile import bundle, sources
 from edgecompile.backends import Export
+from edgecompile.errors import UnsupportedError
 from edgecompile.model import Model
 from edgecompile.reference import Reference
 from edgecompile.runtime.engine import Engine as Opened
 from edgecompile.runtime.engine import open_engine
 from edgecompile.runtime.manifest import Engine, GenerationInfo, Manifest
+from tests import tiny
 from tests.architectures.cells import (
     BACKENDS,
     DECODER,
@@ -155,6 +158,16 @@ def lost(model: Model, backend: str, folder: Path, written: Export) -> list[str]
     found = BACKENDS[backend].decode(folder, manifest).quantized
     chosen = {n: tensor for n, tensor in model.quantized.items() if n not in written.unused}
     return [n for n in chosen if n not in found or found[n].digest(n) != chosen[n].digest(n)]
+
+
+@pytest.mark.parametrize("name", ["T5ForConditionalGeneration", "ViTForImageClassification"])
+def test_a_class_that_no_task_fits_is_unsupported(name: str, tmp_path: Path) -> None:
+    folder = tiny.bert(tmp_path / "m")
+    (folder / "modules.json").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "architectures": [name]}))
+    with pytest.raises(UnsupportedError, match=name):
+        sources.describe(sources.resolve(str(folder)))
 
 
 def test_the_page_is_what_the_backends_say() -> None:
