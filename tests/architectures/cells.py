@@ -90,9 +90,9 @@ HEAD = (
 )  # fmt: skip
 TAIL = (
     "Not built yet, refused by `plan` with exit 3: encoder-decoders (T5, Whisper), pictures (ViT,",
-    "CLIP), labels of tokens. A torch module with example inputs (`package.module:function`) goes to",
-    "ONNX Runtime, OpenVINO and ExecuTorch whatever it is. Of a Gemma 3 that takes pictures the text",
-    "part is built.", "",
+    "CLIP), labels of tokens. A torch module with example inputs (`package.module:function`) goes",
+    "to ONNX Runtime, OpenVINO and ExecuTorch whatever it is. Of a Gemma 3 that takes pictures the",
+    "text part is built.", "",
 )  # fmt: skip
 AUTO = {
     ENCODER: transformers.AutoModel, DECODER: transformers.AutoModelForCausalLM,
