@@ -21,7 +21,7 @@ def write_recipe(model: str, name: str = "", task: str = "") -> Path:
     if ref.kind != "torch":
         relative = os.path.relpath(ref.place, path.parent)
         place = f"path = {json.dumps(Path(relative).as_posix())}"
-    quantize = default_quantize(described.task, described.parameters)
+    quantize = default_quantize(described.task, described.parameters, described.architecture)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
         f'description = "{described.architecture}, {described.parameters:,} parameters"\n'

@@ -161,7 +161,9 @@ def _target_plan(request: Request, source: SourceRef, model: Model, one: Target)
         )  # fmt: skip
     if reason := backend.refusal(model):
         raise UnsupportedError(where, reason, way_out=f"build for {_others(model.task, one)}")
-    choices = pass_choices(source.recipe, model.task, one.quantize, model.parameters)
+    choices = pass_choices(
+        source.recipe, model.task, one.quantize, model.parameters, model.architecture
+    )
     schemes = _schemes(choices, model)
     efforts = [make_pass(choice).effort(model) for choice in choices]
     estimated = estimate.estimate(model, backend, schemes, efforts, one.context_length)

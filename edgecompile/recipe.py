@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgecompile import shelf
+from edgecompile.architectures import DECODERS
 from edgecompile.config import Table, apply_setting, make, nearest, read_toml
 from edgecompile.errors import UsageError
 
@@ -28,11 +29,14 @@ DEFAULT_QUANTIZE: Mapping[str, Table] = {
 LARGEST_CALIBRATED = 3_000_000_000  # parameters: above, hours on a processor
 
 
-def default_quantize(task: str, parameters: int) -> Table:
+def default_quantize(task: str, parameters: int, architecture: str = "") -> Table:
     """The quantize table of a task; without calibration for models that would take hours."""
+    table = dict(DEFAULT_QUANTIZE[task])
     if task == "text-generation" and parameters > LARGEST_CALIBRATED:
-        return {"method": "rtn", **_DECODER}
-    return DEFAULT_QUANTIZE[task]
+        table["method"] = "rtn"
+    if architecture in DECODERS and DECODERS[architecture].fused:
+        table["overrides"] = {"*.qkv_proj.weight": 8}  # the values are in it
+    return table
 
 # Measures for the types of an engine's own: options of our grid have no say then.
 IMPORTANCE, IMPORTANCE_OPTIONS = "importance", ("texts", "length")
@@ -153,14 +157,14 @@ def merge(base: Table, change: Table) -> dict[str, Any]:
 
 
 def pass_choices(
-    recipe: Recipe, task: str, target_quantize: Table, parameters: int = 0
+    recipe: Recipe, task: str, target_quantize: Table, parameters: int = 0, architecture: str = ""
 ) -> tuple[PassChoice, ...]:
     """Passes in order; quantize takes the default, then the target's table, then the recipe's."""
     choices: list[PassChoice] = []
     for stage in STAGES:
         table = dict(getattr(recipe, stage))
         if stage == "quantize":
-            table = {**default_quantize(task, parameters), **target_quantize, **table}
+            table = {**default_quantize(task, parameters, architecture), **target_quantize, **table}
             table = _quantize(table, target_quantize)
         method = table.pop("method", "")
         if method == "none" or not (method or table):

@@ -102,3 +102,11 @@ def test_plug_ins_are_the_files_that_define_their_own_class() -> None:
 def test_an_unknown_pass_names_the_nearest_one() -> None:
     with pytest.raises(UsageError, match="quantize_rtn"):
         registry.find("passes", "quantize_rtm", "recipe")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "pattern"), [("llama", "*.v_proj.weight"), ("phi3", "*.qkv_proj.weight")]
+)
+def test_a_plain_build_keeps_a_decoders_values_at_8_bits(architecture: str, pattern: str) -> None:
+    table = recipe.default_quantize("text-generation", 1, architecture)
+    assert table["overrides"] == {pattern: 8}
