@@ -23,6 +23,7 @@ from edgecompile.backends.executorch_graph.blocks import (
     WINDOW,
 )
 from edgecompile.backends.executorch_graph.decoder import ROTARY
+from edgecompile.backends.executorch_graph.delegated import as_named
 from edgecompile.backends.executorch_graph.encoder import SCALE, SQUARES, ZERO
 from edgecompile.backends.executorch_graph.pte_read import PteReader
 from edgecompile.backends.executorch_graph.scope import DEVICES, FILE, XNNPACK
@@ -90,6 +91,7 @@ def decode(folder: Path, manifest: Mapping[str, Any]) -> Decoded:
     rows = {e["name"]: e["shape"][0] for e in (*manifest["tensors"], *manifest["floats"])
             if e["shape"]}  # fmt: skip
     shapes = {entry["name"]: tuple(entry["shape"]) for entry in manifest["floats"]}
+    schemes = {entry["name"]: Scheme.parse(entry["scheme"]) for entry in manifest["tensors"]}
     coded, dense = _rows([*weights, *tables], rows), _rows(floats, rows)
 
     def quantized(name: str) -> QuantizedTensor:
@@ -102,7 +104,7 @@ def decode(folder: Path, manifest: Mapping[str, Any]) -> Decoded:
             found.append(_table(reader, tables[place.label]))
         if len(found) == 2 and found[0].digest(name) != found[1].digest(name):
             raise BadInputError(reader.where, f"{name} is there twice, and differs")
-        return found[0]
+        return as_named(found[0], schemes.get(name))
 
     def values(name: str) -> Float32:
         place = dense[name]

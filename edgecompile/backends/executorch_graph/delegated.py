@@ -49,7 +49,7 @@ class Constants:
         for name, place in manifest["engine"]["options"]["places"].items():
             value = self.values.get(place)
             if isinstance(value, QuantizedTensor):
-                quantized[name] = _named(value, schemes.get(name))
+                quantized[name] = as_named(value, schemes.get(name))
             elif value is not None:
                 floats[name] = _shaped(np.asarray(value, np.float32), shapes.get(name))
         return Decoded(quantized, floats, self._facts())
@@ -80,13 +80,12 @@ def _digest(value: Values) -> str:
     return float_digest("", np.asarray(value, np.float32).reshape(-1), "")
 
 
-def _named(value: QuantizedTensor, scheme: Scheme | None) -> QuantizedTensor:
+def as_named(value: QuantizedTensor, scheme: Scheme | None) -> QuantizedTensor:
     """A row of one group and a row with one scale are written alike: the manifest's word for it."""
-    if scheme is None or scheme.bits != value.scheme.bits or not scheme.group_size:
+    if scheme is None or scheme.bits != value.scheme.bits or value.scales.shape[1] != 1:
         return value
-    columns = value.codes.shape[1]
-    alike = value.scales.shape[1] == 1 and scheme.group_size == columns
-    return replace(value, scheme=scheme) if alike else value
+    whole = scheme.group_size in (0, value.codes.shape[1])
+    return replace(value, scheme=scheme) if whole else value
 
 
 def _shaped(values: Float32, shape: tuple[int, ...] | None) -> Float32:
