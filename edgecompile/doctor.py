@@ -22,7 +22,7 @@ REQUIREMENT = re.compile(
     r"""(?P<name>[\w.-]+)(\[[^\]]*\])?\s*(?P<range>[^;]*?)\s*(;.*extra\s*==\s*['"](?P<extra>\w+)['"])?$"""
 )
 # "" is what plain `pip install edgecompile` brings
-EXTRAS = ("", "compile", "executorch", "gguf", "openvino", "demo")
+EXTRAS = ("", "compile", "executorch", "gguf", "openvino", "pictures", "demo")
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ def modules(folder: str) -> list[str]:
 
 
 def test_every_library_that_is_imported_is_declared() -> None:
-    declared = {"llama_cpp"}  # of llama-cpp-python
+    declared = {"llama_cpp", "PIL"}  # of llama-cpp-python and pillow
     for line in importlib.metadata.requires("edgecompile") or []:
         name = re.split(r"[^\w.-]", line)[0]
         declared.add(re.sub(r"[-_.]+", "_", name).lower())
@@ -134,11 +134,11 @@ def test_every_library_that_is_imported_is_declared() -> None:
     assert wanted <= declared
 
 
-def test_the_runtime_knows_numpy_tokenizers_jinja2_and_engines_only() -> None:
+def test_the_runtime_knows_numpy_tokenizers_jinja2_pillow_and_engines_only() -> None:
     wanted = {top for name in modules("edgecompile/runtime") for top in imports.outside(name)}
     engines = {"executorch", "llama_cpp", "onnxruntime", "openvino"}
     tensors = {"torch"}  # ExecuTorch's bindings pass them
-    assert wanted <= {"numpy", "tokenizers", "jinja2", *engines, *tensors}
+    assert wanted <= {"numpy", "tokenizers", "jinja2", "PIL", *engines, *tensors}
 
 
 def test_the_command_line_starts_without_a_framework() -> None:
