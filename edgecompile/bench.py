@@ -14,8 +14,10 @@ from edgecompile import host
 from edgecompile.checks.costs import timed
 from edgecompile.errors import UnsupportedError
 from edgecompile.passes import Progress
+from edgecompile.runtime import golden
 from edgecompile.runtime.threads import probed_cores
 from edgecompile.runtime.worker_client import Worker
+from edgecompile.tasks import TASKS
 
 SEED_TEXT = "the quick brown fox jumps over the lazy dog "
 
@@ -42,8 +44,11 @@ def bench(
 
 def _round(worker: Worker, tokens: int) -> dict[str, float]:
     task = worker.hello()["task"]
-    if task == "module":
+    if TASKS[task].takes == "arrays":
         raise UnsupportedError("bench", "a torch module", "text tasks", "see its check's latency")
+    if TASKS[task].takes == "picture":
+        pixels = worker.prepare([golden.picture(0)])
+        return {"latency_ms": statistics.median(timed(lambda: worker.look(pixels), 5))}
     ids = worker.tokenize([SEED_TEXT * (1 + tokens // 4)])[0][:tokens]
     if task == "text-generation":
         timing = worker.generate_timed(ids[:64], tokens)

@@ -102,7 +102,7 @@ def _seal_and_check(
     golden.add(staging)
     clock.stop("seal")
     limits = Limits.of(plan.recipe.check, one.target.budget, request.allow)
-    corpus = corpus_of(plan.recipe, request.data)
+    corpus = corpus_of(plan.recipe, request.data, model.task)
 
     def check() -> CheckReport:
         return check_bundle(staging, model, corpus, limits, progress)
@@ -147,7 +147,7 @@ def _text_read(plan: Plan, one: TargetPlan) -> dict[str, Any] | None:
     read = sorted({part for choice in one.passes for part in make_pass(choice).reads_text})
     if not read or plan.model.task == "module":
         return None
-    corpus = corpus_of(plan.recipe, plan.request.data)
+    corpus = corpus_of(plan.recipe, plan.request.data, plan.model.task)
     return {"name": corpus.name, **{part: corpus.digests[part] for part in read}}
 
 
@@ -162,10 +162,10 @@ def discard(folder: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def corpus_of(recipe: Recipe, data: Path | None) -> Corpus:
-    """Text by --data, else by the recipe (beside its file), else the default prose."""
+def corpus_of(recipe: Recipe, data: Path | None, task: str) -> Corpus:
+    """By --data, else by the recipe (beside its file), else what every installation has."""
     named = recipe.data.file
-    return corpus_for(recipe.data, data or (recipe.folder / named if named else None))
+    return corpus_for(recipe.data, data or (recipe.folder / named if named else None), task)
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ class _Stage:
     key: str
 
     def corpus(self) -> Corpus:
-        return corpus_of(self.plan.recipe, self.plan.request.data)
+        return corpus_of(self.plan.recipe, self.plan.request.data, self.model.task)
 
     def size(self, schemes: Mapping[str, Scheme]) -> int:
         return estimate.estimate(self.model, self.target.backend, schemes).size_bytes

@@ -22,6 +22,7 @@ from edgecompile.passes import PassResult
 from edgecompile.recipe import PassChoice
 from edgecompile.runtime.manifest import CHUNK, FORMAT, NAME
 from edgecompile.target import Target
+from edgecompile.tasks import TASKS
 
 RUNTIME = Path(__file__).parent / "runtime"
 HASHED_AT_ONCE = 4  # tensors in memory
@@ -84,7 +85,7 @@ def describe(contents: Contents, tokenizer_section: dict[str, Any] | None) -> di
         "model": {
             "name": model.name, "task": model.task, "architecture": model.architecture,
             "parameters": model.parameters,
-            "labels": tokenizer.labels(model.config) if model.task == "classification" else [],
+            "labels": tokenizer.labels(model.config) if "classification" in model.task else [],
         },
         "source": {
             "kind": model.source.kind, "digest": model.source.digest,
@@ -106,6 +107,7 @@ def describe(contents: Contents, tokenizer_section: dict[str, Any] | None) -> di
         "outputs": [asdict(port) for port in export.outputs],
         "tokenizer": tokenizer_section,
         "pooling": _pooling_section(model),
+        "pictures": model.pictures.as_manifest() if model.pictures else None,
         "generation": _generation_section(contents),
         "passes": [_pass_section(choice, result) for choice, result in contents.passes],
         "tensors": tensors,
@@ -210,6 +212,7 @@ READMES = {
     "embedding": 'vectors = session.embed(["first text", "second text"])  # float32 [2, dim]',
     "classification": 'answers = session.classify(["a text"])  # label -> probability',
     "text-generation": 'print(*session.generate([{"role": "user", "content": "Hello"}]), sep="")',
+    "image-classification": 'answers = session.classify_image(["a.png"])  # label -> probability',
     "module": "outputs = session.run(**arrays)  # names and shapes: manifest.json",
 }
 
@@ -217,7 +220,9 @@ READMES = {
 def readme(manifest: Mapping[str, Any]) -> str:
     """The bundle's README: what it is and the three lines that run it."""
     model, engine = manifest["model"], manifest["engine"]
-    needs = "numpy" if model["task"] == "module" else "numpy tokenizers jinja2"
+    needs = {"text": "numpy tokenizers jinja2", "picture": "numpy pillow", "arrays": "numpy"}[
+        TASKS[model["task"]].takes
+    ]
     needs += " torch" * (engine["name"] == "executorch")  # its bindings pass torch's tensors
     return f"""# {model["name"]} for {manifest["target"]}
 
@@ -232,10 +237,15 @@ from edgecompile_runtime import load
 with load(".") as session: {READMES[model["task"]]}
 ```
 
-Or from a shell: `python -I runtime "some text"`. With edgecompile installed the second line is
-`from edgecompile.runtime import load`. Every file's SHA-256 is in manifest.json and is checked
-before the engine opens it.
+Or from a shell: `python -I runtime {_shell(model["task"])}`. With edgecompile installed the second
+line is `from edgecompile.runtime import load`. Every file's SHA-256 is in manifest.json and is
+checked before the engine opens it.
 """
+
+
+def _shell(task: str) -> str:
+    """What a user gives the bundle's own command line."""
+    return {"text": '"some text"', "picture": "a.png", "arrays": "--self-test"}[TASKS[task].takes]
 
 
 def seal(staging: Path, final: Path, overwrite: bool) -> None:

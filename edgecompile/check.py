@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgecompile import host
 from edgecompile.backends import Decoded
 from edgecompile.checks import Limits, costs, quality, sealed, tokens
@@ -24,7 +26,9 @@ from edgecompile.report.files import write_reports
 from edgecompile.runtime.manifest import Manifest, read_manifest
 from edgecompile.runtime.verify import verify
 from edgecompile.runtime.worker_client import Worker
+from edgecompile.tasks import takes_text
 from edgecompile.text.parts import Corpus
+from edgecompile.text.pictures import open_picture
 from edgecompile.text.source_tokens import FolderTokens
 
 __all__ = ["CheckReport", "Limits", "check_bundle", "write_reports"]
@@ -128,10 +132,14 @@ def _cost_rows(subject: _Subject) -> Iterator[Row]:
     task = subject.info.task
     subject.progress("measure", 0, 1)
     with _worker(subject, "always") as worker:
-        text = subject.corpus.held_out[0].text if subject.corpus.held_out else "text"
-        ids = worker.tokenize([f"{text} {text}"])[0] if task != "module" else []
+        held_out = subject.corpus.held_out
+        text = held_out[0].text if held_out else "text"
+        ids = worker.tokenize([f"{text} {text}"])[0] if takes_text(task) else []
         short = ids[: costs.TEXT_TOKENS]
         yield from costs.time_rows(worker, task, short, subject.options, subject.limits)
+        if subject.info.pictures is not None and held_out:
+            picture = np.asarray(open_picture(held_out[0]))
+            yield costs.picture_latency(worker, picture, subject.options, subject.limits)
         yield from costs.memory_row(worker, subject.limits)
     subject.progress("measure", 1, 1)
 
@@ -146,7 +154,7 @@ def _never_measured(subject: _Subject, rows: Iterable[Row]) -> Iterator[Row]:
     there = {row.metric for row in rows}
     why = "no source model was given" if subject.model is None else "it was not measured"
     needed = ["codes_differing", *REQUIRED[subject.info.task]]
-    if subject.info.task != "module":
+    if takes_text(subject.info.task):
         needed.append("tokenizer_differences")
     for metric in needed:
         if metric not in there:

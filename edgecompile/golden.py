@@ -70,7 +70,7 @@ def most_bytes(model: Model) -> int:
     answer = STEPS * STEP_BYTES
     if model.task != "text-generation":
         labels = model.config.get("id2label") or ()
-        width = len(labels) if model.task == "classification" else model.config["hidden_size"]
+        width = len(labels) if "classification" in model.task else model.config["hidden_size"]
         answer = VALUE_BYTES * int(width)
     return sum(CASE_BYTES + (ID_BYTES + 1) * len(text.encode()) + answer for text in TEXTS)
 

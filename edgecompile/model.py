@@ -10,6 +10,7 @@ import numpy as np
 
 from edgecompile.numerics.ranges import Range
 from edgecompile.numerics.schemes import Float32, QuantizedTensor
+from edgecompile.runtime.pictures import PictureInput
 
 if TYPE_CHECKING:
     import torch
@@ -96,13 +97,14 @@ class Model:
     """
 
     name: str
-    task: str  # embedding, classification, text-generation, module
+    task: str  # a name in tasks.TASKS
     folder: Path  # config.json and tokenizer files, Hugging Face layout
     config: Mapping[str, Any]
     weights: Weights
     source: Source
     licence: Licence
     pooling: Pooling | None = None
+    pictures: PictureInput | None = None  # how a picture is prepared
     quantized: Mapping[str, QuantizedTensor] = field(default_factory=dict)
     replaced: Mapping[str, Float32] = field(default_factory=dict)  # norms that took a scale, ...
     activations: Mapping[str, Range] = field(default_factory=dict)  # of inputs, by weight

@@ -23,6 +23,7 @@ from edgecompile.numerics.schemes import Scheme
 from edgecompile.recipe import PassChoice, Recipe, pass_choices
 from edgecompile.sources import SourceRef
 from edgecompile.target import Target
+from edgecompile.tasks import TASKS
 
 TARGET = "target."  # --set target.options.types=Q5_K_M changes the targets, not the recipe
 
@@ -93,15 +94,21 @@ def plan(request: Request) -> Plan:
         request.model, request.recipe, task=request.task, variant=request.variant,
         settings=[s for s in request.settings if not s.startswith(TARGET)],
     )  # fmt: skip
-    if request.data and not request.data.is_file():
-        raise UsageError("--data", f"{str(request.data)!r} is not a file")
     for one in targets:
         _refuse_existing(request, source, one)
     model = sources.describe(source)
+    _refuse_data(request.data, model.task)
     locked = _locked(request, of_targets)
     plans = tuple(_chosen_plan(request, source, model, one, locked) for one in targets)
     _refuse_full_disk(request.out, plans)
     return Plan(request, source, model, plans)
+
+
+def _refuse_data(data: Path | None, task: str) -> None:
+    folder = TASKS[task].takes == "picture"
+    if data and not (data.is_dir() if folder else data.is_file()):
+        kind = "folder of pictures" if folder else "file of text"
+        raise UsageError("--data", f"{str(data)!r} is no {kind}")
 
 
 def output_folder(request: Request, source: SourceRef, one: Target) -> Path:

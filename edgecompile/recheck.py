@@ -42,7 +42,7 @@ def recheck(request: Recheck, progress: Progress) -> CheckReport:
     model = _loaded(ref, manifest, progress)
     budget = Budget(**manifest.data["target_options"]["budget"])
     limits = Limits.of(ref.recipe.check, budget, request.allow)
-    corpus = build.corpus_of(ref.recipe, request.data)
+    corpus = build.corpus_of(ref.recipe, request.data, model.task)
     report = check_bundle(request.bundle, model, corpus, limits, progress)
     report = dataclasses.replace(report, bundle=request.bundle.name)
     if emulators:

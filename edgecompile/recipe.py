@@ -22,16 +22,14 @@ STAGES = ("prune", "distill", "allocate_bits", "quantize")
 _DECODER: Table = {"bits": 4, "embedding_bits": 8, "overrides": {"*.v_proj.weight": 8}}
 DEFAULT_QUANTIZE: Mapping[str, Table] = {
     "text-generation": {"method": "gptq", **_DECODER},
-    "embedding": {"method": "rtn", "bits": 8},
-    "classification": {"method": "rtn", "bits": 8},
-    "module": {"method": "rtn", "bits": 8},
 }
+_ONE_CALL: Table = {"method": "rtn", "bits": 8}
 LARGEST_CALIBRATED = 3_000_000_000  # parameters: above, hours on a processor
 
 
 def default_quantize(task: str, parameters: int, architecture: str = "") -> Table:
     """The quantize table of a task; without calibration for models that would take hours."""
-    table = dict(DEFAULT_QUANTIZE[task])
+    table = dict(DEFAULT_QUANTIZE.get(task, _ONE_CALL))
     if task == "text-generation" and parameters > LARGEST_CALIBRATED:
         table["method"] = "rtn"
     if architecture in DECODERS and DECODERS[architecture].fused:
@@ -41,7 +39,9 @@ def default_quantize(task: str, parameters: int, architecture: str = "") -> Tabl
 # Measures for the types of an engine's own: options of our grid have no say then.
 IMPORTANCE, IMPORTANCE_OPTIONS = "importance", ("texts", "length")
 
-Task = Literal["", "embedding", "classification", "text-generation", "module"]
+Task = Literal[
+    "", "embedding", "classification", "text-generation", "image-classification", "module"
+]
 
 
 @dataclass(frozen=True)

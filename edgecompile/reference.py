@@ -2,12 +2,15 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,16 +18,12 @@ from numpy.typing import NDArray
 from edgecompile.errors import BadInputError, UnsupportedError, UsageError
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Float32, QuantizedTensor
+from edgecompile.tasks import TASKS
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-BATCH = 16  # texts
-AUTO_CLASSES = {
-    "embedding": "AutoModel",
-    "classification": "AutoModelForSequenceClassification",
-    "text-generation": "AutoModelForCausalLM",
-}
+BATCH = 16  # texts or pictures
 
 
 # no_init_weights changes torch.nn.init for the whole process: two at once would leave it changed.
@@ -41,8 +40,8 @@ class Reference:
     def __init__(self, model: Model, attention: str = "eager", lean: bool = False) -> None:
         self.model = model
         self.example_inputs: dict[str, NDArray[Any]] = {}
-        if model.task == "module":
-            self.body, self.example_inputs = build_entry_point(model.entry_point)
+        if model.entry_point:
+            self.body, self.example_inputs, _ = build_entry_point(model.entry_point)
         else:
             self.body = build_transformer(model, attention)
         from edgecompile.numerics.swap import load_weights
@@ -54,7 +53,7 @@ class Reference:
     @property
     def input_names(self) -> tuple[str, ...]:
         """Names of `torch_module()`'s inputs, in the order of its forward."""
-        if self.model.task == "module":
+        if TASKS[self.model.task].takes == "arrays":
             return tuple(self.example_inputs)
         accepted = inspect.signature(self.body.forward).parameters
         typed = int(self.model.config.get("type_vocab_size") or 0) > 1
@@ -63,10 +62,12 @@ class Reference:
 
     def torch_module(self) -> nn.Module:
         """The module to export: pooled and normalized embeddings, or logits, or the user's own."""
-        from edgecompile.numerics.pooled import Logits, PooledEncoder
+        from edgecompile.numerics.pooled import Logits, PictureLogits, PooledEncoder
 
         if self.model.task == "module":
             return self.body
+        if TASKS[self.model.task].takes == "picture":
+            return PictureLogits(self.body).eval()
         if self.model.task != "embedding":
             return Logits(self.body).eval()
         if self.model.pooling is None:
@@ -100,6 +101,21 @@ class Reference:
         """Logits float32 [texts, labels] of token ids, special ones included."""
         return self.embed(ids)
 
+    def look(self, pixels: Float32) -> Float32:
+        """The picture task's answers float32 [n, width] of prepared pictures [n, 3, h, w]."""
+        import torch
+
+        module = self.torch_module()
+        parts = torch.split(torch.from_numpy(pixels), BATCH)
+        return np.concatenate([self._run(module, {"pixel_values": part})[0] for part in parts])
+
+    @property
+    def picture_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of a prepared picture."""
+        if self.model.pictures is None:
+            raise BadInputError(self.model.name, "a model of pictures without their preparation")
+        return 3, self.model.pictures.height, self.model.pictures.width
+
     def logits(self, ids: Sequence[int]) -> Float32:
         """Next-token logits float32 [tokens, vocabulary] of one window of a decoder."""
         return np.concatenate(list(self.logit_chunks(ids, len(ids))))
@@ -129,10 +145,8 @@ class Reference:
         return dict(zip(self._output_names(len(values)), values, strict=True))
 
     def _output_names(self, count: int) -> list[str]:
-        fixed = {"embedding": "sentence_embedding", "classification": "logits"}
-        if self.model.task in fixed:
-            return [fixed[self.model.task]]
-        return [f"output_{index}" for index in range(count)]
+        fixed = TASKS[self.model.task].output
+        return [fixed] if fixed else [f"output_{index}" for index in range(count)]
 
     def _text_inputs(self, rows: Sequence[Sequence[int]]) -> dict[str, Tensor]:
         """int64 [texts, longest]; what is padded has the config's padding id and mask 0."""
@@ -166,7 +180,7 @@ def flat_outputs(result: Any) -> list[Tensor]:
     return [tensor for value in values for tensor in flat_outputs(value)]
 
 
-def _without_torchao() -> None:
+def without_torchao() -> None:
     """Keep transformers from importing torchao (1 s, and warnings on stderr): no model here is its.
 
     It comes with ExecuTorch, whose backend imports it where it is needed.
@@ -182,11 +196,9 @@ def build_transformer(model: Model, attention: str) -> nn.Module:
     import torch
     import transformers
 
-    _without_torchao()
+    without_torchao()
     from transformers.initialization import no_init_weights
 
-    if model.task not in AUTO_CLASSES:
-        raise UnsupportedError(model.name, f"task {model.task!r}", f"{', '.join(AUTO_CLASSES)}")
     mapping = transformers.CONFIG_MAPPING
     if model.architecture not in mapping:
         raise UnsupportedError(
@@ -197,7 +209,7 @@ def build_transformer(model: Model, attention: str) -> nn.Module:
         )
     settings = {k: v for k, v in model.config.items() if k != "auto_map"}
     config = mapping[model.architecture].from_dict(settings)
-    auto = getattr(transformers, AUTO_CLASSES[model.task])
+    auto = getattr(transformers, TASKS[model.task].auto)
     with _ONE_AT_A_TIME, no_init_weights():
         try:
             module = auto.from_config(
@@ -213,17 +225,32 @@ def build_transformer(model: Model, attention: str) -> nn.Module:
     return built
 
 
-def build_entry_point(entry_point: str) -> tuple[nn.Module, dict[str, NDArray[Any]]]:
-    """Call `package.module:function`; it returns (module, example inputs as a tuple or mapping)."""
-    module_name, _, function = entry_point.partition(":")
+class EntryPoint(NamedTuple):
+    """What a user's function returns: a torch module, example inputs by name, and a card.
+
+    The card may say `task` (image-classification), `labels`, `pictures` (how one is prepared, as in
+    a manifest) and `licence`; empty, the module takes and gives arrays.
+    """
+
+    module: nn.Module
+    examples: dict[str, NDArray[Any]]
+    card: Mapping[str, Any]
+
+
+def build_entry_point(entry_point: str) -> EntryPoint:
+    """Call `package.module:function` or `file.py:function`, which returns (module, inputs[, card]).
+
+    Inputs are a tuple in the order of the module's forward, or a mapping.
+    """
+    place, _, function = entry_point.rpartition(":")
     try:
-        build = getattr(importlib.import_module(module_name), function)
-    except (ImportError, AttributeError, ValueError) as error:
+        build = getattr(_imported(place), function)
+    except (ImportError, AttributeError, ValueError, OSError, SyntaxError) as error:
         raise UsageError(
             entry_point, str(error), "package.module:function that can be imported from here"
         ) from error
     try:
-        module, examples = build()
+        module, examples, *card = build()
         names = list(inspect.signature(module.forward).parameters)
     except (TypeError, ValueError, AttributeError) as error:
         raise UsageError(
@@ -231,7 +258,20 @@ def build_entry_point(entry_point: str) -> tuple[nn.Module, dict[str, NDArray[An
         ) from error
     if not isinstance(examples, Mapping):
         examples = dict(zip(names, examples, strict=False))
-    return module, {name: np.asarray(value) for name, value in examples.items()}
+    arrays = {name: np.asarray(value) for name, value in examples.items()}
+    return EntryPoint(module, arrays, card[0] if card else {})
+
+
+def _imported(place: str) -> ModuleType:
+    """A module by its name, or by its file, run anew each time."""
+    if not place.endswith(".py"):
+        return importlib.import_module(place)
+    spec = importlib.util.spec_from_file_location(Path(place).stem, place)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{place} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @contextmanager

@@ -48,8 +48,8 @@ def skeleton(model: Model) -> nn.Module:
 
     from edgecompile.reference import build_entry_point, build_transformer
 
-    if model.task == "module":
-        return build_entry_point(model.entry_point)[0]
+    if model.entry_point:
+        return build_entry_point(model.entry_point).module
     with torch.device("meta"):
         return build_transformer(model, "eager")
 

@@ -10,12 +10,12 @@ from typing import Any
 from edgecompile import registry, shelf
 from edgecompile.config import Table, apply_setting, make, nearest, read_toml
 from edgecompile.errors import UsageError
+from edgecompile.tasks import EVERY
 
 # What `for` may name; the files are the same, but only a run on such a machine proves them.
 PLATFORMS = (
     "linux-x86_64", "linux-arm64", "macos-arm64", "windows-x86_64", "android-arm64", "ios-arm64",
 )  # fmt: skip
-TASKS = ("embedding", "classification", "text-generation", "module")
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,6 @@ def parse(name: str, table: Table, where: str) -> Target:
         if named not in backends:
             raise UsageError(where, f"{named!r} is not a backend", nearest(named, backends))
     for task in found.prefer:
-        if task not in TASKS:
-            raise UsageError(f"{where} [prefer]", f"{task!r} is not a task", nearest(task, TASKS))
+        if task not in EVERY:
+            raise UsageError(f"{where} [prefer]", f"{task!r} is not a task", nearest(task, EVERY))
     return found

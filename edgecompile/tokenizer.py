@@ -10,14 +10,15 @@ from typing import Any
 from edgecompile.errors import BadInputError
 from edgecompile.model import Model
 from edgecompile.sources.huggingface import read_json
+from edgecompile.tasks import takes_text
 
 FILE = "tokenizer/tokenizer.json"
 TEMPLATE = "tokenizer/chat_template.jinja"
 
 
 def ship(model: Model, bundle: Path) -> dict[str, Any] | None:
-    """Write tokenizer/ below `bundle`; returns the manifest's section, None for a module."""
-    if model.task == "module":
+    """Write tokenizer/ below `bundle`; returns the manifest's section, None without text."""
+    if not takes_text(model.task):
         return None
     (bundle / "tokenizer").mkdir()
     text = tokenizer_json(model.folder)

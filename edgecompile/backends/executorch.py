@@ -16,6 +16,7 @@ from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme
 from edgecompile.passes import Progress
 from edgecompile.structure import roles
+from edgecompile.tasks import EVERY, TASKS, takes_text
 
 WHERE = "executorch backend"
 GRAPH_BYTES, GRAPH_BYTES_PER_TENSOR = 30_000, 1_700  # subgraphs, program, alignment
@@ -33,7 +34,7 @@ class Executorch:
     """
 
     name: ClassVar[str] = "executorch"
-    tasks: ClassVar[tuple[str, ...]] = ("embedding", "classification", "text-generation", "module")
+    tasks: ClassVar[tuple[str, ...]] = EVERY
     partitioner: Literal["xnnpack", "coreml", "vulkan"] = "xnnpack"
     compute_precision: Literal["float32", "float16"] = "float32"
     context_length: int = 0
@@ -140,7 +141,7 @@ class Executorch:
             from edgecompile.backends.executorch_graph import encoder
 
         unused = encoder.write(model, folder, progress)
-        name = "sentence_embedding" if model.task == "embedding" else "logits"
+        name = TASKS[model.task].output
         ids = Port("input_ids", "int64", (1, "length"))
         scores = Port(name, "float32", (1, "width"))
         return _export((ids,), (scores,), _encoder_options(model), unused)
@@ -170,7 +171,7 @@ def _tied_notes(
 def _encoder_options(model: Model) -> dict[str, Any]:
     """What the runtime needs to know of a method that takes one text, or a module's inputs."""
     options: dict[str, Any] = {}
-    if model.task != "module":
+    if takes_text(model.task):
         options["length_limit"] = scope.text_limit(model)
         options["vocabulary"] = int(model.config["vocab_size"])
     if schemes_of(model):

@@ -15,6 +15,7 @@ from edgecompile.backends import Decoded, Export, ReadWhenAsked
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Float32, Scheme
 from edgecompile.passes import Progress
+from edgecompile.tasks import EVERY
 
 FLOATS = "floats.safetensors"
 FACTS = "facts.txt"
@@ -25,7 +26,7 @@ class Null:
     """Writes every model; nothing runs it, so its bundles are never proven."""
 
     name: ClassVar[str] = "null"
-    tasks: ClassVar[tuple[str, ...]] = ("embedding", "classification", "text-generation", "module")
+    tasks: ClassVar[tuple[str, ...]] = EVERY
 
     def refusal(self, model: Model) -> str:
         """Nothing is refused."""

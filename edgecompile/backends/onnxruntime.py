@@ -28,6 +28,7 @@ from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme
 from edgecompile.passes import Progress
 from edgecompile.structure import roles
+from edgecompile.tasks import EVERY
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Onnxruntime:
     """
 
     name: ClassVar[str] = "onnxruntime"
-    tasks: ClassVar[tuple[str, ...]] = ("embedding", "classification", "text-generation", "module")
+    tasks: ClassVar[tuple[str, ...]] = EVERY
     accuracy_level: Literal[1, 4] = 4
     activations: Literal["auto", "blocks", "dynamic", "static"] = "auto"
     format: Literal["onnx", "ort"] = "onnx"

@@ -21,6 +21,7 @@ from edgecompile.numerics.ranges import Range
 from edgecompile.numerics.schemes import Scheme
 from edgecompile.passes import Progress
 from edgecompile.structure import roles
+from edgecompile.tasks import EVERY
 
 GROUPS = (32, 64, 128)  # columns of an input that may share a scale
 GRAPH_BYTES_PER_TENSOR = 2600  # nodes, edges and names in the XML, per tensor of the source
@@ -39,7 +40,7 @@ class Openvino:
     """
 
     name: ClassVar[str] = "openvino"
-    tasks: ClassVar[tuple[str, ...]] = ("embedding", "classification", "text-generation", "module")
+    tasks: ClassVar[tuple[str, ...]] = EVERY
     activations: Literal["auto", "dynamic", "exact", "static"] = "auto"
     group: Literal[0, 32, 64, 128] = 0
     precision: Literal["float32", "float16", "bfloat16"] = "float32"

@@ -1,4 +1,4 @@
-"""Text as a model's inputs, many texts in one call."""
+"""Text and pictures as a model's inputs, many in one call."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -11,8 +11,10 @@ from torch import Tensor
 
 from edgecompile.errors import BadInputError
 from edgecompile.model import Model
-from edgecompile.reference import build_entry_point
+from edgecompile.reference import BATCH, build_entry_point
+from edgecompile.tasks import TASKS
 from edgecompile.text.parts import Document
+from edgecompile.text.pictures import open_picture
 from edgecompile.text.source_tokens import FolderTokens, windows
 
 BATCH_TOKENS = 2048  # run through a block at once
@@ -29,13 +31,15 @@ class Batch:
 def text_batches(
     model: Model, documents: Sequence[Document], texts: int, length: int
 ) -> list[Batch]:
-    """Text as the task's inputs: windows of `length` tokens for a decoder, or else whole texts.
+    """The task's inputs: windows of `length` tokens for a decoder, else whole texts or pictures.
 
     A module is calibrated on its own example inputs.
     """
-    if model.task == "module":
-        examples = build_entry_point(model.entry_point)[1]
+    if TASKS[model.task].takes == "arrays":
+        examples = build_entry_point(model.entry_point).examples
         return [Batch({name: torch.from_numpy(array) for name, array in examples.items()})]
+    if TASKS[model.task].takes == "picture":
+        return _picture_batches(model, documents[:texts])
     written = [document.text for document in documents if document.text.strip()]
     if not written:
         raise _nothing(documents)
@@ -51,6 +55,13 @@ def text_batches(
     ids = sorted(tokens.encode(written[:texts]), key=len)
     size = _rows(length)
     return [_padded(model, ids[start : start + size]) for start in range(0, len(ids), size)]
+
+
+def _picture_batches(model: Model, documents: Sequence[Document]) -> list[Batch]:
+    if model.pictures is None or not documents:
+        raise _nothing(documents)
+    pixels = model.pictures.prepare([open_picture(document) for document in documents])
+    return [Batch({"pixel_values": part}) for part in torch.split(torch.from_numpy(pixels), BATCH)]
 
 
 def _nothing(documents: Sequence[Document]) -> BadInputError:

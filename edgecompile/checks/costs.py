@@ -60,6 +60,15 @@ def module_latency(
     return judged(STEP, cost.latency(times), limit)
 
 
+def picture_latency(
+    worker: Worker, picture: NDArray[np.uint8], options: Limits, limits: Mapping[str, float]
+) -> Row:
+    """Latency of one prepared picture."""
+    pixels = worker.prepare([picture])
+    times = timed(lambda: worker.look(pixels), options.repeats)
+    return judged(STEP, cost.latency(times), limits.get("latency"))
+
+
 def memory_row(worker: Worker, limits: Mapping[str, float]) -> Iterator[Row]:
     """Peak resident memory of the bundle's process so far; nothing where the system hides it."""
     mib = worker.peak_memory()

@@ -18,6 +18,8 @@ TABLE: Mapping[str, tuple[tuple[float, float, float], bool]] = {
     "cosine_mean": ((0.9998, 0.9952, 0.9502), True),
     "rank_correlation": ((0.999, 0.99, 0.93), True),
     "accuracy_ratio": ((0.99, 0.99, 0.97), True),
+    "class_agreement": ((0.99, 0.99, 0.97), True),
+    "picture_error": ((1e-5, 1e-5, 1e-5), False),
     "relative_error": ((0.02, 0.098, 0.316), False),
 }
 # metric: (float activations, int8 in blocks, int8 with one range a row or input), higher is better
@@ -30,7 +32,8 @@ EXPORT: Mapping[str, tuple[tuple[float, float, float], bool]] = {
 COSTS = ("size", "load_time", "latency", "first_token", "decode_speed", "peak_memory")
 REQUIRED: Mapping[str, tuple[str, ...]] = {
     "embedding": ("cosine_mean", "cosine_p1", "rank_correlation", "export_cosine_min"),
-    "classification": ("accuracy_ratio",),
+    "classification": ("class_agreement",),
+    "image-classification": ("class_agreement", "export_cosine_min", "picture_error"),
     "text-generation": (
         "kl_mean", "kl_p999", "perplexity_ratio", "top1_agreement", "export_kl_mean",
     ),

@@ -20,13 +20,15 @@ from edgecompile.passes import Progress
 from edgecompile.reference import Reference
 from edgecompile.report import Row, judged, unproven
 from edgecompile.runtime.worker_client import Worker
+from edgecompile.tasks import TASKS
 from edgecompile.text.parts import Document
 from edgecompile.text.source_tokens import SourceTokens, windows
 from edgecompile.tokenizer import labels
 
 QUALITY, EXPORT = "quality", "export"
 STEP_TEXTS = 64  # between two looks of the progress bar
-LEAST_LABELLED = 100  # texts; fewer prove no accuracy
+LEAST_LABELLED = 100  # samples; fewer prove no accuracy
+LEAST_ALIKE = 300  # samples without labels: none that differs then bounds the loss at 3 / 300
 
 Windows = Sequence[NDArray[np.int64]]  # token ids [n] each
 Steps = Iterator[tuple[str, tuple[Measurement, ...]]]
@@ -67,6 +69,10 @@ def rows(comparison: Comparison, documents: Sequence[Document], context: int) ->
         yield from embedding_rows(comparison, [d.text for d in documents])
     elif task == "classification":
         yield from classification_rows(comparison, documents)
+    elif TASKS[task].takes == "picture":
+        from edgecompile.checks import pictures
+
+        yield from pictures.rows(comparison, documents)
     elif task == "text-generation":
         yield from generation_rows(comparison, [d.text for d in documents], context)
     else:
@@ -110,19 +116,42 @@ def _embed(comparison: Comparison, ids: Sequence[Sequence[int]], what: str) -> N
 
 
 def classification_rows(comparison: Comparison, documents: Sequence[Document]) -> Iterator[Row]:
-    """Accuracy against the source's on labelled text; unproven without 100 labelled texts."""
-    documents = documents[: comparison.options.texts]
+    """Classes of text, the bundle's against the source's."""
+    documents = documents[: classified(comparison.options)]
     texts = [d.text for d in documents]
     names = labels(comparison.model.config)
     source = _embed(comparison, _need(comparison.source_tokens).encode(texts), "classify")
     answers = comparison.worker.classify(texts)
     found = np.array([[answer[name] for name in names] for answer in answers])
+    yield from class_rows(comparison, documents, source, found)
+
+
+def classified(options: Limits) -> int:
+    """Samples of a classifier: as many as asked for, or as prove it without labels."""
+    return max(options.texts, LEAST_ALIKE) if options.texts >= LEAST_LABELLED else options.texts
+
+
+def class_rows(
+    comparison: Comparison, documents: Sequence[Document], source: NDArray[Any],
+    found: NDArray[Any],
+) -> Iterator[Row]:  # fmt: skip
+    """Accuracy against the source's where all have labels, else how often the class is the same.
+
+    `source` and `found` are scores [samples, classes]. What keeps its class keeps its accuracy, so
+    agreement bounds the loss (docs/decisions/0003-limits.md).
+    """
+    names = labels(comparison.model.config)
     agreement = replace(top1.measure(top1.agreements(source, found)), metric="class_agreement")
-    yield judged(QUALITY, agreement)
     truth = [_class_name(d.label, names) for d in documents if d.label is not None]
-    if len(truth) < max(LEAST_LABELLED, len(documents)):
-        why = f"{len(truth)} of {len(documents)} held-out texts have a label; give --data with"
-        yield unproven(QUALITY, "accuracy_ratio", f"{why} at least {LEAST_LABELLED} labelled ones")
+    labelled = len(truth) == len(documents) >= LEAST_LABELLED
+    if not labelled and len(documents) >= LEAST_ALIKE:
+        yield comparison.judge(QUALITY, agreement)
+        return
+    yield judged(QUALITY, agreement)
+    if not labelled:
+        why = f"{len(truth)} of {len(documents)} held-out samples have a label; give --data with"
+        wanted = f"{why} at least {LEAST_LABELLED} labelled ones, or {LEAST_ALIKE} of any"
+        yield unproven(QUALITY, "accuracy_ratio", wanted)
         return
     sides = (
         accuracy.hits([names[i] for i in side.argmax(1)], truth) for side in (source, found)

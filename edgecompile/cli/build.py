@@ -11,6 +11,12 @@ import click
 
 from edgecompile.cli import cli, output
 from edgecompile.emulate.levels import LEVELS
+from edgecompile.tasks import EVERY, TASKS
+
+DEFAULT_DATA = {
+    "text": "default English prose", "picture": "pictures of installed libraries",
+    "arrays": "the module's example inputs",
+}  # fmt: skip
 
 PATH = click.Path(path_type=Path)
 
@@ -24,9 +30,10 @@ def build_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--variant", default="", help="A named change of the recipe."),
         click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
                      help="Change one option, for example quantize.bits=4."),
-        click.option("--data", type=PATH, help="JSONL, CSV or text for calibration and checks."),
+        click.option("--data", type=PATH,
+                     help="JSONL, CSV or text, or a folder of pictures, to calibrate and check."),
         click.option("--task", default="",
-                     type=click.Choice(["", "embedding", "classification", "text-generation"]),
+                     type=click.Choice(["", *(task for task in EVERY if task != "module")]),
                      help="Where the model does not say it."),
         click.option("--recipe", type=PATH, help="A recipe for a MODEL that is a path."),
         click.option("--overwrite", is_flag=True, help="Replace an existing bundle."),
@@ -147,14 +154,15 @@ def show_plan(plan: Any, form: str, price_per_hour: float | None = None) -> None
 
 
 def _plan_json(plan: Any, one: Any) -> dict[str, Any]:
-    data = plan.request.data or plan.recipe.data.file or "default English prose"
+    default = DEFAULT_DATA[TASKS[plan.model.task].takes]
     return {
         "target": one.target.name, "backend": one.target.backend, "output": str(one.output),
         "passes": [
             {"name": c.name, "options": dict(c.options), "matched": len(one.schemes)}
             for c in one.passes
         ],
-        "data": str(data), "size_bytes": one.estimate.size_bytes,
+        "data": str(plan.request.data or plan.recipe.data.file or default),
+        "size_bytes": one.estimate.size_bytes,
         "build_mib": one.estimate.build_mib, "run_mib": one.estimate.run_mib,
         "seconds": one.estimate.seconds, "cache_bytes": one.estimate.cache_bytes,
         "context_length": one.estimate.context_length, "cache_mib": one.estimate.cache_mib,
@@ -165,7 +173,7 @@ def _plan_json(plan: Any, one: Any) -> dict[str, Any]:
 @cli.command("check")
 @click.argument("bundle", type=PATH)
 @click.option("--source", help="The model it was built from; default: the shelf, then the cache.")
-@click.option("--data", type=PATH, help="Held-out text: JSONL, CSV or text.")
+@click.option("--data", type=PATH, help="Held-out text (JSONL, CSV, text) or folder of pictures.")
 @click.option("--allow", multiple=True, metavar="NAME",
               help="Let a named fault pass: no-gain, not-run.")
 @click.option("--require-device", is_flag=True, help="Only a run on the real device counts.")

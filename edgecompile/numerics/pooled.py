@@ -46,6 +46,20 @@ class PooledEncoder(nn.Module):
         return nn.functional.normalize(vector, dim=-1) if self.normalize else vector
 
 
+class PictureLogits(nn.Module):
+    """forward(pixel_values) float32 [batch, 3, height, width] -> class logits [batch, labels]."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """The model's logits alone, whether it gives a tensor or an output object."""
+        found = self.body(pixel_values)
+        logits: Tensor = found if isinstance(found, Tensor) else found.logits
+        return logits
+
+
 class Logits(nn.Module):
     """forward(input_ids, attention_mask, token_type_ids?) int64 [batch, length] -> logits."""
 

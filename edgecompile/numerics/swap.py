@@ -22,19 +22,41 @@ KEEP_BYTES = 256 << 20  # float32 weights that may all live at once
 def parameter_names(module: nn.Module, source: Iterable[str]) -> dict[str, str]:
     """Source tensor name -> the module's name, with the base model's prefix added or dropped.
 
-    A checkpoint of `bert.encoder...` fits a bare encoder, and the other way round. Names that the
-    module lacks are left out.
+    A checkpoint of `bert.encoder...` fits a bare encoder, and the other way round; names of older
+    classes become today's. Names that the module lacks are left out.
     """
+    rename = _renaming(module)
     known = module.state_dict().keys()
     prefix = str(getattr(module, "base_model_prefix", "") or "\0") + "."
     names = {}
     for name in source:
         modern = name.replace(".gamma", ".weight").replace(".beta", ".bias")
-        for candidate in (name, modern, name.removeprefix(prefix), prefix + name):
+        today = rename(name)
+        for candidate in (
+            name, modern, name.removeprefix(prefix), prefix + name,
+            today, today.removeprefix(prefix), prefix + today,
+        ):  # fmt: skip
             if candidate in known:
                 names[name] = candidate
                 break
     return names
+
+
+def _renaming(module: nn.Module) -> Callable[[str], str]:
+    """How transformers itself reads names of checkpoints that older versions of a class wrote.
+
+    Only what renames: tensors that it would join or cut keep their names, and are missed loudly.
+    """
+    from transformers import PreTrainedModel
+
+    if not isinstance(module, PreTrainedModel):
+        return lambda name: name
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightRenaming, rename_source_key
+
+    mapping = get_model_conversion_mapping(module)
+    renamings = [one for one in mapping if isinstance(one, WeightRenaming)]
+    return lambda name: str(rename_source_key(name, renamings, [])[0])
 
 
 class Feed:

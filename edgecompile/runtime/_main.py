@@ -14,6 +14,8 @@ from .errors import EdgecompileError, LimitError, UnsupportedError, UsageError
 from .session import Session, load
 from .verify import MODES
 
+SHOWN_LABELS = 5  # of a picture's, the likeliest
+
 
 def main(bundle: Path, argv: Sequence[str]) -> int:
     """Run one command; errors become one line on stderr and their exit code."""
@@ -40,7 +42,7 @@ def main(bundle: Path, argv: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -I BUNDLE/runtime", description=__doc__)
     add = parser.add_argument
-    add("text", nargs="?", help="the input; - reads it from standard input")
+    add("text", nargs="?", help="the input, or a picture's file; - reads it from standard input")
     add("--max-new-tokens", type=int, default=256, help="where generation ends at the latest")
     add("--temperature", type=float, default=0.0, help="0 takes the likeliest token")
     add("--top-k", type=int, default=0)
@@ -71,10 +73,16 @@ def _run(bundle: Path, options: argparse.Namespace) -> int:
             _print_json({"embedding": session.embed([text])[0].tolist()})
         elif task == "classification":
             _print_json(session.classify([text])[0])
+        elif task == "image-classification":
+            _print_json(_likeliest(session.classify_image([text])[0]))
         else:
             way_out = "load the bundle in Python and call session.run(name=array)"
             raise UnsupportedError("command line", f"task {task}", "a task on text", way_out)
     return 0
+
+
+def _likeliest(answer: dict[str, float]) -> dict[str, float]:
+    return dict(sorted(answer.items(), key=lambda pair: -pair[1])[:SHOWN_LABELS])
 
 
 def _self_test(session: Session) -> int:

@@ -10,6 +10,7 @@ from .errors import UnsupportedError, UsageError
 
 BATCH_TOKENS = 2048  # padded tokens that one call of an encoder gets at most
 BATCH_TEXTS = 64
+BATCH_PICTURES = 16
 
 
 def encode_all(engine: Engine, ids: Sequence[Sequence[int]], width: int) -> Float32:
@@ -23,6 +24,19 @@ def encode_all(engine: Engine, ids: Sequence[Sequence[int]], width: int) -> Floa
             raise UsageError("engine file", f"output {values.shape}", f"({len(rows)}, {width})")
         result[rows] = values
     return result
+
+
+def look_all(engine: Engine, pixels: Float32, batch: int | str) -> Float32:
+    """float32 [n, width]: the engine's row for each prepared picture of [n, 3, height, width].
+
+    `batch` is the first size of the graph's input: a number, or the name of one that varies.
+    """
+    size = batch if isinstance(batch, int) else BATCH_PICTURES
+    parts = [pixels[start : start + size] for start in range(0, len(pixels), size)]
+    rows = [next(iter(engine.run({"pixel_values": part}).values())) for part in parts]
+    if not rows:
+        raise UsageError("pictures", "none", "at least one")
+    return np.concatenate(rows).astype(np.float32, copy=False)
 
 
 def check_ids(ids: Sequence[int]) -> None:

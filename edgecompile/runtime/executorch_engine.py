@@ -59,7 +59,7 @@ class ExecutorchEngine:
             raise UsageError("run", f"inputs {sorted(arrays)}", f"{sorted(self._inputs)}")
         for name, array in arrays.items():
             _check(self._inputs[name], array)
-            if self._manifest.task != "module":
+            if self._inputs[name]["name"] == "input_ids":
                 self._check_tokens(array)
         ordered = [np.ascontiguousarray(arrays[name]) for name in self._inputs]
         with self._methods.lease() as method:

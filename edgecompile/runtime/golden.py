@@ -1,6 +1,7 @@
 """Golden inputs: a few texts with the answers that shipped, to prove an engine and processor."""
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .errors import BadInputError, UnsupportedError
 
@@ -31,6 +33,9 @@ TEXTS = (
 )
 
 
+PATTERNS = ("0", "1", "2")  # numbers of our own pictures
+
+
 @dataclass(frozen=True)
 class GoldenResult:
     """One case: `deviation` is 1 - cosine or a KL divergence in nats, never above `tolerance`."""
@@ -47,7 +52,13 @@ class GoldenResult:
 
 
 def observe(session: Session, texts: Sequence[str] = TEXTS) -> Iterator[dict[str, Any]]:
-    """What the opened bundle makes of each text: `ids`, then `values` or a decoder's `steps`."""
+    """What the opened bundle makes of each text: `ids`, then `values` or a decoder's `steps`.
+
+    Of pictures, `text` is the number of a pattern, and there are no ids.
+    """
+    if session.info.pictures is not None:
+        yield from map(functools.partial(_seen, session), texts if texts != TEXTS else PATTERNS)
+        return
     for text in texts:
         ids = session.tokenize([text])[0]
         if not ids:
@@ -60,6 +71,19 @@ def observe(session: Session, texts: Sequence[str] = TEXTS) -> Iterator[dict[str
         else:
             case["steps"] = list(_greedy(session, ids))
         yield case
+
+
+def _seen(session: Session, pattern: str) -> dict[str, Any]:
+    """What the bundle makes of one of our own pictures."""
+    answer = session.classify_image([picture(int(pattern))])[0]
+    return {"text": pattern, "ids": [], "values": _short(np.array(list(answer.values())))}
+
+
+def picture(pattern: int) -> NDArray[np.uint8]:
+    """Our own test picture of that number, uint8 [240, 320, 3]: waves of three colours."""
+    rows, columns = np.mgrid[0:240, 0:320] / 320
+    waves = (np.sin((9 + 7 * pattern) * rows + 5 * band * columns + band) for band in range(3))
+    return np.stack([np.rint(127.5 + 127.5 * wave).astype(np.uint8) for wave in waves], axis=2)
 
 
 def _greedy(session: Session, ids: Sequence[int]) -> Iterator[dict[str, Any]]:

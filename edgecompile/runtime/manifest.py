@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .errors import BadInputError
+from .pictures import PictureInput
 
 FORMAT = 1
 NAME = "manifest.json"
 CHUNK = 4 << 20  # bytes that one entry of a file's `chunks` covers
 MANIFEST_LIMIT = 64 << 20  # bytes
 FILE_LIMIT = 1 << 40  # bytes of one file
-TASKS = ("embedding", "classification", "text-generation", "module")
+TASKS = ("embedding", "classification", "text-generation", "image-classification", "module")
 
 # From format n to n + 1, in order; a test opens a kept bundle of each older format.
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
@@ -90,6 +91,7 @@ class Manifest:
     pooling: PoolingInfo | None
     generation: GenerationInfo | None
     files: tuple[FileEntry, ...]
+    pictures: PictureInput | None = None  # how a picture is prepared
     golden: str | None = None  # the file of golden inputs; bundles before 0.4 have none
 
 
@@ -129,6 +131,7 @@ def parse_manifest(raw: bytes, where: str = NAME) -> Manifest:
         pooling=_pooling(fields),
         generation=_generation(fields),
         files=files,
+        pictures=_pictures(fields),
         golden=fields.listed("golden", listed) if fields.has("golden") else None,
     )
 
@@ -223,6 +226,12 @@ def _pooling(fields: _Fields) -> PoolingInfo | None:
     if type(normalize) is not bool:
         table.bad("normalize", normalize, "true or false")
     return PoolingInfo(table.text("mode"), bool(normalize), table.integer("dimension", 1 << 20))
+
+
+def _pictures(fields: _Fields) -> PictureInput | None:
+    if not fields.has("pictures"):
+        return None
+    return PictureInput.from_manifest(fields.table("pictures").data)
 
 
 def _generation(fields: _Fields) -> GenerationInfo | None:

@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import golden
-from .batching import activate, check_ids, encode_all
+from .batching import activate, check_ids, encode_all, look_all
 from .chat import ChatTemplate, Messages
 from .engine import Engine, Float32, open_engine
 from .errors import BadInputError, UnsupportedError, UsageError
 from .golden import GoldenResult
 from .manifest import Manifest, read_manifest
+from .pictures import Picture
 from .sampling import Sampler, SamplingKeywords, SamplingOptions
 from .streaming import StopStrings, TextStream
 from .threads import probed_cores
@@ -97,10 +98,23 @@ class Session:
     def classify(self, texts: Sequence[str]) -> list[dict[str, float]]:
         """Label -> probability for each text."""
         engine = self._need("classification")
-        labels = self.info.labels
-        scores = encode_all(engine, self.tokenize(texts), len(labels))
-        probabilities = activate(scores, str(self.info.engine.options.get("activation", "softmax")))
-        return [dict(zip(labels, map(float, row), strict=True)) for row in probabilities]
+        return self._labelled(encode_all(engine, self.tokenize(texts), len(self.info.labels)))
+
+    def classify_image(self, pictures: Sequence[Picture]) -> list[dict[str, float]]:
+        """Label -> probability for each picture: a path, bytes, PIL image or uint8 [h, w, 3]."""
+        self._need("image-classification")
+        return self._labelled(self.look(self.prepare(pictures)))
+
+    def look(self, pixels: Float32) -> Float32:
+        """The graph's own rows float32 [n, width] for prepared pictures [n, 3, height, width]."""
+        return look_all(self._need(), pixels, self.info.data["inputs"][0]["shape"][0])
+
+    def prepare(self, pictures: Sequence[Picture]) -> Float32:
+        """Pictures as the source's processor gives them, float32 [n, 3, height, width]."""
+        self._need()
+        if self.info.pictures is None:
+            raise UsageError(f"session of {self.info.name}", f"task {self.info.task}", "pictures")
+        return self.info.pictures.prepare(pictures)
 
     def run(self, **arrays: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """The engine's raw outputs by name for its raw inputs by name."""
@@ -186,6 +200,11 @@ class Session:
             part = ids[start : start + window]
             with engine.decoder(len(part)) as decoder:
                 yield from decoder.feed_all(part)
+
+    def _labelled(self, scores: Float32) -> list[dict[str, float]]:
+        probabilities = activate(scores, str(self.info.engine.options.get("activation", "softmax")))
+        labels = self.info.labels
+        return [dict(zip(labels, map(float, row), strict=True)) for row in probabilities]
 
     def _pieces(
         self, ids: Sequence[int], limit: int, stop: Sequence[str], options: SamplingOptions

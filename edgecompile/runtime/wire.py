@@ -17,6 +17,8 @@ the reply to an unasked `hello`, or the error that kept the bundle from opening 
 | `logits` | array `ids` int64 [tokens] | replies with array `logits` float32 [<=128, vocab] |
 | `embed` | `texts` or `ids` (a list a text), `normalize` | array `embeddings` [n, dim] |
 | `classify` | `texts` | `probabilities`: an object a text |
+| `prepare` | pictures uint8 [h, w, 3] under any names | array `pixels` [n, 3, height, width] |
+| `look` | array `pixels` | array `rows` [n, width]: class scores, vectors |
 | `run` | arrays by input name | arrays by output name |
 | `generate` | array `ids`, `new_tokens` | `tokens` `first_token_ms` `tokens_per_second` |
 | `peak_memory` | `reset` (bool) | `mib` (VmHWM, read before the reset) or null off Linux |

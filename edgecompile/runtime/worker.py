@@ -108,6 +108,14 @@ def _classify(session: Session, header: dict[str, Any], _: Arrays) -> Iterator[R
     yield {"probabilities": session.classify(header["texts"])}, {}
 
 
+def _look(session: Session, _: dict[str, Any], arrays: Arrays) -> Iterator[Reply]:
+    yield {}, {"rows": session.look(arrays["pixels"])}
+
+
+def _prepare(session: Session, _: dict[str, Any], arrays: Arrays) -> Iterator[Reply]:
+    yield {}, {"pixels": session.prepare(list(arrays.values()))}
+
+
 def _run(session: Session, _: dict[str, Any], arrays: Arrays) -> Iterator[Reply]:
     yield {}, session.run(**arrays)
 
@@ -164,6 +172,8 @@ _OPERATIONS: dict[str, Callable[[Session, dict[str, Any], Arrays], Iterator[Repl
     "logits": _logits,
     "embed": _embed,
     "classify": _classify,
+    "look": _look,
+    "prepare": _prepare,
     "run": _run,
     "generate": _generate,
     "observe": _observe,

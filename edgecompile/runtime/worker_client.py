@@ -89,6 +89,15 @@ class Worker:
         answer = self._ask({"op": "classify", "texts": list(texts)})[0]["probabilities"]
         return cast("list[dict[str, float]]", answer)
 
+    def prepare(self, pictures: Sequence[NDArray[np.uint8]]) -> Float32:
+        """Pictures uint8 [h, w, 3] as the graph takes them, float32 [n, 3, height, width]."""
+        arrays = {str(index): picture for index, picture in enumerate(pictures)}
+        return self._ask({"op": "prepare"}, arrays)[1]["pixels"]
+
+    def look(self, pixels: Float32) -> Float32:
+        """The graph's own rows float32 [n, width] for prepared pictures [n, 3, height, width]."""
+        return self._ask({"op": "look"}, {"pixels": pixels})[1]["rows"]
+
     def run(self, **arrays: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """The engine's raw outputs by name for the inputs by name."""
         return self._ask({"op": "run"}, arrays)[1]

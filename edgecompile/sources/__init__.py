@@ -57,8 +57,9 @@ def _place_of_model(model: str, path: Path) -> tuple[str, str, str]:
         return _kind_of_path(path), str(path), path.resolve().name
     if path.is_file():
         return _kind_of_path(path), str(path), path.stem
-    if ":" in model and "/" not in model and "\\" not in model:
-        return "torch", model, model.partition(":")[2]
+    module, colon, function = model.rpartition(":")
+    if colon and (Path(module).suffix == ".py" or not {"/", "\\"} & set(module)):
+        return "torch", model, function
     raise UsageError(
         "MODEL", f"{model!r} is no folder, file, recipe or name on the shelf",
         nearest(model, recipe.names()),
@@ -79,7 +80,9 @@ def _kind_of_path(path: Path) -> str:
 def _place_of(chosen: Recipe, where: str) -> tuple[str, str]:
     source = chosen.source
     if source.model:
-        return "torch", source.model
+        module, _, function = source.model.partition(":")
+        beside = chosen.folder / f"{module}.py"  # of the recipe; else of an installed package
+        return "torch", f"{beside}:{function}" if beside.is_file() else source.model
     if not source.path:
         raise UsageError(where, "[source] names no model", "path, package and path, or model")
     base = chosen.folder
@@ -104,7 +107,7 @@ def describe(ref: SourceRef) -> Model:
     if ref.kind == "torch":
         from edgecompile.sources import torch_module
 
-        return torch_module.describe(ref.place)
+        return with_recipe(dataclasses.replace(torch_module.load(ref.place), name=ref.name), ref)
     if ref.kind == "peft":
         from edgecompile.sources import peft_adapter
 
@@ -122,7 +125,7 @@ def load(ref: SourceRef, progress: Progress) -> Model:
     elif ref.kind == "torch":
         from edgecompile.sources import torch_module
 
-        model, notes = torch_module.load(ref.place), ()
+        model, notes = dataclasses.replace(torch_module.load(ref.place), name=ref.name), ()
     elif ref.kind == "peft":
         from edgecompile.sources import peft_adapter
 

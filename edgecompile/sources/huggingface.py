@@ -11,23 +11,22 @@ from typing import Any
 
 from edgecompile.errors import BadInputError, UnsupportedError, UsageError
 from edgecompile.model import Licence, Model, Pooling, Source, Weights
-from edgecompile.sources import text_part
+from edgecompile.runtime.pictures import PictureInput
+from edgecompile.sources import processors, text_part
 from edgecompile.sources.safetensors_header import read_header
+from edgecompile.tasks import TASKS
 
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt",
     "vocab.json", "merges.txt", "tokenizer.model", "added_tokens.json", "chat_template.jinja",
     "generation_config.json", "modules.json", "sentence_bert_config.json",
+    "preprocessor_config.json", "processor_config.json",
 )  # fmt: skip
 LICENCE_FILES = re.compile(r"(licen[cs]e|notice|use_policy|acceptable_use).*", re.IGNORECASE)
-TASK_OF_SUFFIX = {
-    "ForCausalLM": "text-generation",
-    "LMHeadModel": "text-generation",
-    "ForSequenceClassification": "classification",
-}
+TASK_OF_SUFFIX = {ending: name for name, task in TASKS.items() for ending in task.endings}
 # Classes whose inputs or outputs no task here has; a torch module may still wrap them.
 OTHER_SUFFIXES = (
-    "ForConditionalGeneration", "ForSeq2SeqLM", "ForImageClassification", "ForObjectDetection",
+    "ForConditionalGeneration", "ForSeq2SeqLM", "ForObjectDetection",
     "ForSemanticSegmentation", "ForAudioClassification", "ForCTC", "ForTokenClassification",
     "ForQuestionAnswering", "CLIPModel",
 )  # fmt: skip
@@ -56,7 +55,18 @@ def describe(folder: Path, name: str, task: str = "") -> Model:
     return Model(
         name, task, folder, config, Weights(infos), source, licence(folder),
         pooling=_pooling(folder, config) if task == "embedding" else None,
+        pictures=_pictures(folder) if TASKS[task].takes == "picture" else None,
     )  # fmt: skip
+
+
+def _pictures(folder: Path) -> PictureInput:
+    found = processors.picture_input(folder)
+    if found is None:
+        raise BadInputError(
+            str(folder), "nothing says how pictures are prepared", "preprocessor_config.json",
+            "save the model's image processor beside it: AutoImageProcessor.save_pretrained",
+        )  # fmt: skip
+    return found
 
 
 def digest(model: Model) -> str:
@@ -141,7 +151,7 @@ def task_of(folder: Path, config: dict[str, Any]) -> str:
             if architecture.endswith(suffix):
                 return task
         if architecture.endswith(OTHER_SUFFIXES):
-            tasks = ", ".join(sorted({*TASK_OF_SUFFIX.values(), "embedding"}))
+            tasks = ", ".join(name for name in TASKS if name != "module")
             raise UnsupportedError(
                 str(folder), f"{architecture} (model_type {config.get('model_type')!r})",
                 f"a model for {tasks}; docs/architectures.md lists them",
@@ -149,7 +159,7 @@ def task_of(folder: Path, config: dict[str, Any]) -> str:
             )  # fmt: skip
     raise UsageError(
         str(folder), f"the task is not plain from architectures {config.get('architectures')}",
-        way_out="add --task embedding, --task classification or --task text-generation",
+        way_out="add --task with one of " + ", ".join(n for n in TASKS if n != "module"),
     )  # fmt: skip
 
 

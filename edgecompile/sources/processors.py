@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from edgecompile.errors import BadInputError, MissingLibraryError, UnsupportedError
+from edgecompile.reference import without_torchao
 from edgecompile.runtime.audio import FFT_LIMIT, MELS_LIMIT, AudioInput
 from edgecompile.runtime.pictures import PictureInput
 
@@ -44,6 +45,14 @@ def picture_input(folder: Path) -> PictureInput | None:
     if config.get("pretrained_cfg") is not None:
         return _of_timm(config["pretrained_cfg"], folder / CONFIG)
     return None
+
+
+def source_processor(folder: Path) -> Any:
+    """transformers' own processor of the folder's settings, to compare with; None without any."""
+    settings, path = _settings(folder, "image_processor")
+    if not settings or "sampling_rate" in settings:
+        return None
+    return _made(_class(settings, _read(folder / CONFIG), path), settings, path)
 
 
 def audio_input(folder: Path) -> AudioInput | None:
@@ -112,6 +121,7 @@ def _of_transformers(settings: Settings, config: Settings, path: Path) -> Pictur
 
 def _class(settings: Settings, config: Settings, path: Path) -> Any:
     """The processor class that uses Pillow: named in the file, or else by the model's type."""
+    without_torchao()
     auto: Any = importlib.import_module("transformers.models.auto.image_processing_auto")
     name = settings.get("image_processor_type") or settings.get("feature_extractor_type")
     if name is None:

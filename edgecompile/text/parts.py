@@ -4,16 +4,29 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 SHARES = (("calibration", 50), ("tuning", 15), ("held_out", 35))  # percent of the hash's range
 
 
 @dataclass(frozen=True)
+class Shot:
+    """A picture in a file; `crop` is the number of a seeded part of it, 0 the whole."""
+
+    file: Path
+    crop: int = 0
+
+
+@dataclass(frozen=True)
 class Document:
-    """One text, and its class name where the data is labelled."""
+    """One text, and its class name where the data is labelled.
+
+    Of a picture, `text` is the SHA-256 of its file and the crop's number: what digests are of.
+    """
 
     text: str
     label: str | None = None
+    picture: Shot | None = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,12 @@ from edgecompile.backends.executorch_graph.pte_read import PteReader
 from edgecompile.backends.executorch_graph.scope import FILE, XNNPACK, Device
 from edgecompile.backends.quiet import quiet
 from edgecompile.errors import UnsupportedError
+from edgecompile.graphs import Graph, graph
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import QuantizedTensor
 from edgecompile.numerics.swap import parameter_names
 from edgecompile.reference import Reference, flat_outputs
-
-EXAMPLE_LENGTH = 7  # tokens: neither 0 nor 1, which exporters take for constants
+from edgecompile.tasks import TASKS
 
 
 @dataclass(frozen=True)
@@ -66,16 +66,11 @@ class _OneText(nn.Module):
 def write(model: Model, folder: Path, longest: int, device: Device = XNNPACK) -> Lowered:
     """Write model.pte; `longest` is the limit of a text in tokens."""
     with Reference(model).quantized({}, model.replaced) as reference:
-        module, given = _module(reference)
-        shapes = _shapes(model, given, longest)
-        outputs = _outputs(model, module, given)
+        one = _graph(reference)
+        inputs, outputs = _ports(one)
         _put_codes(reference, model, "int8_asym_per_token" if device == XNNPACK else None)
-        data = _lower(module, given, shapes, device)
+        data = _lower(one, longest, device)
     (folder / FILE).write_bytes(data)
-    inputs = tuple(
-        Port(name, _dtype(value), _shape(value, text=model.task != "module"))
-        for name, value in given.items()
-    )
     reader = PteReader(folder / FILE)
     if device == XNNPACK:
         places, lost = _places(reader, model, reference.unused)
@@ -91,40 +86,37 @@ def write(model: Model, folder: Path, longest: int, device: Device = XNNPACK) ->
     return Lowered(inputs, outputs, places, unused)
 
 
-def _module(reference: Reference) -> tuple[nn.Module, dict[str, Tensor]]:
-    if reference.model.task == "module":
-        given = {name: torch.from_numpy(a) for name, a in reference.example_inputs.items()}
-        return reference.torch_module(), given
-    ids = torch.ones((1, EXAMPLE_LENGTH), dtype=torch.int64)
-    return _OneText(reference.torch_module()).eval(), {"input_ids": ids}
+def _graph(reference: Reference) -> Graph:
+    """What one call answers: one text of any length, one picture, a module's own example."""
+    whole = graph(reference)
+    takes = TASKS[reference.model.task].takes
+    if takes == "text":
+        ids = whole.given["input_ids"][:1]
+        module = _OneText(whole.module).eval()
+        return Graph(module, {"input_ids": ids}, {"input_ids": {1: "length"}}, whole.outputs)
+    if takes == "picture":
+        whole = replace(whole, given={name: value[:1] for name, value in whole.given.items()})
+    return whole.fixed
 
 
-def _shapes(model: Model, given: Mapping[str, Tensor], longest: int) -> dict[str, Any] | None:
-    """Texts have any length up to the longest; a module's inputs those of its example."""
-    if model.task == "module":
-        return None
-    return {name: {1: torch.export.Dim("length", min=1, max=longest)} for name in given}
-
-
-def _outputs(model: Model, module: nn.Module, given: Mapping[str, Tensor]) -> tuple[Port, ...]:
+def _ports(one: Graph) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    """Inputs and outputs as the manifest lists them."""
     with torch.inference_mode():
-        values = flat_outputs(module(**given))
-    if model.task == "module":
-        names = [f"output_{index}" for index in range(len(values))]
-    else:
-        names = ["sentence_embedding" if model.task == "embedding" else "logits"]
-    return tuple(
-        Port(name, _dtype(value), tuple(value.shape))
-        for name, value in zip(names, values, strict=True)
+        values = flat_outputs(one.module(**one.given))
+    inputs = tuple(
+        Port(name, _dtype(value), _shape(value, one.axes.get(name, {})))
+        for name, value in one.given.items()
     )
+    named = zip(one.outputs, values, strict=True)
+    return inputs, tuple(Port(name, _dtype(value), tuple(value.shape)) for name, value in named)
 
 
 def _dtype(value: Tensor) -> str:
     return str(value.dtype).removeprefix("torch.")
 
 
-def _shape(value: Tensor, *, text: bool) -> tuple[int | str, ...]:
-    return (1, "length") if text else tuple(value.shape)
+def _shape(value: Tensor, free: Mapping[int, str]) -> tuple[int | str, ...]:
+    return tuple(free.get(axis, size) for axis, size in enumerate(value.shape))
 
 
 def _put_codes(reference: Reference, model: Model, activations: str | None) -> None:
@@ -148,12 +140,12 @@ def _put_codes(reference: Reference, model: Model, activations: str | None) -> N
             child.padding_idx = None  # its quantized look-up has none
 
 
-def _lower(
-    module: nn.Module, given: Mapping[str, Tensor], shapes: dict[str, Any] | None, device: Device
-) -> bytes:
+def _lower(one: Graph, longest: int, device: Device) -> bytes:
+    length = torch.export.Dim("length", min=1, max=longest)
+    shapes = {name: dict.fromkeys(axes, length) for name, axes in one.axes.items()} or None
     try:
         with quiet():
-            exported = torch.export.export(module, (), dict(given), dynamic_shapes=shapes)
+            exported = torch.export.export(one.module, (), dict(one.given), dynamic_shapes=shapes)
             edge = to_edge_transform_and_lower(exported, partitioner=_partitioners(device))
             _settle(edge, device)
             made = edge.to_executorch(ExecutorchBackendConfig(do_quant_fusion_and_const_prop=True))

@@ -1,0 +1,63 @@
+"""Pictures: are they prepared as the source's processor does, and do they get its answers?"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from edgecompile.checks.quality import (
+    EXPORT,
+    QUALITY,
+    STEP_TEXTS,
+    Comparison,
+    class_rows,
+    classified,
+)
+from edgecompile.metrics import Measurement, cosine
+from edgecompile.numerics.schemes import Float32
+from edgecompile.report import Row
+from edgecompile.sources import processors
+from edgecompile.text.parts import Document
+from edgecompile.text.pictures import open_picture
+
+
+def rows(comparison: Comparison, documents: Sequence[Document]) -> list[Row]:
+    """Preparation, classes, and the scores of the same codes in torch."""
+    documents = documents[: classified(comparison.options)]
+    source, found, pixels, errors = [], [], [], []
+    for start in range(0, len(documents), STEP_TEXTS):
+        comparison.progress("look at pictures", start, len(documents))
+        expected, shipped = _prepared(comparison, documents[start : start + STEP_TEXTS])
+        errors += np.abs(expected - shipped).max(axis=(1, 2, 3)).tolist()
+        source.append(comparison.reference.look(expected))
+        found.append(comparison.worker.look(shipped))
+        if start < comparison.options.fidelity_texts:
+            pixels.append(shipped)
+    comparison.progress("look at pictures", len(documents), len(documents))
+    scores = np.concatenate(found)
+    worst = Measurement("picture_error", float(np.max(errors)), "", "lower", len(errors))
+    return [
+        comparison.judge(QUALITY, worst),
+        *class_rows(comparison, documents, np.concatenate(source), scores),
+        _same_codes(comparison, np.concatenate(pixels), scores),
+    ]
+
+
+def _prepared(comparison: Comparison, documents: Sequence[Document]) -> tuple[Float32, Float32]:
+    """The pictures as the source's own processor gives them, and as the bundle's runtime does."""
+    pictures = [open_picture(document) for document in documents]
+    shipped = comparison.worker.prepare([np.asarray(picture) for picture in pictures])
+    processor = processors.source_processor(comparison.model.folder)
+    if processor is None:  # a module's own description of its pictures
+        assert comparison.model.pictures is not None
+        return comparison.model.pictures.prepare(pictures), shipped
+    expected = processor(pictures, return_tensors="np")["pixel_values"]
+    return np.asarray(expected, np.float32), shipped
+
+
+def _same_codes(comparison: Comparison, pixels: Float32, found: Float32) -> Row:
+    with comparison.same_codes():
+        exact = comparison.reference.look(pixels)
+    lowest = cosine.measure(cosine.cosines(exact, found[: len(pixels)]))[2]
+    return comparison.judge(EXPORT, replace(lowest, metric="export_cosine_min"))

@@ -1,0 +1,75 @@
+"""What an engine's file computes: a model's torch module with named inputs and outputs."""
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
+
+from edgecompile.errors import UnsupportedError
+from edgecompile.tasks import TASKS
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from edgecompile.reference import Reference
+
+Axes = Mapping[str, Mapping[int, str]]
+Made = TypeVar("Made")
+
+EXAMPLE_SHAPE = (2, 7)  # neither is 1: exporters take a size of 1 for a constant
+
+
+@dataclass(frozen=True)
+class Graph:
+    """`given` are example inputs by name, in the order of the module's forward.
+
+    `axes` are sizes that vary: input -> axis -> a name, the same one where sizes are equal.
+    """
+
+    module: nn.Module
+    given: Mapping[str, Tensor]
+    axes: Axes
+    outputs: tuple[str, ...]
+
+    @property
+    def fixed(self) -> Graph:
+        """The same with the sizes of the example."""
+        return replace(self, axes={})
+
+
+def graph(reference: Reference) -> Graph:
+    """The graph of a task that one call answers; its batch varies, and so does a text's length."""
+    import torch
+
+    from edgecompile.reference import flat_outputs
+
+    module, task = reference.torch_module(), TASKS[reference.model.task]
+    if task.takes == "arrays":
+        arrays = {n: torch.from_numpy(a) for n, a in reference.example_inputs.items()}
+        count = len(flat_outputs(module(**arrays)))  # raises here what it raises for the user
+        outputs = tuple(f"output_{index}" for index in range(count))
+        return Graph(module, arrays, _batch_axes(arrays), outputs)
+    if task.takes == "picture":
+        pixels = {"pixel_values": torch.zeros((2, *reference.picture_shape))}
+        return Graph(module, pixels, {"pixel_values": {0: "batch"}}, (task.output,))
+    # One tensor each: the exporter takes one tensor given twice for one input.
+    ids = {n: torch.ones(EXAMPLE_SHAPE, dtype=torch.int64) for n in reference.input_names}
+    return Graph(module, ids, {n: {0: "batch", 1: "length"} for n in ids}, (task.output,))
+
+
+def _batch_axes(given: Mapping[str, Tensor]) -> Axes:
+    """The first axis is a batch where all inputs agree on it and the example is larger than 1."""
+    sizes = {tensor.shape[0] if tensor.ndim else 0 for tensor in given.values()}
+    if len(sizes) != 1 or max(sizes) < 2:
+        return {}
+    return {name: {0: "batch"} for name in given}
+
+
+def with_axes_if_possible(export: Callable[[Graph], Made], one: Graph, task: str) -> Made:
+    """Export with sizes that vary; a user's own module with the example's where it must be."""
+    if TASKS[task].takes != "arrays" or not one.axes:
+        return export(one)
+    try:
+        return export(one)
+    except UnsupportedError:
+        return export(one.fixed)
