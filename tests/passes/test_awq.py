@@ -54,6 +54,27 @@ def qwen2(folder: Path) -> Path:
     return folder
 
 
+def gemma3(folder: Path) -> Path:
+    """A Gemma 3 of two layers, whose norms multiply with 1 + w; w is not the zeros of a new one."""
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.Gemma3TextConfig(
+        hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=16, query_pre_attn_scalar=16, sliding_window=16,
+        vocab_size=tiny.byte_bpe(folder), max_position_embeddings=256, initializer_range=0.1,
+        bos_token_id=0, eos_token_id=1, pad_token_id=1,
+    )  # fmt: skip
+    model = transformers.Gemma3ForCausalLM(config)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if name.endswith("norm.weight"):
+                value.copy_(3 * torch.rand_like(value))
+    model.save_pretrained(folder)
+    tiny.card(folder)
+    return folder
+
+
 def bert(folder: Path) -> Path:
     """Tiny BERT with a few value channels that stand out, as trained models have them."""
     weights = load_file(tiny.bert(folder) / "model.safetensors")
@@ -226,6 +247,15 @@ def test_a_block_of_another_width_does_not_take_the_first_ones_neighbours(
     assert folding.alike(wider, group) is None
 
 
+def test_norms_that_multiply_with_one_plus_their_weight_take_no_scale(tmp_path: Path) -> None:
+    block = Block(gemma3(tmp_path / "gemma3"), tmp_path / "w")
+    found = {g[0].source.split(".")[-2]: block.folding.find(g) for g in block.groups}
+    block.walk.close()
+    assert {name: n.path if n else "" for name, n in found.items()} == {
+        "q_proj": "", "o_proj": "self_attn.v_proj", "gate_proj": "", "down_proj": "mlp.up_proj",
+    }  # fmt: skip
+
+
 def test_columns_that_follow_no_scale_have_no_neighbour() -> None:
     x = torch.randn(32, 8)
     probe = torch.linspace(2, 9, 8)
@@ -273,6 +303,17 @@ def test_rounding_to_nearest_takes_scales_too(folders: dict[str, Path], tmp_path
     errors = [(r.error, r.nearest) for r in result.layers if r.nearest is not None]
     ours, nearest = (sum(e**2 for e in side) for side in zip(*errors, strict=True))
     assert ours < nearest
+
+
+def test_gemma_3_scaled_where_it_can_be_computes_what_the_source_does(tmp_path: Path) -> None:
+    model, ids = load(gemma3(tmp_path / "gemma3")), list(range(5, 60))
+    changed = QuantizeAwq(**FEW | {"bits": 8})(model, tiny.work(tmp_path / "w")).model
+    reference = Reference(model)
+    wanted = reference.logits(ids)
+    with reference.quantized(changed.quantized, changed.replaced):
+        found = reference.logits(ids)
+    assert not changed.replaced
+    assert np.linalg.norm(found - wanted) < 0.1 * np.linalg.norm(wanted)
 
 
 def test_the_scaled_model_computes_what_the_source_does(
