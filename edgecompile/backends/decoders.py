@@ -106,8 +106,8 @@ def refusal(model: Model) -> str:
     for rope in _ropes(config).values():
         if rope.get("rope_type") not in ROPES:
             return f"rope {rope} is not one of {', '.join(ROPES)}"
-        if _turned(config, rope) % 2:
-            return f"rope turns {_turned(config, rope)} numbers of a head, not pairs"
+        if turned(config, rope) % 2:
+            return f"rope turns {turned(config, rope)} numbers of a head, not pairs"
     if _activation(config) not in family.activations:
         return f"activation {_activation(config)!r} is not one of {', '.join(family.activations)}"
     if wrong := [name for name in family.refused if getattr(config, name, None)]:
@@ -123,14 +123,14 @@ def refusal(model: Model) -> str:
 def plan(model: Model) -> DecoderPlan:
     """The plan of a model that `refusal` does not refuse."""
     config, sources = filled_in(model), _sources(model)
-    family, size = DECODERS[model.architecture], _head_size(config)
+    family, size = DECODERS[model.architecture], head_size(config)
     ropes = _ropes(config)
     needed = set(_needed(config, sources))
     return DecoderPlan(
         layers=config.num_hidden_layers, heads=config.num_attention_heads,
         kv_heads=config.num_key_value_heads, head_size=size,
         vocabulary=model.weights.infos[sources[EMBEDDING]].shape[0],
-        epsilon=config.rms_norm_eps, windows=tuple(_windows(config)),
+        epsilon=config.rms_norm_eps, windows=tuple(windows(config)),
         tied=bool(config.tie_word_embeddings),
         rotaries=tuple(rotary(config, kind) for kind in ropes), turns=tuple(_turns(config)),
         activation=family.activations[_activation(config)],
@@ -147,7 +147,7 @@ def rotary_width(model: Model) -> int:
     config = filled_in(model)
     if not getattr(config, "rope_parameters", None):
         return 0
-    return sum(_turned(config, rope) for rope in _ropes(config).values())
+    return sum(turned(config, rope) for rope in _ropes(config).values())
 
 
 def rotary(config: PretrainedConfig, kind: str = "") -> Rotary:
@@ -157,7 +157,7 @@ def rotary(config: PretrainedConfig, kind: str = "") -> Rotary:
 
     rope, factor = _ropes(config)[kind], 1.0
     if rope["rope_type"] == "default":
-        size = _turned(config, rope)
+        size = turned(config, rope)
         exponents = torch.arange(0, size, 2, dtype=torch.float32) / size
         frequencies = 1.0 / (rope["rope_theta"] ** exponents)
     else:
@@ -192,9 +192,9 @@ def _positions(config: PretrainedConfig) -> int:
     return min([int(config.max_position_embeddings), *trained])
 
 
-def _turned(config: PretrainedConfig, rope: Mapping[str, Any]) -> int:
+def turned(config: PretrainedConfig, rope: Mapping[str, Any]) -> int:
     """How many numbers of a head turn: the first ones."""
-    return int(_head_size(config) * rope.get("partial_rotary_factor", 1.0))
+    return int(head_size(config) * rope.get("partial_rotary_factor", 1.0))
 
 
 def _ropes(config: PretrainedConfig) -> dict[str, Mapping[str, Any]]:
@@ -218,13 +218,14 @@ def _activation(config: PretrainedConfig) -> str:
     return str(getattr(config, "hidden_activation", None) or config.hidden_act)
 
 
-def _head_size(config: PretrainedConfig) -> int:
+def head_size(config: PretrainedConfig) -> int:
+    """Columns of one attention head."""
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return int(size)
 
 
-def _windows(config: PretrainedConfig) -> Iterator[int]:
-    """By layer_types where the config has them; Mistral's window is for all layers."""
+def windows(config: PretrainedConfig) -> Iterator[int]:
+    """Positions that each layer's attention sees, -1: all. Mistral's window is for all layers."""
     window = getattr(config, "sliding_window", None)
     if not getattr(config, "use_sliding_window", True):
         window = None

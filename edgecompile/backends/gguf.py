@@ -19,6 +19,7 @@ from edgecompile.backends import (
     Export,
     Port,
     ReadWhenAsked,
+    decoders,
     gguf_blocks,
     gguf_metadata,
     gguf_read,
@@ -50,6 +51,7 @@ from edgecompile.passes import Progress
 from edgecompile.sources.gguf_config import ROPE_FREQS
 from edgecompile.sources.gguf_file import read_gguf
 from edgecompile.sources.gguf_rows import interleaved
+from edgecompile.structure import filled_in
 
 FILE = "model.gguf"
 TENSOR_INFO_BYTES = 100  # name, shape, type, offset and alignment of one tensor
@@ -188,7 +190,7 @@ class Gguf:
         if self.kv_cache_bits == 8:
             if layout.encoder:
                 return f"kv_cache_bits = 8, but {model.architecture} keeps no keys and values"
-            size = gguf_metadata.head_size(model.config)
+            size = decoders.head_size(filled_in(model))
             if size % gguf_blocks.BLOCK:
                 return f"heads of {size} do not divide into Q8_0's blocks of {gguf_blocks.BLOCK}"
         return gguf_types.block_refusal(self._chosen(model, layout), _matrices(model, layout))
@@ -229,7 +231,7 @@ class Gguf:
         kinds: Mapping[str, gguf.GGMLQuantizationType],
         progress: Progress,
     ) -> None:
-        factors = gguf_metadata.rope_factors(model.config)
+        factors = gguf_metadata.rope_factors(model)
         if factors is not None:
             writer.add_tensor_info(ROPE_FREQS, factors.shape, factors.dtype, factors.nbytes)
         for source, stored in there.items():
@@ -301,7 +303,7 @@ def _export(
     except PackageNotFoundError as error:
         found, way_out = "llama-cpp-python is not installed", "pip install 'edgecompile[gguf]'"
         raise MissingLibraryError("gguf", found, way_out=way_out) from error
-    options: dict[str, Any] = {"n_ctx": gguf_metadata.context_length(model.config)}
+    options: dict[str, Any] = {"n_ctx": gguf_metadata.context_length(model)}
     if backend.kv_cache_bits == 8:
         options["kv_cache_bits"] = 8
     if model.pooling:

@@ -2,16 +2,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gguf
 import numpy as np
 
 from edgecompile.architectures import DECODERS
+from edgecompile.backends.decoders import head_size, turned, windows
 from edgecompile.backends.gguf_layout import LAYOUTS, Layout, Value
 from edgecompile.model import Model
 from edgecompile.sources.gguf_config import GEMMA_27B, WINDOW, exact, llama3_factors
 from edgecompile.sources.gguf_file import GgufFile
+from edgecompile.structure import filled_in
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 POOLING = {
     "mean": gguf.PoolingType.MEAN,
@@ -51,22 +56,22 @@ def hyperparameters(model: Model) -> dict[str, Value]:
         values[f"{name}.attention.layer_norm_epsilon"] = float(config["layer_norm_eps"])
         values[f"{name}.attention.causal"] = False
     else:
-        values |= _decoder(config, name)
+        whole = filled_in(model)
+        values |= _decoder(whole, name)
         if layout.windows:
-            values |= _windows(config, name)
+            values |= _windows(whole, name)
     if model.pooling:
         values[f"{name}.pooling_type"] = int(POOLING[model.pooling.mode])
     return values
 
 
-def _decoder(config: Mapping[str, Any], name: str) -> dict[str, Value]:
-    size = head_size(config)
-    rope = rope_parameters(config)
+def _decoder(config: PretrainedConfig, name: str) -> dict[str, Value]:
+    size, rope = head_size(config), _rope(config)
     values: dict[str, Value] = {
-        f"{name}.attention.layer_norm_rms_epsilon": float(config["rms_norm_eps"]),
+        f"{name}.attention.layer_norm_rms_epsilon": float(config.rms_norm_eps),
         f"{name}.attention.key_length": size,
         f"{name}.attention.value_length": size,
-        f"{name}.rope.dimension_count": turned(config),
+        f"{name}.rope.dimension_count": turned(config, rope),
         f"{name}.rope.freq_base": float(rope["rope_theta"]),
     }
     if rope["rope_type"] == "linear":
@@ -75,58 +80,31 @@ def _decoder(config: Mapping[str, Any], name: str) -> dict[str, Value]:
     return values
 
 
-def _windows(config: Mapping[str, Any], name: str) -> dict[str, Value]:
+def _windows(config: PretrainedConfig, name: str) -> dict[str, Value]:
     """Which layers see a window, and the rotation of those."""
     return {
-        f"{name}.{WINDOW}": int(config["sliding_window"]),
-        f"{name}.{WINDOW}_pattern": [kind == LOCAL for kind in layer_types(config)],
-        f"{name}.rope.freq_base_swa": float(rope_parameters(config, LOCAL)["rope_theta"]),
+        f"{name}.{WINDOW}": int(config.sliding_window),
+        f"{name}.{WINDOW}_pattern": [kind == LOCAL for kind in config.layer_types],
+        f"{name}.rope.freq_base_swa": float(_rope(config, LOCAL)["rope_theta"]),
     }
 
 
-def layer_types(config: Mapping[str, Any]) -> list[str]:
-    """sliding_attention or full_attention by layer; older configs say every how many is full."""
-    step = int(config.get("sliding_window_pattern", 6))
-    count = int(config["num_hidden_layers"])
-    regular = [WHOLE if (layer + 1) % step == 0 else LOCAL for layer in range(count)]
-    return list(config.get("layer_types") or regular)
+def _rope(config: PretrainedConfig, kind: str = WHOLE) -> Mapping[str, Any]:
+    """Rotation rule; `kind` of layer matters where the two kinds turn differently."""
+    ropes: Mapping[str, Any] = config.rope_parameters
+    return ropes if "rope_type" in ropes else ropes[kind]
 
 
-def rope_parameters(config: Mapping[str, Any], kind: str = WHOLE) -> dict[str, Any]:
-    """Rotation rule with `rope_type` and `rope_theta`, from the config's old or new spelling.
-
-    `kind` of layer matters where the two kinds turn differently.
-    """
-    rope = dict(config.get("rope_scaling") or config.get("rope_parameters") or {})
-    if kind in rope:
-        rope = dict(rope[kind] or {})
-    elif kind == LOCAL:
-        rope = {"rope_theta": config.get("rope_local_base_freq")}
-    rope["rope_type"] = rope.get("rope_type") or rope.get("type") or "default"
-    rope.setdefault("rope_theta", config.get("rope_theta") or 10000.0)
-    return rope
-
-
-def rope_factors(config: Mapping[str, Any]) -> np.ndarray[Any, Any] | None:
+def rope_factors(model: Model) -> np.ndarray[Any, Any] | None:
     """Llama 3's frequency divisors float32 [head_dim / 2] for `rope_freqs.weight`, else None."""
-    rope = rope_parameters(config)
+    if LAYOUTS[model.architecture].encoder:
+        return None
+    config = filled_in(model)
+    rope = _rope(config)
     if rope["rope_type"] != "llama3":
         return None
     factors = llama3_factors(float(rope["rope_theta"]), head_size(config) // 2, rope)
     return factors.astype(np.float32)
-
-
-def head_size(config: Mapping[str, Any]) -> int:
-    """Columns of one attention head."""
-    size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-    return int(size)
-
-
-def turned(config: Mapping[str, Any]) -> int:
-    """How many numbers of a head are rotated: the first ones."""
-    rope = rope_parameters(config)
-    partial = rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
-    return int(head_size(config) * partial)
 
 
 def config_refusal(model: Model, layout: Layout) -> str:
@@ -143,33 +121,37 @@ def config_refusal(model: Model, layout: Layout) -> str:
     if layout.encoder:
         kind = config.get("position_embedding_type", "absolute")
         return "" if kind == "absolute" else f"position_embedding_type is {kind!r}, not 'absolute'"
-    rope = rope_parameters(config)
+    return _decoder_refusal(filled_in(model), layout)
+
+
+def _decoder_refusal(config: PretrainedConfig, layout: Layout) -> str:
+    rope, size = _rope(config), head_size(config)
     if rope["rope_type"] not in _ROPES:
         return f"rope_type is {rope['rope_type']!r}; supported: {', '.join(_ROPES)}"
     if reason := _family_refusal(config, layout):
         return reason
-    if turned(config) == head_size(config) or layout.arch == gguf.MODEL_ARCH.PHI3:
+    if turned(config, rope) == size or layout.arch == gguf.MODEL_ARCH.PHI3:
         return ""
-    return f"only {turned(config)} of a head's {head_size(config)} numbers are rotated"
+    return f"only {turned(config, rope)} of a head's {size} numbers are rotated"
 
 
-def _family_refusal(config: Mapping[str, Any], layout: Layout) -> str:
+def _family_refusal(config: PretrainedConfig, layout: Layout) -> str:
     """What llama.cpp has fixed for a family where configs may differ."""
-    count = int(config["num_hidden_layers"])
+    count = config.num_hidden_layers
     if layout.arch == gguf.MODEL_ARCH.SMOLLM3:
-        turned = [int((layer + 1) % NO_ROPE_STEP != 0) for layer in range(count)]
-        found = config.get("no_rope_layers") or turned
-        return "" if found == turned else f"no_rope_layers is {found}, not every fourth"
+        expected = [int((layer + 1) % NO_ROPE_STEP != 0) for layer in range(count)]
+        found = config.no_rope_layers
+        return "" if found == expected else f"no_rope_layers is {found}, not every fourth"
     if layout.arch != gguf.MODEL_ARCH.GEMMA3:
         return ""
-    local, size = rope_parameters(config, LOCAL), head_size(config)
+    local, size = _rope(config, LOCAL), head_size(config)
     if local["rope_type"] != "default":
         return f"rope_type of {LOCAL} is {local['rope_type']!r}, not 'default'"
-    scalar = config.get("query_pre_attn_scalar", 256)
+    scalar = config.query_pre_attn_scalar
     if count != GEMMA_27B and scalar != size:
         return f"query_pre_attn_scalar is {scalar}; llama.cpp takes the head size, {size}"
-    wrong = [name for name in DECODERS["gemma3_text"].refused if config.get(name)]
-    return f"{wrong[0]} is {config[wrong[0]]!r}" if wrong else ""
+    wrong = [name for name in DECODERS["gemma3_text"].refused if getattr(config, name, None)]
+    return f"{wrong[0]} is {getattr(config, wrong[0])!r}" if wrong else ""
 
 
 def _needed(model: Model, layout: Layout) -> list[str]:
@@ -185,14 +167,12 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and 0 < value < 2**31
 
 
-def context_length(config: Mapping[str, Any]) -> int:
-    """Tokens for which the engine's attention is the source's: a sliding window ends it."""
-    longest = int(config["max_position_embeddings"])
-    window = config.get("sliding_window")
-    slides = config.get("use_sliding_window", config["model_type"] in ("mistral", "phi3"))
-    if window is None or not slides:
+def context_length(model: Model) -> int:
+    """Tokens for which attention is the source's: a window that llama.cpp has not ends it."""
+    longest = int(model.config["max_position_embeddings"])
+    if LAYOUTS[model.architecture].windows:
         return longest
-    return min(longest, int(window))
+    return min([longest, *(size for size in windows(filled_in(model)) if size > 0)])
 
 
 def facts(file: GgufFile) -> dict[str, float]:

@@ -193,6 +193,22 @@ def test_decoding_finds_every_float_and_the_hyperparameters(
         assert decoded.facts[name] == model.config[name], name
 
 
+def test_what_a_config_leaves_out_is_what_transformers_takes_for_it(tmp_path: Path) -> None:
+    config = Gemma3TextConfig(
+        **SIZES, head_dim=16, query_pre_attn_scalar=16, sliding_window=8, pad_token_id=1
+    )
+    make_folder(tmp_path, config)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    del saved["rope_parameters"], saved["layer_types"]
+    (tmp_path / "config.json").write_text(json.dumps(saved | {"sliding_window_pattern": 2}))
+    (tmp_path / "out").mkdir()
+    Gguf().export(describe_folder(tmp_path, "tiny"), tmp_path / "out", quiet)
+    found = read_gguf(tmp_path / "out" / "model.gguf").metadata
+    assert found["gemma3.rope.freq_base"] == 1e6
+    assert found["gemma3.rope.freq_base_swa"] == 1e4
+    assert found["gemma3.attention.sliding_window_pattern"] == [True, False]
+
+
 def test_a_name_that_llama_cpp_has_other_rules_for_is_told(tmp_path: Path) -> None:
     make_folder(tmp_path / "m", CONFIGS["phi3"])
     (tmp_path / "out").mkdir()
