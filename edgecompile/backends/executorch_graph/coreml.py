@@ -22,7 +22,8 @@ from executorch.backends.apple.coreml.compiler import CoreMLBackend
 from executorch.backends.apple.coreml.partition import CoreMLPartitioner
 from numpy.typing import NDArray
 
-from edgecompile.backends.executorch_graph.delegated import Bytes, Constants, Values
+from edgecompile.backends.executorch_graph.delegated import Constants, Values
+from edgecompile.backends.executorch_graph.pte_read import Bytes
 from edgecompile.errors import BadInputError
 from edgecompile.numerics.schemes import QuantizedTensor, Scheme
 

@@ -16,7 +16,6 @@ from edgecompile.backends import Decoded
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme, float_digest
 
-Bytes = NDArray[np.uint8]
 Values = QuantizedTensor | NDArray[Any]  # codes with their scales, or floats
 
 

@@ -19,7 +19,8 @@ from executorch.backends.vulkan.serialization.vulkan_graph_schema import (
 from numpy.typing import NDArray
 
 from edgecompile.backends import packing
-from edgecompile.backends.executorch_graph.delegated import Bytes, Constants, Values
+from edgecompile.backends.executorch_graph.delegated import Constants, Values
+from edgecompile.backends.executorch_graph.pte_read import Bytes
 from edgecompile.numerics.schemes import QuantizedTensor, Scheme
 
 DTYPES: dict[int, Any] = {
