@@ -11,7 +11,7 @@ import numpy as np
 
 from edgecompile import host
 from edgecompile.backends import Decoded
-from edgecompile.checks import Limits, costs, quality, sealed, tokens
+from edgecompile.checks import Limits, costs, quality, sealed, stored_once, tokens
 from edgecompile.checks.limits import REQUIRED, activation_column, limits_for, types_of, width_of
 from edgecompile.errors import (
     BadInputError,
@@ -100,6 +100,7 @@ def _run(subject: _Subject, found: _Found) -> None:
     decoded = sealed.decode(subject.bundle, data)
     expected = subject.model.quantized if subject.model else {}
     found.step("sealed", sealed.rows(decoded, data, subject.model, expected))
+    found.step("sealed", stored_once.rows(subject.bundle, data, subject.options.allow))
     subject.progress("check codes", 1, 1)
     found.step("cost", costs.size_rows(subject.info, subject.limits, subject.options.allow))
     found.step("cost", _cost_rows(subject))

@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edgecompile.codes import Codes
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme
@@ -59,6 +62,18 @@ class Decoded:
     facts: Mapping[str, float]
 
 
+@dataclass(frozen=True)
+class Extent:
+    """The bytes of one tensor in an engine's file; tensors of one `place` share them.
+
+    `data` uint8 [bytes] is mapped from the file where it can be: nothing is read before it is used.
+    """
+
+    name: str
+    place: tuple[str, int]  # file, offset in it
+    data: NDArray[np.uint8]
+
+
 class Backend(Protocol):
     """A frozen dataclass whose fields are its options."""
 
@@ -79,6 +94,10 @@ class Backend(Protocol):
 
     def decode(self, folder: Path, manifest: Mapping[str, Any]) -> Decoded:
         """Read codes, scales, floats and facts back from the files in `folder`."""
+        ...
+
+    def extents(self, folder: Path) -> Iterator[Extent]:
+        """Every tensor's bytes in the files in `folder`, whatever it is for."""
         ...
 
 

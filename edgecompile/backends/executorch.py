@@ -2,13 +2,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from edgecompile.backends import Decoded, Export, Port, decoders, schemes_of
+from edgecompile.backends import Decoded, Export, Extent, Port, decoders, schemes_of
 from edgecompile.backends.executorch_graph import scope
 from edgecompile.backends.quiet import quiet
 from edgecompile.errors import UnsupportedError
@@ -91,6 +91,13 @@ class Executorch:
 
         return decode(folder, manifest)
 
+    def extents(self, folder: Path) -> Iterator[Extent]:
+        """The program's constants, data that delegates find by key, and what these compiled."""
+        with quiet():
+            from edgecompile.backends.executorch_graph.extents import extents
+
+        return extents(folder / scope.FILE)
+
     def _device_refusal(self, model: Model) -> str:
         """What only XNNPACK has, and what only the others have."""
         if self.partitioner == "xnnpack":
@@ -119,8 +126,7 @@ class Executorch:
         ids = Port("input_ids", "int64", (1, "length"))
         position = tuple(Port(name, "int64", (1,)) for name in ("start", "first"))
         logits = Port("logits", "float32", (1, "logits_length", plan.vocabulary))
-        notes = _tied_notes(plan, schemes_of(model))
-        made = _export((ids, *position), (logits,), options, plan.unused, notes)
+        made = _export((ids, *position), (logits,), options, plan.unused)
         return replace(made, shifted=plan.shifted)
 
     def _lowered(self, model: Model, folder: Path, progress: Progress) -> Export:
@@ -158,16 +164,6 @@ def _for_device(made: Export, model: Model, device: scope.Device) -> Export:
     return replace(made, options=options, float_dtypes=floats, notes=(*made.notes, note))
 
 
-def _tied_notes(
-    plan: decoders.DecoderPlan, schemes: Mapping[str, Scheme]
-) -> tuple[str, ...]:
-    """The embedding's operator and XNNPACK read 8-bit rows alike, but 4-bit ones in two orders."""
-    source = plan.sources[decoders.EMBEDDING]
-    if not plan.tied or schemes.get(source, Scheme(8, 0)) == Scheme(8, 0):
-        return ()
-    return (f"{source} is in the file twice, for look-ups and for the tied head",)
-
-
 def _encoder_options(model: Model) -> dict[str, Any]:
     """What the runtime needs to know of a method that takes one text, or a module's inputs."""
     options: dict[str, Any] = {}
@@ -183,14 +179,14 @@ def _encoder_options(model: Model) -> dict[str, Any]:
 
 def _export(
     inputs: tuple[Port, ...], outputs: tuple[Port, ...], options: Mapping[str, Any],
-    unused: Mapping[str, str], notes: tuple[str, ...] = (),
+    unused: Mapping[str, str],
 ) -> Export:  # fmt: skip
     version = metadata.version("executorch")
     major, minor = (int(part) for part in version.split(".")[:2])
     return Export(
         engine="executorch", requires=f"executorch>={major}.{minor},<{major}.{minor + 1}",
         tested=version, file=scope.FILE, inputs=inputs, outputs=outputs, options=options,
-        unused=unused, notes=notes,
+        unused=unused,
     )  # fmt: skip
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,6 +17,7 @@ from edgecompile.architectures import norm_offsets
 from edgecompile.backends import (
     Decoded,
     Export,
+    Extent,
     Port,
     ReadWhenAsked,
     decoders,
@@ -178,6 +179,12 @@ class Gguf:
             ReadWhenAsked((name for name in there if name not in coded), dense),
             gguf_metadata.facts(file),
         )
+
+    def extents(self, folder: Path) -> Iterator[Extent]:
+        """By the file's table of tensors."""
+        file = read_gguf(folder / FILE)
+        for name, tensor in file.tensors.items():
+            yield Extent(name, (file.path.name, tensor.offset), file.raw(tensor).reshape(-1))
 
     def halves(self, model: Model, there: Mapping[str, str]) -> dict[str, str]:
         """Source tensor -> `float16`, of floats that the file holds in halves."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 import math
 import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 
 import onnx
 
-from edgecompile.backends import Decoded, Export, Port, decoders
+from edgecompile.backends import Decoded, Export, Extent, Port, decoders
 from edgecompile.backends.onnx_graph import (
     decoder_graph,
     encode,
@@ -21,7 +21,7 @@ from edgecompile.backends.onnx_graph import (
     tune,
 )
 from edgecompile.backends.onnx_graph.activations import Form
-from edgecompile.backends.onnx_graph.decode import decode
+from edgecompile.backends.onnx_graph.decode import decode, extents
 from edgecompile.backends.onnx_graph.rewrite import Rewritten, rewrite
 from edgecompile.errors import UnsupportedError
 from edgecompile.model import Model
@@ -134,6 +134,10 @@ class Onnxruntime:
     def decode(self, folder: Path, manifest: Mapping[str, Any]) -> Decoded:
         """Codes, floats and facts from the sealed graph."""
         return decode(folder, manifest)
+
+    def extents(self, folder: Path) -> Iterator[Extent]:
+        """Initializers, and what Constant nodes hold."""
+        return extents(folder)
 
 
 BUILT = ("gemma", "gemma2", "granite")  # decoders that onnxruntime-genai's builder draws

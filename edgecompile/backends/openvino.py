@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -11,10 +11,10 @@ from typing import Any, ClassVar, Literal
 
 import openvino as ov
 
-from edgecompile.backends import Decoded, Export, Port, decoders, schemes_of
+from edgecompile.backends import Decoded, Export, Extent, Port, decoders, schemes_of
 from edgecompile.backends.openvino_graph import decoder_graph, float_encoder, rewrite, storage
 from edgecompile.backends.openvino_graph.compressed import Constants
-from edgecompile.backends.openvino_graph.decode import decode
+from edgecompile.backends.openvino_graph.decode import decode, extents
 from edgecompile.errors import UnsupportedError
 from edgecompile.model import Model
 from edgecompile.numerics.ranges import Range
@@ -96,6 +96,10 @@ class Openvino:
     def decode(self, folder: Path, manifest: Mapping[str, Any]) -> Decoded:
         """Codes, floats and facts from the sealed graph."""
         return decode(folder, manifest)
+
+    def extents(self, folder: Path) -> Iterator[Extent]:
+        """Constants."""
+        return extents(folder)
 
     def _group(self, model: Model) -> int:
         """Columns that share a scale: the engine takes more than a weight's group for none."""

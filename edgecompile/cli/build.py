@@ -38,7 +38,7 @@ def build_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--recipe", type=PATH, help="A recipe for a MODEL that is a path."),
         click.option("--overwrite", is_flag=True, help="Replace an existing bundle."),
         click.option("--allow", multiple=True, metavar="NAME",
-                     help="Let a named fault pass: no-gain, not-run."),
+                     help="Let a named fault pass: no-gain, duplicates, not-run."),
         click.option("--lock", type=PATH, metavar="FILE",
                      help="What earlier builds chose by measuring; default: ./edgecompile.lock."),
         click.option("--relock", is_flag=True,
@@ -175,7 +175,7 @@ def _plan_json(plan: Any, one: Any) -> dict[str, Any]:
 @click.option("--source", help="The model it was built from; default: the shelf, then the cache.")
 @click.option("--data", type=PATH, help="Held-out text (JSONL, CSV, text) or folder of pictures.")
 @click.option("--allow", multiple=True, metavar="NAME",
-              help="Let a named fault pass: no-gain, not-run.")
+              help="Let a named fault pass: no-gain, duplicates, not-run.")
 @click.option("--require-device", is_flag=True, help="Only a run on the real device counts.")
 @click.option("--on", "levels", multiple=True, type=click.Choice(list(LEVELS)),
               help="Compare on an emulated processor too; may be given again.")

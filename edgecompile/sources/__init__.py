@@ -15,7 +15,7 @@ from edgecompile.errors import BadInputError, MissingLibraryError, UsageError
 from edgecompile.model import Licence, Model, Source, TensorInfo, Weights
 from edgecompile.passes import Progress
 from edgecompile.recipe import Recipe
-from edgecompile.sources import huggingface
+from edgecompile.sources import huggingface, tied
 
 CHECKED_ELEMENTS = 1 << 24  # weights are searched for NaN this many elements at a time
 
@@ -140,6 +140,7 @@ def load(ref: SourceRef, progress: Progress) -> Model:
     )  # fmt: skip
     model = with_recipe(dataclasses.replace(model, source=source), ref)
     refuse_not_finite(model, progress)
+    model = tied.of(model)
     remember(source.digest, ref)
     return model
 

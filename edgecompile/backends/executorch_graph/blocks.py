@@ -5,7 +5,7 @@ RMSNorm: Zhang & Sennrich 2019; gated MLP: Shazeer 2020; rotary positions: Su et
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,7 @@ from edgecompile.backends.decoders import (
 )
 from edgecompile.backends.executorch_graph.sheet import Sheet, product, products
 from edgecompile.backends.joining import joinable
+from edgecompile.numerics.schemes import Scheme
 
 TURN, STREAM, QUERY = "turn", "stream.scale", "query.scale"  # constants that are not the source's
 GELU, WINDOW, POSITIONS = "gelu", "window", "positions"
@@ -56,10 +57,27 @@ def window(sheet: DecoderSheet, context: int, width: int) -> DecoderSheet:
     return sheet
 
 
+def swaps_neighbours(plan: DecoderPlan, schemes: Mapping[str, Scheme]) -> bool:
+    """Whether the embedding's look-up reads a 4-bit table in the order of the tied head's product.
+
+    The operator and XNNPACK take a byte's nibbles in two orders; the table is stored once.
+    """
+    scheme = schemes.get(plan.sources[EMBEDDING])
+    return plan.tied and scheme is not None and scheme.bits == 4
+
+
+def _unswapped(sheet: DecoderSheet, stream: int) -> int:
+    """Each two neighbours of a row in the other's place."""
+    d, width = sheet.delegate, _width(sheet)
+    pairs = d.reshape(stream, 1, 0, width // 2, 2)
+    even, odd = (d.cut(pairs, 3, at, 1) for at in (1, 0))
+    return d.reshape(d.join(even, odd), 1, 0, width)
+
+
 def first(sheet: DecoderSheet) -> DecoderSheet:
     """stream, rotary rows -> cos and sin of whole heads, q, k, v of layer 0.
 
-    Where the family scales its embedding, the scaled stream comes first.
+    Where the look-up's rows are not the stream yet (swapped, to be scaled), that comes first.
     """
     d, plan = sheet.delegate, sheet.plan
     stream = sheet.input(_width(sheet))
@@ -68,8 +86,12 @@ def first(sheet: DecoderSheet) -> DecoderSheet:
         half = rotary.size // 2
         cos, sin = (d.cut(rows, 3, start, half) for start in (0, half))
         tables.append((d.join(cos, cos), d.join(sin, sin)))
+    given = stream
+    if swaps_neighbours(plan, sheet.schemes):
+        stream = _unswapped(sheet, stream)
     if plan.embedding_scale != 1:
         stream = _times(sheet, stream, STREAM, plan.embedding_scale)
+    if stream != given:
         d.output(stream)
     for pair in tables:
         d.output(pair[0])

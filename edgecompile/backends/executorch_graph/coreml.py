@@ -96,6 +96,33 @@ def constants(payload: bytes, _: Callable[[str], Bytes]) -> Constants:
         return Constants(found, epsilons)
 
 
+def stored(payload: bytes) -> Iterator[tuple[str, int, Bytes]]:
+    """Name, place in the file of weights, and bytes of each constant there; int4 one a byte."""
+    with _unpacked(payload) as root:
+        data = root / PACKAGE / "Data"
+        spec = Model_pb2.Model.FromString((data / MODEL).read_bytes())
+        blob = data / "com.apple.CoreML" / BLOB
+        reader = _BlobStorageReader(str(blob)) if blob.exists() else None
+        for function in spec.mlProgram.functions.values():
+            for block in function.block_specializations.values():
+                for call in block.operations:
+                    yield from _stored(call, reader)
+
+
+def _stored(call: Any, reader: _BlobStorageReader) -> Iterator[tuple[str, int, Bytes]]:
+    values = [("val", call.attributes["val"])] if call.type == "const" else []
+    values += [
+        (name, argument.value)
+        for name, given in call.inputs.items() for argument in given.arguments
+        if argument.WhichOneof("binding") == "value"
+    ]  # fmt: skip
+    for name, value in values:
+        known = value.type.tensorType.dataType in READERS
+        if known and value.WhichOneof("value") == "blobFileValue":
+            found = np.ascontiguousarray(_array(value, reader)).reshape(-1).view(np.uint8)
+            yield f"{call.outputs[0].name}.{name}", value.blobFileValue.offset, found
+
+
 @contextmanager
 def _unpacked(payload: bytes) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:

@@ -101,7 +101,7 @@ def decode(folder: Path, manifest: Mapping[str, Any]) -> Decoded:
         if place.label in weights:
             found.append(_weight(reader, weights[place.label], place.start, count))
         if place.label in tables:
-            found.append(_table(reader, tables[place.label]))
+            found.append(_table(reader, tables[place.label], weights.get(place.label)))
         if len(found) == 2 and found[0].digest(name) != found[1].digest(name):
             raise BadInputError(reader.where, f"{name} is there twice, and differs")
         return as_named(found[0], schemes.get(name))
@@ -219,14 +219,18 @@ def _weight(reader: PteReader, weight: Weight, start: int, count: int) -> Quanti
     return encode.linear_codes(packed[part], scales[part], weight.scheme)
 
 
-def _table(reader: PteReader, table: Table) -> QuantizedTensor:
+def _table(reader: PteReader, table: Table, head: Weight | None) -> QuantizedTensor:
+    """A look-up's codes; those that a product reads too are in the product's order."""
+    at = table.codes.data_buffer_idx
+    shared = head is not None and reader.constant_at(at) == reader.data_at(head.codes)
     kind = np.uint8 if table.codes.scalar_type == ScalarType.BYTE else np.int8
-    codes = reader.constant(table.codes.data_buffer_idx, math.prod(table.codes.sizes))
+    codes = reader.constant(at, math.prod(table.codes.sizes))
     count = 4 * math.prod(table.scales.sizes)
     scales = _aligned(reader.constant(table.scales.data_buffer_idx, count), np.float32)
     columns = table.codes.sizes[1] * (2 if kind is np.uint8 else 1)
     shaped = codes.view(kind).reshape(table.codes.sizes)
-    return encode.embedding_codes(shaped, scales.reshape(table.scales.sizes), columns)
+    kept = scales.reshape(table.scales.sizes)
+    return encode.embedding_codes(shaped, kept, columns, as_linear=shared)
 
 
 def _floats(reader: PteReader, floats: Floats) -> Float32:

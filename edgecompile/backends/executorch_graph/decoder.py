@@ -20,6 +20,7 @@ from edgecompile.backends.executorch_graph.blocks import (
     first,
     last,
     middle,
+    swaps_neighbours,
     window,
 )
 from edgecompile.backends.executorch_graph.embedding import look_up
@@ -81,16 +82,19 @@ def _draw(canvas: Canvas, progress: Progress) -> None:
     method.call("executorch_prim::add.Scalar", start, count, end)
     stream, other = (canvas.buffer(_width(canvas)) for _ in range(2))
     source = canvas.plan.sources[EMBEDDING]
-    canvas.stored |= look_up(method, canvas.file, canvas.model, source, (ids, stream))
+    swapped = swaps_neighbours(plan, canvas.schemes)
+    canvas.stored |= look_up(
+        method, canvas.file, canvas.model, source, (ids, stream), as_linear=swapped
+    )
     masks = _windows(canvas, start, end)
     rows = [_rotary_rows(canvas, number, start, end) for number in range(len(plan.rotaries))]
     tables = [[canvas.buffer(1, one.size) for _ in range(2)] for one in plan.rotaries]
     q, mixed = (canvas.buffer(plan.heads, plan.head_size) for _ in range(2))
     k, v = (canvas.buffer(plan.kv_heads, plan.head_size) for _ in range(2))
     made = [table for pair in tables for table in pair]
-    scaled = [other] if plan.embedding_scale != 1 else []
-    canvas.subgraph(first(_sheet(canvas)), [stream, *rows, *scaled, *made, q, k, v])
-    stream, other = (other, stream) if scaled else (stream, other)
+    changed = [other] if swapped or plan.embedding_scale != 1 else []
+    canvas.subgraph(first(_sheet(canvas)), [stream, *rows, *changed, *made, q, k, v])
+    stream, other = (other, stream) if changed else (stream, other)
     for layer in range(plan.layers):
         progress("write file", layer, plan.layers)
         mask = masks.get(plan.windows[layer])

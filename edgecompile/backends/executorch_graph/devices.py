@@ -1,11 +1,11 @@
 """Delegates for devices that are not here: how to ask for one, and to read what it holds."""
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Any
 
-from edgecompile.backends import Decoded
+from edgecompile.backends import Decoded, Extent
 from edgecompile.backends.executorch_graph.delegated import Constants, joined
 from edgecompile.backends.executorch_graph.pte_read import PteReader
 from edgecompile.backends.executorch_graph.scope import Device
@@ -28,6 +28,12 @@ def constants(reader: PteReader, device: Device) -> Constants:
     """What the delegates of that device hold."""
     payloads = reader.payloads(device.delegate)
     return joined([_module(device).constants(payload, reader.data) for payload in payloads])
+
+
+def extents(payload: bytes, device: Device, number: int) -> Iterator[Extent]:
+    """The tensors in the payload of a device that packs them into it."""
+    for name, offset, data in _module(device).stored(payload):
+        yield Extent(name, (f"payload {number}", offset), data)
 
 
 def decode(reader: PteReader, device: Device, manifest: Mapping[str, Any]) -> Decoded:

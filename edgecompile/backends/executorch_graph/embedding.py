@@ -13,9 +13,13 @@ EMBEDDING_TYPE = {4: ScalarType.BYTE, 8: ScalarType.CHAR}
 
 
 def look_up(
-    method: Method, file: PteFile, model: Model, source: str, span: tuple[int, int]
-) -> dict[str, Stored]:
-    """Add the call for (ids, out); where the table's data are, for a tied head to find them."""
+    method: Method, file: PteFile, model: Model, source: str, span: tuple[int, int], *,
+    as_linear: bool = False,
+) -> dict[str, Stored]:  # fmt: skip
+    """Add the call for (ids, out); where the table's data are, for a tied head to find them.
+
+    `as_linear`: codes in the order that the head's product reads (encode.embedding).
+    """
     ids, out = span
     if source not in model.quantized:
         values = model.dense(source)
@@ -26,7 +30,7 @@ def look_up(
     tensor, found, arguments = model.quantized[source], {}, []
     kinds = EMBEDDING_TYPE[tensor.scheme.bits], FLOAT
     for array, kind, end in zip(
-        encode.embedding(tensor), kinds, (".codes", ".scales"), strict=True
+        encode.embedding(tensor, as_linear=as_linear), kinds, (".codes", ".scales"), strict=True
     ):
         name = source + end
         at, found[name] = file.constant(name, array)

@@ -53,26 +53,35 @@ def bfloat16(scales: Float32, name: str) -> NDArray[np.uint16]:
     return (bits >> np.uint32(16)).astype(np.uint16)
 
 
-def embedding(tensor: QuantizedTensor) -> tuple[NDArray[Any], Float32]:
+def embedding(
+    tensor: QuantizedTensor, *, as_linear: bool = False
+) -> tuple[NDArray[Any], Float32]:
     """Codes int8 [rows, columns] or uint8 [rows, columns / 2], scales [rows] or [rows, groups].
 
-    4 bits: code + 8, the even column in the high nibble.
+    4 bits: code + 8, the even column in the high nibble; in the low one `as_linear`, for a table
+    that XNNPACK multiplies with too. Its look-up then gives every two neighbours swapped.
     """
     scales = tensor.scales if tensor.scheme.group_size else tensor.scales[:, 0]
     scales = np.ascontiguousarray(scales)
     if tensor.scheme.bits == 8:
         return np.ascontiguousarray(tensor.codes), scales
     packed = packing.pack(tensor.codes, 4)
-    return (packed << np.uint8(4)) | (packed >> np.uint8(4)), scales
+    return packed if as_linear else _turned(packed), scales
 
 
-def embedding_codes(codes: NDArray[Any], scales: Float32, columns: int) -> QuantizedTensor:
+def _turned(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Both nibbles of each byte in the other's place."""
+    return (packed << np.uint8(4)) | (packed >> np.uint8(4))
+
+
+def embedding_codes(
+    codes: NDArray[Any], scales: Float32, columns: int, *, as_linear: bool = False
+) -> QuantizedTensor:
     """Inverse of `embedding`; `codes` are int8, or uint8 for 4 bits."""
     unpacked: Int8 = codes.view(np.int8)
     bits = 8
     if codes.dtype == np.uint8:
-        bits, swapped = 4, (codes << np.uint8(4)) | (codes >> np.uint8(4))
-        unpacked = packing.unpack(swapped, 4)
+        bits, unpacked = 4, packing.unpack(codes if as_linear else _turned(codes), 4)
     grouped = scales.ndim == 2
     scheme = Scheme(bits, columns // scales.shape[1] if grouped else 0)
     return QuantizedTensor(scheme, unpacked, scales.reshape(len(scales), -1))

@@ -33,6 +33,7 @@ class Stored:
 class PteFile:
     """Data go to the file when they are added; the program is put before them at the end.
 
+    Equal data are written once, and have a key for each name.
     XNNPACK's weight cache knows packed weights by their key alone, in the whole process: so keys
     end with a digest of the data, and two bundles with layers of one name never meet.
     """
@@ -44,12 +45,13 @@ class PteFile:
         self._constants: list[int] = [0]  # offsets in the constant segment; 0 stands for none
         self._constants_end = 0
         self._delegates: list[schema.DataSegment] = []
+        self._there: dict[bytes, int] = {}  # SHA-256 of data -> their offset
 
     def constant(self, name: str, *parts: NDArray[Any]) -> tuple[int, Stored]:
         """Data of the program's own tensors, all before the first named data."""
         stored = self._write(name, parts)
         self._constants.append(stored.offset)
-        self._constants_end = stored.offset + stored.size
+        self._constants_end = max(self._constants_end, stored.offset + stored.size)
         return len(self._constants) - 1, stored
 
     def named(self, name: str, *parts: NDArray[Any]) -> Stored:
@@ -89,14 +91,16 @@ class PteFile:
         data.unlink()
 
     def _write(self, name: str, parts: Sequence[NDArray[Any]]) -> Stored:
-        self._stream.write(b"\0" * (-self._stream.tell() % ALIGNMENT))
-        offset, digest = self._stream.tell(), hashlib.sha256()
-        for part in parts:
-            raw = np.ascontiguousarray(part).view(np.uint8).data
-            digest.update(raw)
-            self._stream.write(raw)
-        key = f"{name}#{digest.hexdigest()[:KEY_DIGITS]}"
-        return Stored(key, offset, self._stream.tell() - offset)
+        raw = [np.ascontiguousarray(part).reshape(-1).view(np.uint8).data for part in parts]
+        whole = hashlib.sha256()
+        for part in raw:
+            whole.update(part)
+        if whole.digest() not in self._there:
+            self._stream.write(b"\0" * (-self._stream.tell() % ALIGNMENT))
+            self._there[whole.digest()] = self._stream.tell()
+            self._stream.writelines(raw)
+        key, size = f"{name}#{whole.hexdigest()[:KEY_DIGITS]}", sum(part.nbytes for part in raw)
+        return Stored(key, self._there[whole.digest()], size)
 
 
 def _with_header(program: schema.Program, data_bytes: int) -> bytes:

@@ -71,6 +71,18 @@ class PteReader:
         segment = self.program.constant_segment
         return self.segment(segment.segment_index)[segment.offsets[buffer] :][:size]
 
+    def data_at(self, key: str) -> int:
+        """Where the named data of that key begin in the file."""
+        if key not in self.named:
+            raise BadInputError(self.where, f"no named data {key!r}")
+        return self.base + int(self.program.segments[self.named[key]].offset)
+
+    def constant_at(self, buffer: int) -> int:
+        """Where the program's own constant number `buffer` begins in the file."""
+        place = self.program.constant_segment
+        segment = self.program.segments[place.segment_index]
+        return self.base + int(segment.offset) + int(place.offsets[buffer])
+
     def constants(self) -> Iterator[schema.Tensor]:
         """The program's own constant tensors, of all methods."""
         for plan in self.program.execution_plan:
@@ -94,14 +106,15 @@ class PteReader:
         for plan in self.program.execution_plan:
             for delegate in plan.delegates:
                 if delegate.id == delegate_id:
-                    yield bytes(self._delegate(delegate))
+                    yield bytes(self.payload(delegate))
 
     def _subgraphs(self) -> Iterator[dict[str, Any]]:
         with tempfile.TemporaryDirectory() as folder:
             for payload in self.payloads(XNNPACK.delegate):
                 yield _subgraph(payload, Path(folder))
 
-    def _delegate(self, delegate: schema.BackendDelegate) -> Bytes:
+    def payload(self, delegate: schema.BackendDelegate) -> Bytes:
+        """What one delegate call was compiled to."""
         place = delegate.processed
         if place.location == schema.DataLocation.INLINE:
             return np.frombuffer(self.program.backend_delegate_data[place.index].data, np.uint8)

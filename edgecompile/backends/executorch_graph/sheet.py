@@ -109,16 +109,14 @@ def product(sheet: Sheet, names: Sequence[str], value: int) -> int:
 
 
 def _weight(sheet: Sheet, sources: Sequence[str], rows: int) -> int:
-    """Codes and scales of the sources' rows, one below the other; a tied tensor's are there."""
+    """Codes and scales of the sources' rows, one below the other."""
     label, scheme = JOIN.join(sources), sheet.schemes[sources[0]]
     columns = sheet.model.weights.infos[sources[0]].shape[1]
-    places = []
-    if f"{label}.codes" in sheet.stored and (scheme.bits, scheme.group_size) == (8, 0):
-        places = [sheet.file.name(sheet.stored[f"{label}{end}"]) for end in (".codes", ".scales")]
-    else:
-        arrays = [encode.linear(sheet.model.quantized[source], source) for source in sources]
-        for end, parts in zip((".codes", ".scales"), zip(*arrays, strict=True), strict=True):
-            sheet.stored[label + end] = sheet.file.named(label + end, *parts)
-            places.append(sheet.stored[label + end])
-    codes, scales = ((one.key, one.size) for one in places)
+    arrays = [encode.linear(sheet.model.quantized[source], source) for source in sources]
+    codes, scales = (
+        (one.key, one.size) for one in (
+            sheet.file.named(label + end, *parts)  # equal data are in the file once
+            for end, parts in zip((".codes", ".scales"), zip(*arrays, strict=True), strict=True)
+        )
+    )  # fmt: skip
     return sheet.delegate.weight(codes, scales, (rows, columns), scheme)

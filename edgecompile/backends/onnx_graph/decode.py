@@ -1,7 +1,7 @@
 """Read codes, scales, floats and hyperparameters back from a sealed graph."""
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgecompile.backends import Decoded, ReadWhenAsked, packing
+from edgecompile.backends import Decoded, Extent, ReadWhenAsked, packing
 from edgecompile.backends.onnx_graph import activations, ort_format, storage
 from edgecompile.backends.onnx_graph.encode import CODES, JOIN
 from edgecompile.backends.onnx_graph.weights import initializer_array
@@ -55,6 +55,31 @@ def _graph(folder: Path) -> onnx.GraphProto:
     if (folder / ort_format.FILE).is_file():
         return ort_format.read(folder / ort_format.FILE)
     return onnx.load(str(folder / storage.GRAPH), load_external_data=False).graph
+
+
+def extents(folder: Path) -> Iterator[Extent]:
+    """Every tensor of the graph and of the graphs inside it."""
+    for at, tensor in enumerate(_tensors(_graph(folder))):
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            held = np.frombuffer(tensor.raw_data, np.uint8)  # our writer leaves none but raw data
+            yield Extent(tensor.name, ("the graph", at), held)
+            continue
+        where = {entry.key: entry.value for entry in tensor.external_data}
+        data = initializer_array(tensor, folder).reshape(-1).view(np.uint8)
+        yield Extent(tensor.name, (where["location"], int(where.get("offset", 0))), data)
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.TENSOR:
+                tensor = onnx.TensorProto()
+                tensor.CopyFrom(attribute.t)
+                tensor.name = tensor.name or node.output[0]
+                yield tensor
+            elif attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _tensors(attribute.g)
 
 
 @dataclass(frozen=True)

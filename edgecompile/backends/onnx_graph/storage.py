@@ -1,6 +1,8 @@
 """Write a graph and its weights to two files, the same bytes from the same graph."""
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,11 +20,13 @@ SMALLEST_EXTERNAL = 1024  # bytes
 class DataFile:
     """model.onnx.data while it is written: tensors one after the other, each on a page of its own.
 
-    Small tensors stay in the graph. Nothing is kept but the headers that the graph needs.
+    Small tensors stay in the graph; equal ones are written once. Nothing is kept but digests and
+    the headers that the graph needs.
     """
 
     def __init__(self, folder: Path) -> None:
         self._stream = (folder / DATA).open("wb")
+        self._offsets: dict[bytes, int] = {}  # by SHA-256 of what is there
 
     def __enter__(self) -> DataFile:
         return self
@@ -42,9 +46,7 @@ class DataFile:
         shape = (sum(len(part) for part in parts), *first.shape[1:])
         kind = onnx.helper.np_dtype_to_tensor_dtype(first.dtype)
         tensor = onnx.TensorProto(name=name, data_type=kind, dims=shape)
-        self._begin(tensor, size)
-        for part in parts:
-            self._stream.write(np.ascontiguousarray(part).data)
+        self._put(tensor, [np.ascontiguousarray(part).data.cast("B") for part in parts])
         return tensor
 
     def move(self, tensor: onnx.TensorProto) -> None:
@@ -53,15 +55,22 @@ class DataFile:
         if len(raw) < SMALLEST_EXTERNAL:
             return
         tensor.ClearField("raw_data")
-        self._begin(tensor, len(raw))
-        self._stream.write(raw)
+        self._put(tensor, [memoryview(raw)])
 
-    def _begin(self, tensor: onnx.TensorProto, length: int) -> None:
-        self._stream.write(b"\0" * (-self._stream.tell() % ALIGNMENT))
+    def _put(self, tensor: onnx.TensorProto, parts: Sequence[memoryview]) -> None:
+        """Write the bytes, unless they are there, and refer to them."""
+        whole = hashlib.sha256()
+        for part in parts:
+            whole.update(part)
+        if whole.digest() not in self._offsets:
+            self._stream.write(b"\0" * (-self._stream.tell() % ALIGNMENT))
+            self._offsets[whole.digest()] = self._stream.tell()
+            self._stream.writelines(parts)
         tensor.data_location = onnx.TensorProto.EXTERNAL
         del tensor.external_data[:]
-        place = (("location", DATA), ("offset", self._stream.tell()), ("length", length))
-        for key, value in place:
+        length = sum(part.nbytes for part in parts)
+        offset = self._offsets[whole.digest()]
+        for key, value in (("location", DATA), ("offset", offset), ("length", length)):
             entry = tensor.external_data.add()
             entry.key, entry.value = key, str(value)
 

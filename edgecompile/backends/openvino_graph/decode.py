@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecompile.backends import Decoded, ReadWhenAsked
+from edgecompile.backends import Decoded, Extent, ReadWhenAsked
 from edgecompile.backends.decoders import QKV
 from edgecompile.backends.openvino_graph import compressed, ir, rewrite
 from edgecompile.backends.openvino_graph.compressed import CODES, JOIN, SCALES
 from edgecompile.backends.openvino_graph.decoder_graph import FREQUENCIES, SPLIT
+from edgecompile.backends.openvino_graph.storage import DATA
 from edgecompile.errors import BadInputError
 from edgecompile.numerics.ranges import Range
 from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme
@@ -45,6 +46,14 @@ def decode(folder: Path, manifest: Mapping[str, Any]) -> Decoded:
         ReadWhenAsked((n for n in floats if _held(places, shared.get(n, n))), dense),
         facts(graph),
     )
+
+
+def extents(folder: Path) -> Iterator[Extent]:
+    """Every constant of the graph."""
+    graph = ir.Graph(folder)
+    for layer in graph.of_kind("Const"):
+        offset, data = graph.stored(layer)
+        yield Extent(layer.name, (DATA, offset), data)
 
 
 @dataclass(frozen=True)

@@ -111,17 +111,32 @@ class Graph:
         if layer is None:
             raise BadInputError(str(self.file), f"no constant {name!r}", "one for every tensor")
         kind, shape = layer.attributes.get("element_type", ""), self.shape(layer)
-        place = *self._numbers(layer, "offset"), *self._numbers(layer, "size")
+        place = self._place(layer)
         expected = -(-math.prod(shape) * BITS.get(kind, 0) // 8)
-        if kind not in BITS or len(place) != 2 or place[1] != expected:
+        if kind not in BITS or place[1] != expected:
             raise BadInputError(str(self.file), f"{name}: {kind} {shape} at {place}", "its bytes")
-        if sum(place) > self._data.stat().st_size:
-            raise BadInputError(str(self._data), f"{name} ends at {sum(place)}", "within the file")
         if not expected:
             return np.zeros(shape, DTYPES[kind])
         if kind == "i4":
             return np.memmap(self._data, np.uint8, "r", place[0], (*shape[:-1], shape[-1] // 2))
         return np.memmap(self._data, DTYPES[kind], "r", place[0], shape or (1,)).reshape(shape)
+
+    def stored(self, layer: Layer) -> tuple[int, NDArray[np.uint8]]:
+        """Where a constant begins in the .bin file, and its bytes, mapped."""
+        offset, size = self._place(layer)
+        if not size:
+            return offset, np.zeros(0, np.uint8)
+        return offset, np.memmap(self._data, np.uint8, "r", offset, (size,))
+
+    def _place(self, layer: Layer) -> tuple[int, int]:
+        """A constant's offset and size in bytes, within the .bin file."""
+        place = *self._numbers(layer, "offset"), *self._numbers(layer, "size")
+        if len(place) != 2:
+            raise BadInputError(str(self.file), f"{layer.name} at {place}", "an offset and a size")
+        if sum(place) > self._data.stat().st_size:
+            found = f"{layer.name} ends at {sum(place)}"
+            raise BadInputError(str(self._data), found, "within the file")
+        return place[0], place[1]
 
 
 def _layer(node: ElementTree.Element) -> Layer:
