@@ -61,7 +61,8 @@ def vocabulary_bytes(model: Model) -> int:
     """Metadata: tokens with length, score and type, and merges, each with an 8-byte length."""
     if not_converted(model):
         file = read_gguf(next(iter(model.weights.infos.values())).file)
-        return min(tensor.offset for tensor in file.tensors.values())
+        starts = [tensor.offset for tensor in file.tensors.values() if tensor.file == file.path]
+        return min(starts, default=file.path.stat().st_size)
     table = json.loads((model.folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
     tokens = sum(len(token.encode()) + 12 for token in table.get("vocab", ()))
     merges = (m if isinstance(m, str) else " ".join(m) for m in table.get("merges", ()))

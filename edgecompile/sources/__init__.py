@@ -15,7 +15,7 @@ from edgecompile.errors import BadInputError, MissingLibraryError, UsageError
 from edgecompile.model import Licence, Model, Source, TensorInfo, Weights
 from edgecompile.passes import Progress
 from edgecompile.recipe import Recipe
-from edgecompile.sources import huggingface, tied
+from edgecompile.sources import gguf_split, huggingface, tied
 
 CHECKED_ELEMENTS = 1 << 24  # weights are searched for NaN this many elements at a time
 
@@ -56,7 +56,8 @@ def _place_of_model(model: str, path: Path) -> tuple[str, str, str]:
     if path.is_dir():
         return _kind_of_path(path), str(path), path.resolve().name
     if path.is_file():
-        return _kind_of_path(path), str(path), path.stem
+        kind = _kind_of_path(path)
+        return kind, str(path), gguf_split.bare(path.stem) if kind == "gguf" else path.stem
     module, colon, function = model.rpartition(":")
     if colon and (Path(module).suffix == ".py" or not {"/", "\\"} & set(module)):
         return "torch", model, function
@@ -208,5 +209,6 @@ def _converted_gguf(file: Path, progress: Progress) -> Path:
         notes = gguf.convert(file, folder, progress)
         (folder / "notes.txt").write_text("\n".join(notes), encoding="utf-8")
 
-    key = cache.key("load", modules=modules, digest=huggingface.sha256(file))
+    digests = [huggingface.sha256(part) for part in gguf.parts(file)]
+    key = cache.key("load", modules=modules, digests=digests)
     return cache.stage("load", key, work)[0]

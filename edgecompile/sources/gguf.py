@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from edgecompile.architectures import norm_offsets
 from edgecompile.errors import BadInputError, ResourceError, UnsupportedError
 from edgecompile.passes import Progress
-from edgecompile.sources import gguf_config, gguf_tokenizer
+from edgecompile.sources import gguf_config, gguf_split, gguf_tokenizer
 from edgecompile.sources.gguf_file import AGAIN, GgufFile, GgufTensor, read_gguf
 from edgecompile.sources.gguf_rows import restored
 
@@ -45,6 +45,11 @@ def describe(path: Path) -> Description:
     }
     gguf_tokenizer.check_kind(file)
     return Description(config, tensors, _licence(file), _notes(file))
+
+
+def parts(path: Path) -> tuple[Path, ...]:
+    """The model's files, the first one first."""
+    return (path, *read_gguf(path).others)
 
 
 def convert(path: Path, folder: Path, progress: Progress) -> tuple[str, ...]:
@@ -205,6 +210,6 @@ def _card(file: GgufFile) -> str:
         for key, value in sorted(file.metadata.items())
         if key.startswith("general.") and isinstance(value, str)
     ]
-    title = file.get("general.name", str, "") or file.path.stem
+    title = file.get("general.name", str, "") or gguf_split.bare(file.path.stem)
     about = "Converted from a GGUF file; what its metadata says:"
     return "\n".join(["---", *lines, "---", f"# {title}", "", about, "", *rows, ""])

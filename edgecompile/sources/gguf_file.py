@@ -1,4 +1,7 @@
-"""The GGUF container: header, metadata and tensor table, read without trusting one number in it."""
+"""The GGUF container: header, metadata and tensor table, read without trusting one number in it.
+
+A model may be in several files (llama.cpp's gguf-split): the first has the metadata.
+"""
 from __future__ import annotations
 
 import mmap
@@ -13,6 +16,7 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 from numpy.typing import NDArray
 
 from edgecompile.errors import BadInputError, UnsupportedError
+from edgecompile.sources import gguf_split
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -38,12 +42,13 @@ _SCALARS = {
 
 @dataclass(frozen=True)
 class GgufTensor:
-    """One row of the tensor table; `shape` has rows first, `offset` counts from the start."""
+    """One row of a tensor table; `shape` has rows first, `offset` counts from its file's start."""
 
     name: str
     type: GGMLQuantizationType
     shape: tuple[int, ...]
     offset: int
+    file: Path
 
     @property
     def row_bytes(self) -> int:
@@ -64,16 +69,20 @@ class GgufTensor:
 
 @dataclass(frozen=True)
 class GgufFile:
-    """A GGUF file whose header was checked; weights stay on disk until `rows` asks for them."""
+    """A GGUF model whose headers were checked; weights stay on disk until `raw` asks for them.
+
+    `path` is its first file, `others` those after it.
+    """
 
     path: Path
     metadata: Mapping[str, Any]
     tensors: Mapping[str, GgufTensor]
+    others: tuple[Path, ...] = ()
 
     def raw(self, tensor: GgufTensor) -> NDArray[np.uint8]:
         """The tensor's bytes as a memory map, uint8 [rows, row_bytes]."""
         shape = (tensor.rows, tensor.row_bytes)
-        return np.memmap(self.path, np.uint8, "r", offset=tensor.offset, shape=shape)
+        return np.memmap(tensor.file, np.uint8, "r", offset=tensor.offset, shape=shape)
 
     def get(self, key: str, kind: type | tuple[type, ...], default: Any = None) -> Any:
         """Metadata `key` if it is of that type, `default` if absent; a wrong type is an error."""
@@ -95,7 +104,53 @@ class GgufFile:
 
 
 def read_gguf(path: Path) -> GgufFile:
-    """Parse and check the header of a GGUF v2 or v3 file; no weight is read."""
+    """Parse and check the headers of a GGUF v2 or v3 model; no weight is read.
+
+    `path` is its one file, or the first of several, which lie beside it.
+    """
+    first = _read_one(path)
+    count = first.get(gguf_split.COUNT, int, 1)
+    if count <= 1:
+        return first
+    _check_part(first, 0, count)
+    tensors = dict(first.tensors)
+    others = []
+    for number in range(1, count):
+        others.append(_part(path, number, count))
+        part = _read_one(others[-1])
+        _check_part(part, number, count)
+        if twice := sorted(tensors.keys() & part.tensors.keys()):
+            found = f"tensor {twice[0]!r} is in an earlier file too"
+            raise BadInputError(str(others[-1]), found, "once", AGAIN)
+        tensors |= part.tensors
+    stated = first.get(gguf_split.TENSORS, int, len(tensors))
+    if stated != len(tensors):
+        found = f"{len(tensors)} tensors in {count} files"
+        raise BadInputError(str(path), found, f"{stated}, as {gguf_split.TENSORS} says", AGAIN)
+    return GgufFile(path, first.metadata, tensors, tuple(others))
+
+
+def _part(path: Path, number: int, count: int) -> Path:
+    file = gguf_split.part(path, number, count)
+    if file is None:
+        expected = f"NAME-00001-of-{count:05d}.gguf"
+        raise BadInputError(str(path), f"the first of {count} files", expected, "its first name")
+    if not file.is_file():
+        raise BadInputError(str(file), "not there", f"{count} files beside each other", AGAIN)
+    return file
+
+
+def _check_part(file: GgufFile, number: int, count: int) -> None:
+    found = tuple(file.get(key, int) for key in (gguf_split.NUMBER, gguf_split.COUNT))
+    if found == (number, count):
+        return
+    first = gguf_split.part(file.path, 0, count)
+    way_out = f"name the first file: {first.name}" if first and not number else AGAIN
+    shown = f"{gguf_split.NUMBER} = {found[0]}, {gguf_split.COUNT} = {found[1]}"
+    raise BadInputError(str(file.path), shown, f"{number} and {count}", way_out)
+
+
+def _read_one(path: Path) -> GgufFile:
     size = path.stat().st_size
     if size < 24:
         raise BadInputError(str(path), f"{size} bytes", "a GGUF file (24 bytes or more)", AGAIN)
@@ -108,7 +163,7 @@ def read_gguf(path: Path) -> GgufFile:
         start = -(-cursor.at // alignment) * alignment
     tensors: dict[str, GgufTensor] = {}
     for row in table:
-        tensor = GgufTensor(row.name, row.type, row.shape, start + row.offset)
+        tensor = GgufTensor(row.name, row.type, row.shape, start + row.offset, path)
         _check_placed(path, tensor, size, tensors)
         tensors[row.name] = tensor
     return GgufFile(path, metadata, tensors)
@@ -210,7 +265,7 @@ def _table_row(cursor: _Cursor) -> GgufTensor:
         found = f"tensor {name!r} has type number {number}, which the gguf package does not know"
         way_out = "pip install -U gguf, or convert the model to F16"
         raise UnsupportedError(str(cursor.path), found, "a known type", way_out) from error
-    return GgufTensor(name, kind, shape, cursor.scalar("Q", f"offset of {name}"))
+    return GgufTensor(name, kind, shape, cursor.scalar("Q", f"offset of {name}"), cursor.path)
 
 
 def _check_placed(

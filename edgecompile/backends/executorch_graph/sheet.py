@@ -113,10 +113,10 @@ def _weight(sheet: Sheet, sources: Sequence[str], rows: int) -> int:
     label, scheme = JOIN.join(sources), sheet.schemes[sources[0]]
     columns = sheet.model.weights.infos[sources[0]].shape[1]
     arrays = [encode.linear(sheet.model.quantized[source], source) for source in sources]
-    codes, scales = (
-        (one.key, one.size) for one in (
-            sheet.file.named(label + end, *parts)  # equal data are in the file once
-            for end, parts in zip((".codes", ".scales"), zip(*arrays, strict=True), strict=True)
-        )
-    )  # fmt: skip
+    places = []
+    for end, parts in zip((".codes", ".scales"), zip(*arrays, strict=True), strict=True):
+        # A tied table's codes are there: equal data are in the file once.
+        sheet.stored[label + end] = sheet.file.named(label + end, *parts)
+        places.append(sheet.stored[label + end])
+    codes, scales = ((one.key, one.size) for one in places)
     return sheet.delegate.weight(codes, scales, (rows, columns), scheme)
