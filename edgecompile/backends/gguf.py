@@ -45,7 +45,8 @@ from edgecompile.backends.gguf_layout import (
     stored_names,
     unused_reason,
 )
-from edgecompile.errors import MissingLibraryError, UnsupportedError
+from edgecompile.backends.gguf_parts import MB, first_file, split
+from edgecompile.errors import MissingLibraryError, UnsupportedError, UsageError
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme
 from edgecompile.passes import Progress
@@ -65,7 +66,8 @@ class Gguf:
 
     `types` lets llama.cpp's own quantizer choose and round (Q4_K_M; empty: codes of our grid), with
     the importance matrix of quantize_importance where it ran; `type_overrides` are types by pattern
-    of source tensor. `kv_cache_bits` 8 keeps attention's keys and values in Q8_0.
+    of source tensor. `kv_cache_bits` 8 keeps attention's keys and values in Q8_0. `split_mb`: MB of
+    tensors in a file at most, as gguf-split counts them; 0: one file.
     """
 
     name: ClassVar[str] = "gguf"
@@ -75,6 +77,7 @@ class Gguf:
     types: str = ""
     type_overrides: Mapping[str, str] = field(default_factory=dict)
     kv_cache_bits: Literal[8, 16] = 16
+    split_mb: int = 0
 
     @property
     def cache_value_bytes(self) -> float:
@@ -82,8 +85,10 @@ class Gguf:
         return 2.0 if self.kv_cache_bits == 16 else 34 / 32
 
     def __post_init__(self) -> None:
-        """Refuse names that are no types of llama.cpp."""
+        """Refuse names that are no types of llama.cpp, and a size below 0."""
         gguf_types.refuse_unknown(self.types, self.type_overrides)
+        if self.split_mb < 0:
+            raise UsageError("[options] split_mb", str(self.split_mb), "MB, or 0 for one file")
 
     def refusal(self, model: Model) -> str:
         """Why llama.cpp cannot run that model (from config, headers, tokenizer.json), or empty."""
@@ -118,33 +123,38 @@ class Gguf:
         return total
 
     def export(self, model: Model, folder: Path, progress: Progress) -> Export:
-        """Write `folder`/model.gguf; the same model gives the same bytes."""
+        """Write model.gguf, or its parts, into `folder`; the same model gives the same bytes."""
         why = self.refusal(model)
         if why:
             raise UnsupportedError(f"gguf: {model.name}", why, "", "choose another target")
         layout = LAYOUTS[model.architecture]
         if not self.types:
             there = self._write(model, folder, progress)
-            return _export(self, model, layout, there, folder / FILE)
+            return _export(self, model, layout, there, first_file(folder, FILE))
         self._refuse_codes(len(model.quantized))
         there = places(model, layout)
         chosen = {there[name]: kind for name, kind in self._chosen(model, layout).items()}
         importance = {there[n]: v for n, v in model.importance.items() if n in there}
         wanted = gguf_types.Wanted(self.types, chosen, importance)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            floats = dataclasses.replace(self, types="", type_overrides={})
+            floats = dataclasses.replace(self, types="", type_overrides={}, split_mb=0)
             floats._write(model, Path(scratch), progress)
             progress("quantize with llama.cpp", 0, 1)
-            gguf_types.quantize(Path(scratch) / FILE, folder / FILE, wanted)
+            whole = Path(scratch) / "quantized.gguf" if self.split_mb else folder / FILE
+            gguf_types.quantize(Path(scratch) / FILE, whole, wanted)
+            if self.split_mb:
+                split(whole, folder, FILE, self.split_mb)
             progress("quantize with llama.cpp", 1, 1)
-        export = _export(self, model, layout, there, folder / FILE)
-        return dataclasses.replace(export, own=gguf_types.written(folder / FILE, there))
+        file = first_file(folder, FILE)
+        export = _export(self, model, layout, there, file)
+        return dataclasses.replace(export, own=gguf_types.written(file, there))
 
     def _write(self, model: Model, folder: Path, progress: Progress) -> dict[str, str]:
         """Write `folder`/model.gguf; the places of its tensors."""
         there = places(model, LAYOUTS[model.architecture])
         kinds = self._kinds(model, there)
-        writer = gguf.GGUFWriter(folder / FILE, LAYOUTS[model.architecture].name)
+        name, size = LAYOUTS[model.architecture].name, self.split_mb * MB
+        writer = gguf.GGUFWriter(folder / FILE, name, split_max_size=size)
         try:
             write_metadata(writer, model, kinds)
             self._write_tensors(writer, model, there, kinds, progress)
@@ -157,7 +167,7 @@ class Gguf:
 
         A tensor that the manifest does not list keeps its GGUF name, so that comparing finds it.
         """
-        file = read_gguf(folder / FILE)
+        file = read_gguf(first_file(folder, FILE))
         schemes = {row["name"]: row["scheme"] for row in manifest.get("tensors", ())}
         listed = [*schemes, *(row["name"] for row in manifest.get("floats", ()))]
         sources = gguf_read.sources(file, listed)
@@ -182,9 +192,9 @@ class Gguf:
 
     def extents(self, folder: Path) -> Iterator[Extent]:
         """By the file's table of tensors."""
-        file = read_gguf(folder / FILE)
+        file = read_gguf(first_file(folder, FILE))
         for name, tensor in file.tensors.items():
-            yield Extent(name, (file.path.name, tensor.offset), file.raw(tensor).reshape(-1))
+            yield Extent(name, (tensor.file.name, tensor.offset), file.raw(tensor).reshape(-1))
 
     def halves(self, model: Model, there: Mapping[str, str]) -> dict[str, str]:
         """Source tensor -> `float16`, of floats that the file holds in halves."""
@@ -329,7 +339,7 @@ def _export(
         engine="llama_cpp",
         requires="llama-cpp-python>=0.3.36",
         tested=tested,
-        file=FILE,
+        file=file.name,
         inputs=(ids,),
         outputs=(output,),
         options=options,

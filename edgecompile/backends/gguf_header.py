@@ -2,14 +2,15 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import gguf
 
-from edgecompile.backends import gguf_blocks, gguf_metadata, gguf_tokens
-from edgecompile.backends.gguf_layout import LAYOUTS, Layout, stored_names, unused_reason
+from edgecompile.backends import gguf_blocks, gguf_card, gguf_metadata, gguf_tokens
+from edgecompile.backends.gguf_layout import LAYOUTS, Layout, Value, stored_names, unused_reason
 from edgecompile.model import Model
 from edgecompile.sources.gguf_file import read_gguf
 
@@ -34,17 +35,21 @@ def places(model: Model, layout: Layout) -> dict[str, str]:
 def write_metadata(
     writer: gguf.GGUFWriter, model: Model, kinds: Mapping[str, gguf.GGMLQuantizationType]
 ) -> None:
-    """Hyperparameters, licence and vocabulary; `kinds` are types by source tensor."""
+    """The card's facts, hyperparameters and vocabulary; `kinds` are types by source tensor."""
     most = Counter(kinds[source] for source in kinds if len(model.weights.infos[source].shape) > 1)
     writer.add_type("model")
     writer.add_name(model.name)
-    writer.add_license(model.licence.id)
-    writer.add_license_link(model.licence.use_policy)
+    parameters = sum(math.prod(model.weights.infos[source].shape) for source in kinds)
+    _add(writer, gguf_card.metadata(model, parameters))
     writer.add_file_type(int(_FILE_TYPES[most.most_common(1)[0][0]]))
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     rows = vocabulary_rows(model)
     tokenizer = gguf_tokens.tokenizer_metadata(model.folder, rows)
-    for key, value in (gguf_metadata.hyperparameters(model) | tokenizer).items():
+    _add(writer, gguf_metadata.hyperparameters(model) | tokenizer)
+
+
+def _add(writer: gguf.GGUFWriter, values: Mapping[str, Value]) -> None:
+    for key, value in values.items():
         _ADD[type(value)](writer, key, value)
 
 

@@ -29,19 +29,19 @@ def split(file: Path, folder: Path, name: str, split_mb: int) -> None:
     One that does not reach that stays whole, under its name; a larger tensor has a file of its own.
     """
     reader = gguf.GGUFReader(file)
-    kept = [field for field in reader.fields.values() if not field.name.startswith("GGUF.")]
-    arch = str(reader.fields["general.architecture"].contents())
+    arch = str(reader.fields[gguf.Keys.General.ARCHITECTURE].contents())
     writer = gguf.GGUFWriter(folder / name, arch, split_max_size=split_mb * MB)
     try:
-        for field in kept:
-            kind, inner = field.types[0], field.types[-1] if len(field.types) > 1 else None
+        for field in reader.fields.values():
+            if field.name.startswith("GGUF.") or field.name == gguf.Keys.General.ARCHITECTURE:
+                continue  # what the header says, and what the writer has
+            kind = field.types[0]
+            inner = field.types[-1] if kind is gguf.GGUFValueType.ARRAY else None
             writer.add_key_value(field.name, field.contents(), kind, sub_type=inner)
         for tensor in reader.tensors:
-            shape, size = tensor.shape.tolist()[::-1], int(tensor.n_bytes)
+            data = tensor.data
             writer.add_tensor_info(
-                tensor.name, shape, tensor.data.dtype, size, raw_dtype=tensor.tensor_type
-            ) if tensor.data.dtype != "uint8" else writer.add_tensor_info(
-                tensor.name, tensor.data.shape, tensor.data.dtype, size, tensor.tensor_type
+                tensor.name, data.shape, data.dtype, data.nbytes, tensor.tensor_type
             )
         writer.write_header_to_file()
         writer.write_kv_data_to_file()

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from edgecompile.architectures import norm_offsets
 from edgecompile.errors import BadInputError, ResourceError, UnsupportedError
 from edgecompile.passes import Progress
-from edgecompile.sources import gguf_config, gguf_split, gguf_tokenizer
+from edgecompile.sources import card, gguf_card, gguf_config, gguf_tokenizer
 from edgecompile.sources.gguf_file import AGAIN, GgufFile, GgufTensor, read_gguf
 from edgecompile.sources.gguf_rows import restored
 
@@ -71,7 +71,7 @@ def convert(path: Path, folder: Path, progress: Progress) -> tuple[str, ...]:
     for name, document in documents.items():
         text = json.dumps(document, ensure_ascii=False, indent=2) + "\n"
         (folder / name).write_text(text, encoding="utf-8")
-    (folder / "README.md").write_text(_card(file), encoding="utf-8")
+    (folder / card.CARD).write_text(gguf_card.text(file), encoding="utf-8")
     _write_weights(file, names, config, folder / "model.safetensors", progress)
     return _notes(file)
 
@@ -194,22 +194,3 @@ def _licence(file: GgufFile) -> str:
     """The licence's own name where the metadata gives one beside `other`."""
     name: str = file.get("general.license.name", str, "") or file.get("general.license", str, "")
     return name or "unknown"
-
-
-def _card(file: GgufFile) -> str:
-    """A model card with the licence and what the metadata says of the model's origin."""
-    licence = file.get("general.license", str, "") or "unknown"
-    front = {"license": licence}
-    for key in ("name", "link"):
-        value = file.get(f"general.license.{key}", str, "")
-        if value:
-            front[f"license_{key}"] = value
-    lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in front.items()]
-    rows = [
-        f"- {key.removeprefix('general.')}: {value}"
-        for key, value in sorted(file.metadata.items())
-        if key.startswith("general.") and isinstance(value, str)
-    ]
-    title = file.get("general.name", str, "") or gguf_split.bare(file.path.stem)
-    about = "Converted from a GGUF file; what its metadata says:"
-    return "\n".join(["---", *lines, "---", f"# {title}", "", about, "", *rows, ""])

@@ -58,10 +58,6 @@ def config(file: GgufFile) -> dict[str, Any]:
     """config.json of the model: hyperparameters from metadata, flags from the tensors present."""
     kind = family(file)
     name = file.metadata["general.architecture"]
-    if file.get("split.count", int, 1) > 1:
-        found = f"one of {file.metadata['split.count']} parts of a model"
-        way_out = "join them: llama-gguf-split --merge FIRST_PART OUT.gguf"
-        raise UnsupportedError(str(file.path), found, "the whole", way_out)
     sizes = _sizes(file, name)
     result: dict[str, Any] = {
         "architectures": [kind.class_name],

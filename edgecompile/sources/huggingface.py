@@ -12,7 +12,7 @@ from typing import Any
 from edgecompile.errors import BadInputError, UnsupportedError, UsageError
 from edgecompile.model import Licence, Model, Pooling, Source, Weights
 from edgecompile.runtime.pictures import PictureInput
-from edgecompile.sources import processors, text_part
+from edgecompile.sources import card, processors, text_part
 from edgecompile.sources.safetensors_header import read_header
 from edgecompile.tasks import TASKS
 
@@ -127,19 +127,13 @@ def read_json(file: Path) -> dict[str, Any]:
 def licence(folder: Path) -> Licence:
     """What the model card's front matter says, and the licence files beside it."""
     files = sorted(f for f in folder.iterdir() if f.is_file() and LICENCE_FILES.fullmatch(f.name))
-    card = folder / "README.md"
-    fields: dict[str, str] = {}
-    if card.is_file():
-        files.append(card)
-        text = card.read_text(encoding="utf-8", errors="replace")
-        if text.startswith("---"):
-            front = text.split("---", 2)[1]
-            pattern = r"^(license(?:_name|_link)?):\s*(.+?)\s*$"
-            fields = dict(re.findall(pattern, front, re.MULTILINE))
-    link = fields.get("license_link", "")
+    if (folder / card.CARD).is_file():
+        files.append(folder / card.CARD)
+    fields = card.front_matter(folder)
+    link = card.text_of(fields, "license_link")
     policy = next((f.name for f in files if "use" in f.name.lower()), link)
-    identity = fields.get("license_name") or fields.get("license", "unknown")
-    return Licence(identity.strip("'\""), tuple(files), policy)
+    identity = card.text_of(fields, "license_name") or ",".join(card.texts_of(fields, "license"))
+    return Licence(identity or "unknown", tuple(files), policy)
 
 
 def task_of(folder: Path, config: dict[str, Any]) -> str:

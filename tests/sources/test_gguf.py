@@ -125,7 +125,6 @@ def test_the_chat_template_and_special_tokens_come_along(folder: Path) -> None:
         ({"llama.feed_forward_length": 640}, BadInputError, "'blk.0.ffn_gate.weight' has shape"),
         ({"llama.attention.head_count": 0}, BadInputError, "head_count is 0"),
         ({"llama.attention.head_count": "9"}, BadInputError, "head_count is '9'"),
-        ({"split.count": 3}, UnsupportedError, "one of 3 parts of a model"),
         ({"llama.expert_count": 8}, UnsupportedError, "a mixture of 8 experts"),
         ({"llama.rope.dimension_count": 32}, UnsupportedError, "rope.dimension_count is 32"),
         ({"llama.rope.scaling.type": "yarn"}, UnsupportedError, "scaling.type is 'yarn'"),
