@@ -118,8 +118,8 @@ def _engine_rows(subject: _Subject, model: Model, decoded: Decoded) -> Iterator[
             longest = 0 if info.task == "text-generation" else info.tokenizer.max_length
             source = FolderTokens(model, longest)  # as the runtime: a decoder's text is not cut
             yield from tokens.rows(worker, source, [document.text for document in held_out])
-        if info.task == "text-generation":
-            yield tokens.template_row(model, info, subject.bundle)
+        if info.task == "text-generation" and source is not None:
+            yield from tokens.template_rows(worker, source, info, subject.bundle)
         comparison = quality.Comparison(
             worker, model, decoded, source, subject.options, subject.limits, subject.progress,
             sealed.changed_floats(info.data),

@@ -14,6 +14,9 @@ from edgecompile.tasks import takes_text
 
 FILE = "tokenizer/tokenizer.json"
 TEMPLATE = "tokenizer/chat_template.jinja"
+TOOL_TEMPLATE = "tokenizer/chat_template.tool_use.jinja"
+# What templates may name beside bos_token and eos_token (transformers' SPECIAL_TOKENS_ATTRIBUTES)
+NAMED = ("unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
 def ship(model: Model, bundle: Path) -> dict[str, Any] | None:
@@ -24,17 +27,22 @@ def ship(model: Model, bundle: Path) -> dict[str, Any] | None:
     text = tokenizer_json(model.folder)
     (bundle / FILE).write_text(text, encoding="utf-8", newline="\n")
     settings = _settings(model.folder)
-    template = chat_template(model.folder)
-    if template:
-        (bundle / TEMPLATE).write_text(template, encoding="utf-8", newline="\n")
+    templates = chat_templates(model.folder)
+    shipped = {"default": TEMPLATE, "tool_use": TOOL_TEMPLATE}
+    for name, template in templates.items():
+        (bundle / shipped[name]).write_text(template, encoding="utf-8", newline="\n")
+    named = {name: token for name in NAMED if (token := _token(settings.get(name)))}
+    extra = {"tool_template": TOOL_TEMPLATE} if "tool_use" in templates else {}
     return {
         "file": FILE,
         "digest": hashlib.sha256(text.encode()).hexdigest(),
-        "template": TEMPLATE if template else None,
+        "template": TEMPLATE if templates else None,
         "max_length": max_length(model, settings),
         "bos_token": _token(settings.get("bos_token")),
         "eos_token": _token(settings.get("eos_token")),
         "stock": None,
+        "special_tokens": named,
+        **extra,
     }
 
 
@@ -56,15 +64,23 @@ def tokenizer_json(folder: Path) -> str:
     return text
 
 
-def chat_template(folder: Path) -> str:
-    """The chat template, empty if the source has none; of several, the one named default."""
-    file = folder / "chat_template.jinja"
-    if file.is_file():
-        return file.read_text(encoding="utf-8")
-    value = _settings(folder).get("chat_template") or ""
-    if isinstance(value, list):
-        value = next((v["template"] for v in value if v.get("name") == "default"), "")
-    return str(value)
+def chat_templates(folder: Path) -> dict[str, str]:
+    """The source's chat templates that are used: `default`, and `tool_use` for prompts with tools.
+
+    In files of their own, or in tokenizer_config.json; empty where there is no default.
+    """
+    value = _settings(folder).get("chat_template") or {}
+    listed = value if isinstance(value, list) else []
+    found = {str(one.get("name")): str(one.get("template") or "") for one in listed}
+    if isinstance(value, str):
+        found = {"default": value}
+    files = {"default": folder / "chat_template.jinja",
+             "tool_use": folder / "additional_chat_templates" / "tool_use.jinja"}  # fmt: skip
+    there = {name: file for name, file in files.items() if file.is_file()}
+    found = {name: file.read_text(encoding="utf-8") for name, file in there.items()} or found
+    if not found.get("default"):
+        return {}
+    return {name: found[name] for name in files if found.get(name)}
 
 
 def max_length(model: Model, settings: Mapping[str, Any]) -> int:
@@ -94,8 +110,10 @@ def generation(model: Model) -> dict[str, Any] | None:
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    file = folder / "tokenizer_config.json"
-    return read_json(file) if file.is_file() else {}
+    """tokenizer_config.json over special_tokens_map.json."""
+    names = ("special_tokens_map.json", "tokenizer_config.json")
+    tables = [read_json(folder / name) for name in names if (folder / name).is_file()]
+    return {key: value for table in tables for key, value in table.items()}
 
 
 def _token(value: Any) -> str | None:

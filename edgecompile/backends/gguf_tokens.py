@@ -15,8 +15,10 @@ from edgecompile.backends import gguf_spm
 from edgecompile.backends.gguf_layout import Value
 from edgecompile.errors import BadInputError, UnsupportedError
 from edgecompile.sources.gguf_pre import PRE_TOKENIZERS, normalizers, pre_name
+from edgecompile.tokenizer import chat_templates
 
 _KEY = "tokenizer.ggml."
+TEMPLATE = "tokenizer.chat_template"
 _ROLES = {
     "bos_token": "bos_token_id",
     "eos_token": "eos_token_id",
@@ -61,18 +63,6 @@ class TokenizerFolder:
         texts = {role: _text(entries.get(role)) for role in _ROLES}
         return {role: text for role, text in texts.items() if text}
 
-    @property
-    def chat_template(self) -> str:
-        """The default chat template, empty if there is none."""
-        file = self.folder / "chat_template.jinja"
-        if file.is_file():
-            return file.read_text(encoding="utf-8")
-        template = self.json("tokenizer_config.json").get("chat_template") or ""
-        if isinstance(template, list):
-            named = {entry.get("name"): entry.get("template", "") for entry in template}
-            template = named.get("default", "")
-        return str(template)
-
 
 def refusal(folder: Path) -> str:
     """Why llama.cpp has no tokenizer like this one; empty if it has."""
@@ -113,9 +103,18 @@ def tokenizer_metadata(folder: Path, rows: int) -> dict[str, Value]:
         values = _bpe(document, tokens, types) | _added_around(files)
     _refuse_equal_tokens(folder, values[_KEY + "tokens"])
     values |= _special_ids(files, document)
-    if files.chat_template:
-        values["tokenizer.chat_template"] = files.chat_template
-    return values
+    return values | _templates(folder)
+
+
+def _templates(folder: Path) -> dict[str, Value]:
+    """The default chat template, and others by name as gguf-py's add_chat_template has them."""
+    found = chat_templates(folder)
+    values: dict[str, Value] = {
+        TEMPLATE if name == "default" else f"{TEMPLATE}.{name}": text
+        for name, text in found.items()
+    }
+    others: list[str] = [name for name in found if name != "default"]
+    return values | ({f"{TEMPLATE}s": others} if others else {})
 
 
 def notes(folder: Path) -> tuple[str, ...]:

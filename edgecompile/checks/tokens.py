@@ -1,35 +1,20 @@
 """Step 1: the bundle must give the source tokenizer's ids, and the source's chat prompts."""
-# ruff: noqa: RUF001 (conversations with characters that look like others)
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgecompile.errors import EdgecompileError
 from edgecompile.metrics import tokens
-from edgecompile.model import Model
 from edgecompile.report import Row, exact, judged, unproven
-from edgecompile.runtime.chat import ChatTemplate
 from edgecompile.runtime.manifest import Manifest
 from edgecompile.runtime.worker_client import Worker
+from edgecompile.text.conversations import cases
 from edgecompile.text.hard_strings import hard_strings
-from edgecompile.text.source_tokens import SourceTokens
+from edgecompile.text.source_tokens import FolderTokens, SourceTokens
 
 STEP = "tokenizer"
-CONVERSATIONS: tuple[list[dict[str, str]], ...] = (
-    [{"role": "user", "content": "Hello"}],
-    [{"role": "user", "content": ""}],
-    [
-        {"role": "system", "content": "Answer briefly."},
-        {"role": "user", "content": "¿Qué? 你好 😀"},
-    ],
-    [
-        {"role": "user", "content": "  one\n\ttwo  "},
-        {"role": "assistant", "content": "three <|im_end|> </s>"},
-        {"role": "user", "content": "ｆｏｕｒ\r\n{{ five }}"},
-    ],
-)  # fmt: skip
+TEMPLATE = "chat_template_differing"
 
 
 def rows(
@@ -42,42 +27,49 @@ def rows(
         yield judged(STEP, tokens.measure(len(wrong), len(strings)), 0.0, shown)
 
 
-def template_row(model: Model, info: Manifest, bundle: Path) -> Row:
-    """Conversations through the shipped template, compared with transformers' own rendering."""
-    from transformers import AutoTokenizer
+def template_rows(
+    worker: Worker, source: FolderTokens, info: Manifest, bundle: Path
+) -> Iterator[Row]:
+    """Conversations through the bundle's own runtime, compared with transformers' rendering.
 
-    source = AutoTokenizer.from_pretrained(
-        model.folder, local_files_only=True, trust_remote_code=False
-    )
+    A GGUF file has a copy of the template, for llama.cpp's own tools: it must be the same.
+    """
     shipped = info.tokenizer.template if info.tokenizer else None
-    if not getattr(source, "chat_template", None):
-        return exact(STEP, "chat_template_differing", ["the source has none"] if shipped else [], 0)
-    if info.tokenizer is None or shipped is None:
-        return unproven(STEP, "chat_template_differing", "the bundle ships no chat template")
-    named = {"bos_token": info.tokenizer.bos_token, "eos_token": info.tokenizer.eos_token}
-    template = ChatTemplate(
-        (bundle / shipped).read_text("utf-8"), {k: v for k, v in named.items() if v}
-    )
+    if not source.has_template:
+        yield exact(STEP, TEMPLATE, ["the source has none"] if shipped else [], 0)
+        return
+    if shipped is None:
+        yield unproven(STEP, TEMPLATE, "the bundle ships no chat template")
+        return
+    asked = cases()
+    found = worker.render([case for _, case in asked])
     wrong = [
-        f"conversation {index}"
-        for index, turns in enumerate(CONVERSATIONS)
-        if _rendered(template, turns) != _expected(source, turns)
+        f"conversation {index} ({name}): {what}"
+        for index, ((name, case), ours) in enumerate(zip(asked, found, strict=True))
+        if (what := _difference(ours, source.render(case)))
     ]
-    return exact(STEP, "chat_template_differing", wrong, len(CONVERSATIONS))
+    yield exact(STEP, TEMPLATE, wrong, len(asked))
+    if info.engine.name == "llama_cpp":
+        yield exact(STEP, "gguf_template_differing", _embedded(info, bundle), 1)
 
 
-def _rendered(template: ChatTemplate, turns: list[dict[str, str]]) -> str | None:
-    try:
-        return template.render(turns)
-    except EdgecompileError:
-        return None  # the template refuses: so must the source's
+def _difference(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+    """`text`, `ids`, or who refuses; empty where both give the same or refuse in the same words."""
+    if "refused" in found and "refused" in expected:
+        return "" if found["refused"] == expected["refused"] else "other words of refusal"
+    if "refused" in found or "refused" in expected:
+        return "the bundle refuses it" if "refused" in found else "the source refuses it"
+    return next((what for what in ("text", "ids") if found[what] != expected[what]), "")
 
 
-def _expected(source: Any, turns: list[dict[str, str]]) -> str | None:
-    from jinja2 import TemplateError
+def _embedded(info: Manifest, bundle: Path) -> list[str]:
+    """Keys of the engine's file whose template is not the one in tokenizer/."""
+    from edgecompile.sources.gguf_file import read_gguf
 
-    try:
-        text: str = source.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    except (TemplateError, ValueError, TypeError):
-        return None
-    return text
+    assert info.tokenizer is not None
+    metadata = read_gguf(bundle / info.engine.file).metadata
+    files = {"tokenizer.chat_template": info.tokenizer.template,
+             "tokenizer.chat_template.tool_use": info.tokenizer.tool_template}  # fmt: skip
+    texts = {key: (bundle / file).read_bytes().decode() if file else None
+             for key, file in files.items()}  # fmt: skip
+    return [key for key, text in texts.items() if metadata.get(key) != text]

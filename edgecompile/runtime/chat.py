@@ -12,35 +12,69 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 Messages = Sequence[Mapping[str, Any]]
+Tools = Sequence[Mapping[str, Any]]  # each as a JSON schema: {"type": "function", "function": ...}
+REASONING = ("reasoning_content", "thinking", "reasoning")  # names of one field, the newest first
 
 
 class ChatTemplate:
-    """A compiled template; `tokens` (bos_token, eos_token, ...) are in its scope."""
+    """A compiled template; `tokens` (bos_token, eos_token, ...) are in its scope.
 
-    def __init__(self, source: str, tokens: Mapping[str, str]) -> None:
+    `tool_source` is the template for prompts with tools, where the source has two.
+    """
+
+    def __init__(self, source: str, tokens: Mapping[str, str], tool_source: str = "") -> None:
         self._template = _compile(source)
+        self._with_tools = _compile(tool_source) if tool_source else self._template
         self._tokens = dict(tokens)
 
-    def render(self, messages: Messages, *, add_generation_prompt: bool = True) -> str:
+    def render(
+        self, messages: Messages, *, tools: Tools | None = None, add_generation_prompt: bool = True
+    ) -> str:
         """The prompt text of the turns, ending where the assistant is to begin."""
         from jinja2 import TemplateError
 
         turns = [_checked(index, turn) for index, turn in enumerate(messages)]
-        scope = {**self._tokens, "messages": turns, "tools": None, "documents": None}
+        known = None if tools is None else [_tool(index, one) for index, one in enumerate(tools)]
+        template = self._template if tools is None else self._with_tools
+        scope = {**self._tokens, "messages": turns, "tools": known, "documents": None}
         try:
-            return self._template.render(scope, add_generation_prompt=add_generation_prompt)
-        except (TemplateError, TypeError, ValueError) as error:
+            return template.render(scope, add_generation_prompt=add_generation_prompt)
+        except (TemplateError, *_RAISED) as error:
             raise UsageError("chat template", f"{error} for {turns!r:.200}") from error
 
 
+# What an expression of a template can raise beside jinja2's own errors
+_RAISED = (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError)
+
+
 def _checked(index: int, turn: Mapping[str, Any]) -> dict[str, Any]:
-    """The turn as plain JSON types: a rich object's methods would be in the template's reach."""
-    if not isinstance(turn, Mapping) or "role" not in turn or "content" not in turn:
-        raise UsageError(f"message {index}", f"{turn!r:.100}", "an object with role and content")
+    """The turn as plain JSON types: a rich object's methods would be in the template's reach.
+
+    As transformers has it: a field that is None is not there, and reasoning has two names.
+    """
+    where = f"message {index}"
+    whole = isinstance(turn, Mapping) and "role" in turn and {"content", "tool_calls"} & {*turn}
+    if not whole:
+        raise UsageError(where, f"{turn!r:.100}", "an object with role and content")
+    plain = {name: value for name, value in _plain(where, turn).items() if value is not None}
+    thought = next((plain[name] for name in REASONING if name in plain), None)
+    if thought is None:
+        return plain
+    return {"thinking": thought, **plain, "reasoning_content": thought}
+
+
+def _tool(index: int, tool: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(tool, Mapping):
+        found, expected = f"{tool!r:.100}", "an object: the function's JSON schema"
+        raise UsageError(f"tool {index}", found, expected)
+    return _plain(f"tool {index}", tool)
+
+
+def _plain(where: str, value: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        plain: dict[str, Any] = json.loads(json.dumps(dict(turn)))
+        plain: dict[str, Any] = json.loads(json.dumps(dict(value)))
     except (TypeError, ValueError) as error:
-        raise UsageError(f"message {index}", str(error), "values that JSON can hold") from error
+        raise UsageError(where, str(error), "values that JSON can hold") from error
     return plain
 
 

@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -57,6 +57,8 @@ class TokenizerInfo:
     max_length: int
     bos_token: str | None
     eos_token: str | None
+    tool_template: str | None = None  # for prompts with tools, where it is another one
+    special_tokens: Mapping[str, str] = field(default_factory=dict)  # what templates may name
 
 
 @dataclass(frozen=True)
@@ -215,7 +217,17 @@ def _tokenizer(fields: _Fields, listed: set[str]) -> TokenizerInfo | None:
         table.integer("max_length", 1 << 31) if table.has("max_length") else 0,
         table.text("bos_token") if table.has("bos_token") else None,
         table.text("eos_token") if table.has("eos_token") else None,
+        table.listed("tool_template", listed) if table.has("tool_template") else None,
+        _special_tokens(table),
     )
+
+
+def _special_tokens(table: _Fields) -> Mapping[str, str]:
+    """Name -> text of all that a template may name: bos_token and eos_token, and others."""
+    others = table.table("special_tokens") if table.has("special_tokens") else _Fields({}, "")
+    found = {name: others.text(name) for name in others.data}
+    ends = {name: table.text(name) for name in ("bos_token", "eos_token") if table.has(name)}
+    return {**found, **ends}
 
 
 def _pooling(fields: _Fields) -> PoolingInfo | None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from . import golden
 from .batching import activate, check_ids, encode_all, look_all
-from .chat import ChatTemplate, Messages
+from .chat import ChatTemplate, Messages, Tools
 from .engine import Engine, Float32, open_engine
 from .errors import BadInputError, UnsupportedError, UsageError
 from .golden import GoldenResult
@@ -120,13 +120,26 @@ class Session:
         """The engine's raw outputs by name for its raw inputs by name."""
         return self._need().run({name: np.asarray(array) for name, array in arrays.items()})
 
-    def prompt_ids(self, prompt: str | Messages) -> list[int]:
-        """Token ids of a raw prompt, or of messages through the chat template."""
-        if isinstance(prompt, str):
-            return self.tokenize([prompt])[0]
+    def render(
+        self, messages: Messages, *, tools: Tools | None = None, add_generation_prompt: bool = True
+    ) -> str:
+        """The prompt text of messages, by the source's chat template."""
         if self._template is None:
             raise UsageError("messages", "this bundle has no chat template", "a str prompt")
-        text = self._template.render(prompt)
+        return self._template.render(
+            messages, tools=tools, add_generation_prompt=add_generation_prompt
+        )
+
+    def prompt_ids(
+        self, prompt: str | Messages, *, tools: Tools | None = None,
+        add_generation_prompt: bool = True,
+    ) -> list[int]:  # fmt: skip
+        """Token ids of a raw prompt, or of messages through the chat template."""
+        if isinstance(prompt, str):
+            if tools is not None:
+                raise UsageError("tools", "a raw prompt", "messages: the chat template shows tools")
+            return self.tokenize([prompt])[0]
+        text = self.render(prompt, tools=tools, add_generation_prompt=add_generation_prompt)
         return self._need_tokens().encode([text], special=False)[0]
 
     def generate(
@@ -135,10 +148,12 @@ class Session:
         *,
         max_new_tokens: int = 256,
         stop: Sequence[str] = (),
+        tools: Tools | None = None,
         **sampling: Unpack[SamplingKeywords],
     ) -> Iterator[str]:
         """Text in pieces as it is generated; a str prompt is used raw, messages are templated.
 
+        `tools`: JSON schemas of functions that the template tells the model of.
         `sampling`: temperature (0 is greedy), top_k, top_p, min_p, repetition_penalty, seed. Ends
         at a stop token, before a `stop` string, at `max_new_tokens` or when the context is full.
         """
@@ -146,7 +161,7 @@ class Session:
         if isinstance(stop, str) or max_new_tokens < 0:
             found = f"stop {stop!r}, max_new_tokens {max_new_tokens!r}"
             raise UsageError("generate", found, "a list of strings and 0 or more")
-        ids = self.prompt_ids(prompt)
+        ids = self.prompt_ids(prompt, tools=tools)
         self._check_length(ids)
         return self._pieces(ids, max_new_tokens, stop, options)
 
@@ -257,9 +272,10 @@ def _open_tokens(bundle: Path, info: Manifest) -> Tokens | None:
 def _open_template(bundle: Path, info: Manifest) -> ChatTemplate | None:
     if info.tokenizer is None or info.tokenizer.template is None:
         return None
-    named = {"bos_token": info.tokenizer.bos_token, "eos_token": info.tokenizer.eos_token}
-    source = (bundle / info.tokenizer.template).read_text(encoding="utf-8")
-    return ChatTemplate(source, {name: token for name, token in named.items() if token})
+    files = (info.tokenizer.template, info.tokenizer.tool_template)
+    sources = ((bundle / file).read_text(encoding="utf-8") if file else "" for file in files)
+    source, tool_source = sources
+    return ChatTemplate(source, info.tokenizer.special_tokens, tool_source)
 
 
 def _texts(texts: Sequence[str]) -> Sequence[str]:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import golden
+from .chat import Messages
 from .engine import LOGIT_ROWS
 from .errors import BadInputError, EdgecompileError, ResourceError, UnsupportedError, UsageError
 from .session import Session, load
@@ -87,6 +88,20 @@ def _say_hello(session: Session, _: dict[str, Any], __: Arrays) -> Iterator[Repl
 
 def _tokenize(session: Session, header: dict[str, Any], _: Arrays) -> Iterator[Reply]:
     yield {"ids": session.tokenize(header["texts"])}, {}
+
+
+def _render(session: Session, header: dict[str, Any], _: Arrays) -> Iterator[Reply]:
+    yield {"prompts": [_prompt(session, **case) for case in header["cases"]]}, {}
+
+
+def _prompt(session: Session, messages: Messages, **options: Any) -> dict[str, Any]:
+    """Text and ids of one conversation, or why its template refuses it."""
+    try:
+        text = session.render(messages, **options)
+    except UsageError as error:
+        cause = error.__cause__ or error
+        return {"refused": f"{type(cause).__name__}: {cause}"}
+    return {"text": text, "ids": session.prompt_ids(messages, **options)}
 
 
 def _logits(session: Session, _: dict[str, Any], arrays: Arrays) -> Iterator[Reply]:
@@ -169,6 +184,7 @@ def peak_memory_mib() -> float | None:
 _OPERATIONS: dict[str, Callable[[Session, dict[str, Any], Arrays], Iterator[Reply]]] = {
     "hello": _say_hello,
     "tokenize": _tokenize,
+    "render": _render,
     "logits": _logits,
     "embed": _embed,
     "classify": _classify,

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -59,6 +59,11 @@ class Worker:
         """Token ids of each text, special tokens included."""
         ids: list[list[int]] = self._ask({"op": "tokenize", "texts": list(texts)})[0]["ids"]
         return ids
+
+    def render(self, cases: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """`text` and `ids` of each conversation, or `refused`; a case is `Session.render`'s."""
+        reply = self._ask({"op": "render", "cases": [dict(case) for case in cases]})[0]
+        return cast("list[dict[str, Any]]", reply["prompts"])
 
     def logits(self, ids: Sequence[int]) -> Iterator[Float32]:
         """Logits after each token of `ids`, as float32 chunks [<=128, vocab] in order."""

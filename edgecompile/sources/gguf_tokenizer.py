@@ -66,7 +66,11 @@ def tokenizer_config(file: GgufFile, max_length: int) -> dict[str, Any]:
         if token_id is not None:
             config[name] = tokens[token_id]
     template = file.get("tokenizer.chat_template", str)
-    if template:
+    with_tools = file.get("tokenizer.chat_template.tool_use", str)
+    if template and with_tools:
+        named = {"default": template, "tool_use": with_tools}
+        config["chat_template"] = [{"name": n, "template": text} for n, text in named.items()]
+    elif template:
         config["chat_template"] = template
     return config
 

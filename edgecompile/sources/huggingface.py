@@ -19,6 +19,7 @@ from edgecompile.tasks import TASKS
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt",
     "vocab.json", "merges.txt", "tokenizer.model", "added_tokens.json", "chat_template.jinja",
+    "additional_chat_templates/tool_use.jinja",
     "generation_config.json", "modules.json", "sentence_bert_config.json",
     "preprocessor_config.json", "processor_config.json",
 )  # fmt: skip

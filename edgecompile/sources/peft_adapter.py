@@ -61,6 +61,9 @@ def _merge(adapter: Path, base: Path, folder: Path) -> None:
     }.get(task, transformers.AutoModel)
     model = auto.from_pretrained(base, dtype="auto", local_files_only=True, use_safetensors=True)
     PeftModel.from_pretrained(model, adapter).merge_and_unload().save_pretrained(folder)
-    extra = [*huggingface.tokenizer_files(base), *huggingface.tokenizer_files(adapter)]
-    for file in [*extra, *huggingface.licence(base).files]:
-        shutil.copyfile(file, folder / file.name)
+    extra = [(base, file) for file in huggingface.tokenizer_files(base)]
+    extra += [(adapter, file) for file in huggingface.tokenizer_files(adapter)]
+    for start, file in [*extra, *((base, file) for file in huggingface.licence(base).files)]:
+        target = folder / file.relative_to(start)
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, target)

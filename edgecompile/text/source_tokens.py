@@ -1,7 +1,8 @@
 """The source model's own tokenizer, and windows of tokens of a text."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,6 +28,7 @@ class FolderTokens:
 
     def __init__(self, model: Model, max_length: int) -> None:
         self.max_length = max_length
+        self._folder = model.folder
         self._fast: Any = None
         if model.source.kind == "gguf":
             from tokenizers import Tokenizer
@@ -35,11 +37,6 @@ class FolderTokens:
             self._fast.no_padding()
             self._fast.no_truncation()
             return
-        from transformers import AutoTokenizer
-
-        self._tokenizer = AutoTokenizer.from_pretrained(
-            model.folder, local_files_only=True, trust_remote_code=False
-        )
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, special tokens included, at most `max_length`."""
@@ -48,6 +45,32 @@ class FolderTokens:
         cut = {"truncation": True, "max_length": self.max_length} if self.max_length else {}
         found: list[list[int]] = self._tokenizer(list(texts), padding=False, **cut)["input_ids"]
         return found
+
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(
+            self._folder, local_files_only=True, trust_remote_code=False
+        )
+
+    @property
+    def has_template(self) -> bool:
+        """Whether the source has a chat template."""
+        return bool(getattr(self._tokenizer, "chat_template", None))
+
+    def render(self, case: Mapping[str, Any]) -> dict[str, Any]:
+        """What transformers' apply_chat_template gives: `text` and `ids`, or why it `refused`."""
+        given = {name: value for name, value in case.items() if name != "messages"}
+        try:
+            text = self._tokenizer.apply_chat_template(case["messages"], tokenize=False, **given)
+        except Exception as error:  # whatever a template's expressions raise
+            return {"refused": f"{type(error).__name__}: {error}"}
+        if self._fast is not None:
+            return {"text": text, "ids": self._fast.encode(text, add_special_tokens=False).ids}
+        ids = self._tokenizer.apply_chat_template(case["messages"], return_dict=False, **given)
+        return {"text": text, "ids": list(ids)}
 
 
 def windows(

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from edgecompile.runtime.chat import ChatTemplate
 from edgecompile.runtime.errors import BadInputError, UsageError
+from tests import tiny
 from tests.runtime.makers import TEMPLATE
 
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
@@ -57,6 +59,56 @@ def test_a_prompt_is_the_one_that_transformers_renders(
     )
     ours = ChatTemplate(template, TOKENS).render(turns, add_generation_prompt=prompt)
     assert ours == rendered[0]
+
+
+SHOWS_ALL = "{{ messages | tojson }} {{ tools | tojson }} {{ tools is none }}"
+TOOL: dict[str, Any] = {"type": "function", "function": {"name": "now", "parameters": {}}}
+
+
+@pytest.mark.parametrize("tools", [None, [], [TOOL]])
+@pytest.mark.parametrize(
+    "turn",
+    [
+        {"role": "assistant", "tool_calls": [{"function": {"name": "now", "arguments": {}}}]},
+        {"role": "assistant", "content": None, "tool_calls": []},
+        {"role": "assistant", "content": "x", "tool_calls": None, "name": "y"},
+        {"role": "assistant", "content": "x", "thinking": "hm"},
+        {"role": "assistant", "content": "x", "reasoning": "a", "reasoning_content": "b"},
+        {"role": "user", "content": [{"type": "text", "text": "é"}]},
+    ],
+)
+def test_a_template_sees_of_tools_and_turns_what_transformers_shows(
+    turn: dict[str, Any], tools: list[dict[str, Any]] | None, tmp_path: Path
+) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    tiny.byte_bpe(tmp_path)
+    source = PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    expected = source.apply_chat_template(
+        [turn], tools=tools, chat_template=SHOWS_ALL, tokenize=False
+    )
+    ours = ChatTemplate(SHOWS_ALL, {}).render([turn], tools=tools, add_generation_prompt=False)
+    assert ours == expected
+
+
+def test_tools_have_a_template_of_their_own_where_there_are_two() -> None:
+    template = ChatTemplate("plain", {}, "{{ tools[0].function.name }}")
+    turns = [{"role": "user", "content": "x"}]
+    assert template.render(turns) == "plain"
+    assert template.render(turns, tools=[TOOL]) == "now"
+
+
+@pytest.mark.parametrize("tool", ["now", print])
+def test_a_tool_that_is_no_schema_is_shown(tool: Any) -> None:
+    with pytest.raises(UsageError, match="tool 0"):
+        ChatTemplate("x", {}).render([{"role": "user", "content": "x"}], tools=[tool])
+
+
+def test_a_template_that_divides_by_zero_refuses() -> None:
+    with pytest.raises(UsageError, match="division"):
+        ChatTemplate("{{ 1 // (messages | length - 1) }}", {}).render(
+            [{"role": "user", "content": "x"}]
+        )
 
 
 def test_a_template_can_refuse_a_conversation() -> None:

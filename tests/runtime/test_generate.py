@@ -106,6 +106,14 @@ def test_messages_go_through_the_chat_template(session: Session) -> None:
     assert ids.count(0) == 2
 
 
+def test_tools_are_for_messages_only(session: Session) -> None:
+    tools = [{"type": "function", "function": {"name": "now"}}]
+    ids = session.prompt_ids([{"role": "user", "content": "fox"}], tools=tools)
+    assert ids == session.prompt_ids([{"role": "user", "content": "fox"}])  # it shows no tools
+    with pytest.raises(UsageError, match="a raw prompt"):
+        session.generate("fox", tools=tools)
+
+
 def test_threads_share_a_session_and_get_what_one_alone_gets(session: Session) -> None:
     prompts = [f"the {word} fox" for word in ("quick", "lazy", "brown", "over", "dog", "jumps")]
     alone = ["".join(session.generate(prompt, max_new_tokens=25)) for prompt in prompts]

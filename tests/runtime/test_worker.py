@@ -32,6 +32,19 @@ def test_a_worker_gives_what_a_session_in_this_process_gives(bundles: Bundles) -
         assert timed["tokens_per_second"] > 0
 
 
+def test_prompts_and_refusals_of_them_go_both_ways(bundles: Bundles) -> None:
+    turns = [{"role": "user", "content": "fox é"}]
+    path = bundles("onnx-decoder")
+    with Worker(path) as worker, load(path) as session:
+        both, refused = worker.render(
+            [{"messages": turns, "add_generation_prompt": False}, {"messages": [{}]}]
+        )
+        expected = session.render(turns, add_generation_prompt=False)
+        assert both["text"] == expected
+        assert both["ids"] == session.prompt_ids(turns, add_generation_prompt=False)
+        assert refused["refused"].startswith("UsageError: message 0")
+
+
 def test_a_consumer_may_stop_reading_logits_early(bundles: Bundles) -> None:
     with Worker(bundles("onnx-decoder")) as worker:
         for _ in worker.logits([5] * 400):
