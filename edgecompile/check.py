@@ -117,7 +117,10 @@ def _engine_rows(subject: _Subject, model: Model, decoded: Decoded) -> Iterator[
         if info.tokenizer is not None:
             longest = 0 if info.task == "text-generation" else info.tokenizer.max_length
             source = FolderTokens(model, longest)  # as the runtime: a decoder's text is not cut
-            yield from tokens.rows(worker, source, [document.text for document in held_out])
+            texts = [document.text for document in held_out]
+            yield from tokens.rows(worker, source, texts)
+            if info.engine.name == "llama_cpp":
+                yield tokens.engine_row(info, subject.bundle, model.folder, texts)
         if info.task == "text-generation" and source is not None:
             yield from tokens.template_rows(worker, source, info, subject.bundle)
         comparison = quality.Comparison(

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 
 from edgecompile.errors import UnsupportedError
@@ -12,9 +13,10 @@ LINES = 100  # of llama.cpp's log, to find out why it did not open a file
 _KEPT: list[object] = []
 
 
-def differing(file: Path, source: Path) -> tuple[int, int]:
-    """(hard strings whose ids differ, strings compared); opens the vocabulary only.
+def differing(file: Path, source: Path, texts: Sequence[str] = ()) -> tuple[int, int]:
+    """(strings whose ids differ, strings compared) of the hard ones and `texts`.
 
+    It opens the vocabulary only.
     UnsupportedError where llama.cpp does not open the file: it has rules for some models by name.
     """
     import llama_cpp
@@ -35,7 +37,7 @@ def differing(file: Path, source: Path) -> tuple[int, int]:
     tokenizer = Tokenizer.from_str(tokenizer_json(source))
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    strings = hard_strings()
+    strings = [*hard_strings(), *texts]
     wrong = 0
     for text in strings:
         expected = tokenizer.encode(text).ids

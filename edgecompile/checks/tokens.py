@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgecompile.metrics import tokens
+from edgecompile.metrics import Measurement, tokens
 from edgecompile.report import Row, exact, judged, unproven
 from edgecompile.runtime.manifest import Manifest
 from edgecompile.runtime.worker_client import Worker
@@ -25,6 +25,15 @@ def rows(
         wrong = tokens.differing(source.encode(strings), worker.tokenize(strings))
         shown = f"{name}: number {', '.join(map(str, wrong[:8]))}" if wrong else name
         yield judged(STEP, tokens.measure(len(wrong), len(strings)), 0.0, shown)
+
+
+def engine_row(info: Manifest, bundle: Path, source: Path, texts: Sequence[str]) -> Row:
+    """llama.cpp's own tokenizer in the GGUF file, for those who use the file alone: measured."""
+    from edgecompile.backends import gguf_stock
+
+    wrong, compared = gguf_stock.differing(bundle / info.engine.file, source, texts)
+    found = Measurement("engine_tokenizer_differences", float(wrong), "texts", "lower", compared)
+    return judged(STEP, found, None, "llama.cpp's own; the bundle ships and uses the source's")
 
 
 def template_rows(
