@@ -42,6 +42,14 @@ def test_a_file_for_another_device_holds_the_codes_and_floats(
 
 
 @pytest.mark.parametrize("device", DEVICES)
+def test_the_check_for_duplicates_sees_every_code(tmp_path: Path, device: str) -> None:
+    model = rounded(load(MODULE), tmp_path / "codes", 8)
+    written(model, tmp_path / "out", device)
+    found = {e.data.tobytes() for e in Executorch().extents(tmp_path / "out")}
+    assert {n for n, t in model.quantized.items() if t.codes.tobytes() not in found} == set()
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_the_same_module_gives_the_same_bytes(tmp_path: Path, device: str) -> None:
     model = rounded(load(MODULE), tmp_path / "codes", 8)
     for name in ("one", "two"):
