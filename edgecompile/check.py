@@ -1,6 +1,7 @@
 """Check a sealed bundle: its bytes, its tokenizer, its answers in its engine, its costs."""
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ import numpy as np
 
 from edgecompile import host
 from edgecompile.backends import Decoded
-from edgecompile.checks import Limits, costs, quality, sealed, stored_once, tokens
+from edgecompile.checks import Limits, costs, device, quality, sealed, stored_once, tokens
 from edgecompile.checks.limits import REQUIRED, activation_column, limits_for, types_of, width_of
 from edgecompile.errors import (
     BadInputError,
@@ -24,6 +25,7 @@ from edgecompile.passes import Progress
 from edgecompile.report import NOT_RUN, CheckReport, Row, exact, unproven
 from edgecompile.report.files import write_reports
 from edgecompile.runtime.manifest import Manifest, read_manifest
+from edgecompile.runtime.providers import CPU
 from edgecompile.runtime.verify import verify
 from edgecompile.runtime.worker_client import Worker
 from edgecompile.tasks import takes_text
@@ -68,6 +70,7 @@ class _Subject:
     options: Limits
     limits: Mapping[str, float]
     progress: Progress
+    place: device.Place = device.Place()
 
 
 def check_bundle(
@@ -84,7 +87,8 @@ def check_bundle(
     progress("check files", 1, 1)
     width = width_of(types_of(info.data))
     limits = limits_for(width, activation_column(info.data), options.stricter)
-    subject = _Subject(bundle, info, model, corpus, options, limits, progress)
+    place = device.find(bundle, info)
+    subject = _Subject(bundle, info, model, corpus, options, limits, progress, place)
     if model is not None:
         sealed.refuse_another_source(info.data, model)
         model.weights.release()  # each step maps what it reads
@@ -103,10 +107,37 @@ def _run(subject: _Subject, found: _Found) -> None:
     found.step("sealed", stored_once.rows(subject.bundle, data, subject.options.allow))
     subject.progress("check codes", 1, 1)
     found.step("cost", costs.size_rows(subject.info, subject.limits, subject.options.allow))
-    found.step("cost", _cost_rows(subject))
-    if subject.model is None:
-        return
-    found.step("engine", _engine_rows(subject, subject.model, decoded))
+    place, asked = subject.place, subject
+    if not place.whole:
+        asked = dataclasses.replace(subject, place=device.on_cpu(place))
+    found.step("cost", _cost_rows(asked))
+    if subject.model is not None:
+        found.step("engine", _engine_rows(asked, subject.model, decoded))
+    if place.kind == NOT_RUN:
+        found.rows.append(unproven(device.STEP, "device_run", place.why))
+    elif not place.whole and subject.model is not None and place.provider != CPU:
+        found.step(device.STEP, _device_rows(subject, subject.model, decoded))
+
+
+def _device_rows(subject: _Subject, model: Model, decoded: Decoded) -> Iterator[Row]:
+    """What software that stands for a GPU answers itself."""
+    info, texts = subject.info, [document.text for document in subject.corpus.held_out]
+    context = info.generation.context_length if info.generation else 0
+    source = None
+    if info.tokenizer is not None:
+        source = FolderTokens(model, 0 if context else info.tokenizer.max_length)
+    with _worker(subject) as worker:
+        comparison = _comparison(subject, worker, model, decoded, source)
+        yield from device.rows(subject.place, comparison, texts, context)
+
+
+def _comparison(
+    subject: _Subject, worker: Worker, model: Model, decoded: Decoded, source: FolderTokens | None
+) -> quality.Comparison:
+    return quality.Comparison(
+        worker, model, decoded, source, subject.options, subject.limits, subject.progress,
+        sealed.changed_floats(subject.info.data),
+    )  # fmt: skip
 
 
 def _engine_rows(subject: _Subject, model: Model, decoded: Decoded) -> Iterator[Row]:
@@ -123,10 +154,7 @@ def _engine_rows(subject: _Subject, model: Model, decoded: Decoded) -> Iterator[
                 yield tokens.engine_row(info, subject.bundle, model.folder, texts)
         if info.task == "text-generation" and source is not None:
             yield from tokens.template_rows(worker, source, info, subject.bundle)
-        comparison = quality.Comparison(
-            worker, model, decoded, source, subject.options, subject.limits, subject.progress,
-            sealed.changed_floats(info.data),
-        )  # fmt: skip
+        comparison = _comparison(subject, worker, model, decoded, source)
         context = info.generation.context_length if info.generation else 0
         yield from quality.rows(comparison, held_out, context)
 
@@ -140,17 +168,21 @@ def _cost_rows(subject: _Subject) -> Iterator[Row]:
         text = held_out[0].text if held_out else "text"
         ids = worker.tokenize([f"{text} {text}"])[0] if takes_text(task) else []
         short = ids[: costs.TEXT_TOKENS]
-        yield from costs.time_rows(worker, task, short, subject.options, subject.limits)
-        if subject.info.pictures is not None and held_out:
-            picture = np.asarray(open_picture(held_out[0]))
-            yield costs.picture_latency(worker, picture, subject.options, subject.limits)
+        if subject.place.provider != CPU:  # a CPU's speed says nothing of a GPU
+            yield from costs.time_rows(worker, task, short, subject.options, subject.limits)
+            if subject.info.pictures is not None and held_out:
+                picture = np.asarray(open_picture(held_out[0]))
+                yield costs.picture_latency(worker, picture, subject.options, subject.limits)
         yield from costs.memory_row(worker, subject.limits)
     subject.progress("measure", 1, 1)
 
 
 def _worker(subject: _Subject, verified: str = "never") -> Worker:
     """A fresh process without torch; check_bundle has verified every file already."""
-    return Worker(subject.bundle, verify=verified, threads=subject.options.threads)
+    return Worker(
+        subject.bundle, subject.place.python, verify=verified, threads=subject.options.threads,
+        provider=subject.place.provider,
+    )  # fmt: skip
 
 
 def _never_measured(subject: _Subject, rows: Iterable[Row]) -> Iterator[Row]:
@@ -179,7 +211,10 @@ def _report(subject: _Subject, found: _Found, width: str) -> CheckReport:
         engine=subject.info.engine.name,
         engine_version=_engine_version(subject),
         rows=tuple(found.rows),
-        proven_on={"cpu": here.cpu, "level": here.level, "device": _device(data, found.rows)},
+        proven_on={
+            "cpu": here.cpu, "level": here.level, "device": _proof(subject, found.rows),
+            **subject.place.proven_on,
+        },
         data={"name": corpus.name, **corpus.digests},
         samples={
             "held_out_texts": len(corpus.held_out), "texts": subject.options.texts,
@@ -189,6 +224,11 @@ def _report(subject: _Subject, found: _Found, width: str) -> CheckReport:
         notes=(*data["source"].get("notes", ()), *_elsewhere(data)),
         seconds={name: round(value, 3) for name, value in found.seconds.items()},
     )  # fmt: skip
+
+
+def _proof(subject: _Subject, rows: Iterable[Row]) -> str:
+    """`software` and `not-run` for a GPU's bundle without one; else as `_device` says."""
+    return _device(subject.info.data, rows) if subject.place.whole else subject.place.kind
 
 
 def _device(manifest: Mapping[str, Any], rows: Iterable[Row] = ()) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from edgecompile import cache, host
 from edgecompile.checks import Limits
+from edgecompile.checks.device import is_for_gpu
 from edgecompile.model import Model
 from edgecompile.report import CheckReport, Row
 from edgecompile.runtime.manifest import Manifest
@@ -25,8 +26,11 @@ def reuse(
     """The report, and whether an earlier build's was taken: only one that passed is kept.
 
     The key holds the manifest's SHA-256 (which holds every file's), the source, the text, the
-    limits, the processor and its usable cores, the engine's version and all our sources.
+    limits, the processor and its usable cores, the engine's version and all our sources. A GPU's
+    bundle is always checked: which device is here is known only by opening it.
     """
+    if is_for_gpu(info.data):
+        return check(), False
     here = host.host()
     key = cache.key(
         "check", modules=_modules(), manifest=info.digest, source=model.source.digest,

@@ -16,12 +16,15 @@ from edgecompile.backends import Decoded, Export, Extent, Port, decoders
 from edgecompile.backends.onnx_graph import (
     decoder_graph,
     encode,
+    gpu,
+    half,
     ort_format,
     storage,
     tune,
 )
 from edgecompile.backends.onnx_graph.activations import Form
 from edgecompile.backends.onnx_graph.decode import decode, extents
+from edgecompile.backends.onnx_graph.form import LENGTHS, LOGITS_START, GraphForm
 from edgecompile.backends.onnx_graph.rewrite import Rewritten, rewrite
 from edgecompile.errors import UnsupportedError
 from edgecompile.model import Model
@@ -49,7 +52,8 @@ class Onnxruntime:
     (ContribOperators.md). Weights of 8 bits a row may have 8-bit activations a whole input instead:
     `dynamic` (the engine finds each input's range) or `static` (a calibrated one). `auto` is static
     where a pass calibrated ranges, else blocks. `format` ort is the file that reduced builds for
-    phones open, with the list of operators that such a build needs.
+    phones open, with the list of operators that such a build needs. `device` gpu draws the graph
+    for `providers`, in order of preference, and may compute in float16 (docs/gpu.md).
     """
 
     name: ClassVar[str] = "onnxruntime"
@@ -57,24 +61,38 @@ class Onnxruntime:
     accuracy_level: Literal[1, 4] = 4
     activations: Literal["auto", "blocks", "dynamic", "static"] = "auto"
     format: Literal["onnx", "ort"] = "onnx"
+    device: Literal["cpu", "gpu"] = "cpu"
+    providers: tuple[str, ...] = ()
+    compute_precision: Literal["float32", "float16"] = "float32"
+
+    @property
+    def cache_value_bytes(self) -> float:
+        """Bytes of a number of the KV cache."""
+        return 2.0 if self.half else 4.0
+
+    @property
+    def half(self) -> bool:
+        """Whether the graph computes in float16."""
+        return self.compute_precision == "float16"
 
     def refusal(self, model: Model) -> str:
         """Unknown tasks, unknown decoders; the exporters refuse the rest by themselves."""
         if model.task not in self.tasks:
             return f"task {model.task!r} is not one of {', '.join(self.tasks)}"
+        if reason := gpu.refusal(self, model):
+            return reason
         if model.task != "text-generation" or model.architecture in BUILT:
             return ""
         return decoders.refusal(model)
 
     def size(self, model: Model, schemes: Mapping[str, Scheme]) -> int:
         """Codes, float32 scales, floats, the graph, and a decoder's rotary tables."""
-        return file_bytes(model, schemes)
+        return file_bytes(model, schemes, 2 if self.half else 4)
 
     def export(self, model: Model, folder: Path, progress: Progress) -> Export:
         """Write model.onnx and model.onnx.data."""
         if reason := self.refusal(model):
             raise UnsupportedError("onnxruntime backend", reason)
-        version = metadata.version("onnxruntime")
         done = self._write(model, folder, progress)
         if self.format == "ort":
             ort_format.convert(folder)
@@ -89,21 +107,32 @@ class Onnxruntime:
             options["shared"] = dict(sorted(done.shared.items()))
         if model.task == "text-generation":
             options |= decoder_options(done.graph) | decoders.context_option(model)
+        if self.device == "gpu":
+            options |= gpu.options(self, done.graph, model.task)
         if model.config.get("problem_type") == "multi_label_classification":
             options["activation"] = "sigmoid"
+        requires, tested = self._wheel()
         return Export(
-            engine="onnxruntime", requires=f"onnxruntime>={_minor(version)}", tested=version,
+            engine="onnxruntime", requires=requires, tested=tested,
+            float_dtypes=dict.fromkeys(model.weights, "float16") if self.half else {},
             file=ort_format.FILE if self.format == "ort" else storage.GRAPH,
             inputs=ports(done.graph.input),
             outputs=ports(done.graph.output), options=options, unused=done.unused,
             shifted=done.shifted,
         )  # fmt: skip
 
+    def _wheel(self) -> tuple[str, str]:
+        """The pip requirement, and what was tested."""
+        if self.device == "gpu":
+            return gpu.wheel(self)
+        version = metadata.version("onnxruntime")
+        return f"onnxruntime>={_minor(version)}", version
+
     def _write(self, model: Model, folder: Path, progress: Progress) -> _Written:
         """Draw known decoders ourselves, a tensor at a time; rewrite an exporter's graph else."""
         decoder = model.task == "text-generation"
         if decoder and not decoders.refusal(model):
-            drawn, plan = decoder_graph.write(model, folder, self.accuracy_level, progress)
+            drawn, plan = decoder_graph.write(model, folder, self._graph_form(), progress)
             return _Written(drawn.graph, {}, plan.unused, plan.shifted)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".graph-") as scratch:
             progress("export graph", 0, 3)
@@ -112,10 +141,15 @@ class Onnxruntime:
             done = rewrite(exported, Path(scratch), model, self._form(model))
             if decoder:
                 tune.keep_last_logits(done.model)
+            if self.half:
+                half.convert(done.model)
             progress("write file", 2, 3)
             storage.write(done.model, folder)
         progress("write file", 3, 3)
         return _Written(done.model.graph, done.shared, _unused(done))
+
+    def _graph_form(self) -> GraphForm:
+        return GraphForm(self.accuracy_level, self.device == "gpu", self.half)
 
     def _form(self, model: Model) -> Form:
         """What `activations` means for this model; decoders multiply one row: blocks."""
@@ -142,11 +176,10 @@ class Onnxruntime:
 
 BUILT = ("gemma", "gemma2", "granite")  # decoders that onnxruntime-genai's builder draws
 GRAPH_BYTES_PER_TENSOR = 1350  # nodes, names, shapes and alignment, per tensor of the source
-ROTARY_BYTES = 4  # cos and sin tables float32 [context, head size / 2] each
 
 
-def file_bytes(model: Model, schemes: Mapping[str, Scheme]) -> int:
-    """Bytes of model.onnx and model.onnx.data, from headers and schemes."""
+def file_bytes(model: Model, schemes: Mapping[str, Scheme], width: int = 4) -> int:
+    """Bytes of model.onnx and model.onnx.data, from headers and schemes; `width` of a float."""
     total = 0
     used = roles(model)
     for name, info in model.weights.infos.items():
@@ -159,9 +192,10 @@ def file_bytes(model: Model, schemes: Mapping[str, Scheme]) -> int:
             blocks = -(-columns // block)
             elements = info.shape[0] * blocks
             total += elements * block * scheme.bits // 8
-        total += elements * 4 + GRAPH_BYTES_PER_TENSOR
+        total += elements * width + GRAPH_BYTES_PER_TENSOR
     if model.task == "text-generation":
-        total += ROTARY_BYTES * decoders.context_limit(model) * decoders.rotary_width(model)
+        # cos and sin tables [context, half of what is turned of a head]
+        total += width * decoders.context_limit(model) * decoders.rotary_width(model)
     return total
 
 
@@ -207,9 +241,11 @@ def decoder_options(graph: onnx.GraphProto) -> dict[str, Any]:
         "layers": len(keys), "kv_heads": dims[1], "head_size": dims[3] or cos.dims[1] * 2,
         "kv_dtype": ports(keys[:1])[0].dtype,
         "past": decoder_graph.PAST, "present": decoder_graph.PRESENT,
-        "input_ids": "input_ids", "attention_mask": "attention_mask",
-        "last_tokens": tune.LAST_TOKENS,
+        "input_ids": "input_ids",
     }  # fmt: skip
+    if LOGITS_START in names:
+        return options | {name: name for name in (*LENGTHS, LOGITS_START)}
+    options |= {"attention_mask": "attention_mask", "last_tokens": tune.LAST_TOKENS}
     if "position_ids" in names:
         options["position_ids"] = "position_ids"
     return options

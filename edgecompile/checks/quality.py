@@ -175,7 +175,7 @@ def generation_rows(
     """KL divergence, perplexity and top-1 agreement on windows of text; then the same codes."""
     options = comparison.options
     size = min(options.window, context - 1)
-    pieces = windows(_need(comparison.source_tokens), texts, size, options.tokens)
+    pieces = windows_of(comparison, texts, size, options.tokens)
     few = pieces[: max(1, options.fidelity_tokens // size)]
     for step, measurements in _way(comparison)(comparison, pieces, few):
         for measured in measurements:
@@ -183,6 +183,13 @@ def generation_rows(
                 yield comparison.judge(step, measured)
             elif measured.metric == "kl_mean":
                 yield comparison.judge(step, replace(measured, metric="export_kl_mean"))
+
+
+def windows_of(
+    comparison: Comparison, texts: Sequence[str], size: int, tokens: int
+) -> Windows:
+    """Token ids of the texts in windows of `size`, `tokens` in all."""
+    return windows(_need(comparison.source_tokens), texts, size, tokens)
 
 
 def _way(comparison: Comparison) -> Callable[[Comparison, Windows, Windows], Steps]:

@@ -71,7 +71,8 @@ class CheckReport:
         if device == NOT_RUN:
             known = f", allowed by name: {NOT_RUN}" if self.accepted else ""
             return f"not run, as no engine here can{known}"
-        return f"proven on {', '.join(filter(None, (cpu or 'unknown', level)))} ({device})"
+        gpu = self.proven_on.get("gpu", "")
+        return f"proven on {', '.join(filter(None, (gpu, cpu or 'unknown', level)))} ({device})"
 
     def value(self, metric: str) -> float | None:
         """The value of a metric, None where it was not measured."""

@@ -24,7 +24,7 @@ def main(bundle: Path, argv: Sequence[str]) -> int:
         if options.worker:
             from .worker import serve
 
-            return serve(bundle, options.verify, options.threads)
+            return serve(bundle, options.verify, options.threads, options.provider)
         return _run(bundle, options)
     except EdgecompileError as error:
         return _fail(str(error), error.exit_code)
@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     form.add_argument("--raw", action="store_true", help="the text is the beginning of a document")
     add("--verify", choices=MODES, default="once", help="when to check the files' SHA-256")
     add("--threads", type=int, help="default: the physical cores this process may use")
+    add("--provider", default="", help="of a bundle for GPUs: cuda, directml, webgpu, cpu, ...")
     add("--self-test", action="store_true", help="ask the golden inputs again; exit 6 if one fails")
     add("--worker", action="store_true", help=argparse.SUPPRESS)
     return parser
@@ -60,12 +61,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(bundle: Path, options: argparse.Namespace) -> int:
     if options.self_test:
-        with load(bundle, options.verify, options.threads) as session:
+        with load(bundle, options.verify, options.threads, options.provider) as session:
             return _self_test(session)
     text = _read_stdin() if options.text == "-" else options.text
     if text is None:
         raise UsageError("command line", "no text", "a text, or - to read it", "see --help")
-    with load(bundle, options.verify, options.threads) as session:
+    with load(bundle, options.verify, options.threads, options.provider) as session:
         task = session.info.task
         if task == "text-generation":
             _print_stream(session, text, options)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import UnsupportedError
+from .errors import UnsupportedError, UsageError
 from .manifest import Manifest
 
 Float32 = NDArray[np.float32]
@@ -50,13 +50,20 @@ class Engine(Protocol):
         ...
 
 
-def open_engine(bundle: Path, manifest: Manifest, threads: int, pad_id: int) -> Engine:
-    """Open the manifest's engine file; MissingLibraryError says which `pip install` is lacking."""
+def open_engine(
+    bundle: Path, manifest: Manifest, threads: int, pad_id: int, provider: str = ""
+) -> Engine:
+    """Open the manifest's engine file; MissingLibraryError says which `pip install` is lacking.
+
+    `provider` asks for one of ONNX Runtime's by name (providers.BY_NAME); empty: the first there.
+    """
     name = manifest.engine.name
     if name == "onnxruntime":
         from .onnxruntime_engine import OnnxEngine
 
-        return OnnxEngine(bundle, manifest, threads, pad_id)
+        return OnnxEngine(bundle, manifest, threads, pad_id, provider)
+    if provider:
+        raise UsageError("provider", f"{provider!r} for {name}", "none: onnxruntime alone has them")
     if name == "llama_cpp":
         from .llama_engine import LlamaEngine
 

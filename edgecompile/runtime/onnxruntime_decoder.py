@@ -45,7 +45,7 @@ class DecoderLayout:
             raise BadInputError("manifest", "no generation section", "one for text-generation")
         try:
             names = _names(options)
-            caches = _cache_names(options)
+            caches = cache_names(options)
             sizes = int(options["kv_heads"]), int(options["head_size"])
             kv_dtype: np.dtype[Any] = np.dtype(options["kv_dtype"])
         except (KeyError, TypeError, ValueError, IndexError) as error:
@@ -54,7 +54,7 @@ class DecoderLayout:
         graph = {port.name for port in session.get_inputs()}
         if used != graph:
             raise BadInputError(where, f"inputs {sorted(used ^ graph)[:4]}", "the graph's own")
-        dtype, vocabulary = _logits_port(session, names[4], where)
+        dtype, vocabulary = logits_port(session, names[4], where)
         context = manifest.generation.context_length
         return cls(caches, *sizes, kv_dtype, *names, dtype, vocabulary, context)
 
@@ -69,7 +69,9 @@ def _names(options: Any) -> tuple[str, str, str, str, str]:
     )
 
 
-def _cache_names(options: Any) -> tuple[tuple[str, str], ...]:
+def cache_names(options: Any) -> tuple[tuple[str, str], ...]:
+    """(past, present), a pair a layer and part, from the manifest's patterns."""
+
     def fill(pattern: str, layer: int, part: str) -> str:
         # Not str.format: a manifest is untrusted, and format reaches attributes.
         return pattern.replace("{layer}", str(layer)).replace("{part}", part)
@@ -81,9 +83,10 @@ def _cache_names(options: Any) -> tuple[tuple[str, str], ...]:
     )
 
 
-def _logits_port(
+def logits_port(
     session: InferenceSession, name: str, where: str
 ) -> tuple[np.dtype[Any], int]:
+    """Dtype of the logits and the size of the vocabulary."""
     ports = {port.name: port for port in session.get_outputs()}
     port = ports.get(name)
     if port is None or port.type not in ("tensor(float)", "tensor(float16)"):

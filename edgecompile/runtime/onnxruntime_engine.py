@@ -11,12 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .cpu import has_vnni
-from .engine import Float32
-from .errors import BadInputError, MissingLibraryError, UsageError
+from .engine import Decoder, Float32
+from .errors import BadInputError, MissingLibraryError, UnsupportedError, UsageError
 from .manifest import Manifest
 from .named_inputs import check_arrays, padded
 from .onnxruntime_decoder import DecoderLayout, OnnxDecoder
+from .onnxruntime_device import DeviceDecoder, DeviceLayout, prompt_step
 from .pool import Pool
+from .providers import BY_NAME, CPU, Opened, open_on_device
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -31,16 +33,28 @@ DTYPES = {
 class OnnxEngine:
     """One InferenceSession; ONNX Runtime allows calls to it from any number of threads."""
 
-    def __init__(self, bundle: Path, manifest: Manifest, threads: int, pad_id: int) -> None:
+    def __init__(
+        self, bundle: Path, manifest: Manifest, threads: int, pad_id: int, provider: str = ""
+    ) -> None:
         library = _library(manifest)
         self.version: str = library.__version__
-        self._session = _open(library, bundle / manifest.engine.file, threads, manifest.task)
+        opened = _opened(library, bundle, manifest, threads, provider)
+        self._session = opened.session
+        self.device: dict[str, Any] = {
+            "provider": opened.provider.name, "name": opened.device,
+            "software": opened.software, "host_nodes": opened.host_nodes,
+        }  # fmt: skip
         self._inputs = {
             port.name: DTYPES.get(port.type, port.type) for port in self._session.get_inputs()
         }
         self._pad_id = pad_id
-        self._decoders: Pool[OnnxDecoder] | None = None
-        if manifest.task == "text-generation":
+        self._decoders: Pool[OnnxDecoder] | Pool[DeviceDecoder] | None = None
+        if manifest.task == "text-generation" and on_device(manifest):
+            layout = DeviceLayout.from_manifest(self._session, manifest)
+            step = prompt_step(library, bundle, manifest, opened.provider)
+            self.device["prompt_step"] = step
+            self._decoders = _device_pool(opened, layout, step)
+        elif manifest.task == "text-generation":
             self._decoders = _decoder_pool(self._session, manifest)
 
     def run(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -54,7 +68,7 @@ class OnnxEngine:
         first = next(iter(self._call(arrays).values()))
         return np.asarray(first, np.float32)
 
-    def decoder(self, length: int) -> AbstractContextManager[OnnxDecoder]:
+    def decoder(self, length: int) -> AbstractContextManager[Decoder]:
         """A decoder whose cache grows as it is fed."""
         if self._decoders is None:
             raise UsageError("generate", "a bundle without a decoder", "task text-generation")
@@ -86,7 +100,32 @@ def _library(manifest: Manifest) -> ModuleType:
     return library
 
 
-def _open(library: ModuleType, file: Path, threads: int, task: str) -> InferenceSession:
+def on_device(manifest: Manifest) -> bool:
+    """Whether the bundle is for a GPU."""
+    return manifest.engine.options.get("device") == "gpu"
+
+
+def _opened(
+    library: ModuleType, bundle: Path, manifest: Manifest, threads: int, asked: str
+) -> Opened:
+    """On the CPU, or for a bundle for GPUs on the first device that takes it."""
+    file, task = bundle / manifest.engine.file, manifest.task
+
+    def make(providers: Sequence[str]) -> InferenceSession:
+        options = _options(library, threads, task)
+        if on_device(manifest):
+            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        return _open(library, file, options, providers)
+
+    if on_device(manifest):
+        return open_on_device(library, make, manifest.engine.options, asked)
+    cpu = BY_NAME[CPU]
+    if asked not in ("", CPU):
+        raise UnsupportedError("provider", repr(asked), "a bundle for GPUs; this one is for CPUs")
+    return Opened(make([cpu.engine]), cpu, cpu.title, software=False, host_nodes=0)
+
+
+def _options(library: ModuleType, threads: int, task: str) -> Any:
     options = library.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -102,9 +141,15 @@ def _open(library: ModuleType, file: Path, threads: int, task: str) -> Inference
     # A memory plan is kept for every shape seen; a decoder sees a new one each token.
     options.enable_mem_pattern = task != "text-generation"
     options.log_severity_level = 4  # errors are raised as well; nothing goes to stderr
+    return options
+
+
+def _open(
+    library: ModuleType, file: Path, options: Any, providers: Sequence[str]
+) -> InferenceSession:
     try:
         session: InferenceSession = library.InferenceSession(
-            str(file), options, providers=["CPUExecutionProvider"]
+            str(file), options, providers=list(providers), enable_fallback=0
         )
     except Exception as error:  # its classes share no base but Exception
         raise BadInputError(str(file), str(error), "a graph ONNX Runtime can open") from error
@@ -116,5 +161,12 @@ def _decoder_pool(session: InferenceSession, manifest: Manifest) -> Pool[OnnxDec
 
     def create(_: int) -> OnnxDecoder:
         return OnnxDecoder(session, layout)
+
+    return Pool(create, end=lambda: None)
+
+
+def _device_pool(opened: Opened, layout: DeviceLayout, step: int) -> Pool[DeviceDecoder]:
+    def create(_: int) -> DeviceDecoder:
+        return DeviceDecoder(opened.session, layout, opened.provider.memory, step)
 
     return Pool(create, end=lambda: None)

@@ -26,15 +26,19 @@ from .tokens import Tokens
 from .verify import verify as verify_files
 
 
-def load(path: Path | str, verify: str = "once", threads: int | None = None) -> Session:
+def load(
+    path: Path | str, verify: str = "once", threads: int | None = None, provider: str = ""
+) -> Session:
     """Open the bundle folder; `verify` is once, always or never, `threads` None is probed.
+
+    `provider` asks a bundle for GPUs for one by name (cuda, tensorrt-rtx, directml, webgpu, cpu).
 
     Nothing is opened by the engine before the manifest and every file's SHA-256 have been checked.
     """
     if threads is not None and threads < 1:
         raise UsageError("threads", repr(threads), "1 or more")
     try:
-        return Session(Path(path), verify, threads or probed_cores())
+        return Session(Path(path), verify, threads or probed_cores(), provider)
     except OSError as error:
         raise BadInputError(str(path), str(error), "files that can be read") from error
 
@@ -42,7 +46,7 @@ def load(path: Path | str, verify: str = "once", threads: int | None = None) -> 
 class Session:
     """Safe to share between threads; close it, or use it in a `with` block."""
 
-    def __init__(self, bundle: Path, verify: str, threads: int) -> None:
+    def __init__(self, bundle: Path, verify: str, threads: int, provider: str = "") -> None:
         start = time.perf_counter()
         self._bundle = bundle
         self.info: Manifest = read_manifest(bundle)
@@ -51,8 +55,12 @@ class Session:
         self._tokens = _open_tokens(bundle, self.info)
         self._template = _open_template(bundle, self.info)
         pad_id = self._tokens.pad_id if self._tokens else 0
-        self._opened: Engine | None = open_engine(bundle, self.info, threads, pad_id)
+        self._opened: Engine | None = open_engine(
+            bundle, self.info, threads, pad_id, provider
+        )
         self.engine_version = self._opened.version
+        # What computes, where the engine says: provider, name, software, ...
+        self.device: dict[str, Any] = dict(getattr(self._opened, "device", {}))
         self.load_seconds = time.perf_counter() - start
 
     def __enter__(self) -> Session:

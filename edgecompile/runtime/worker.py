@@ -22,11 +22,11 @@ Reply = tuple[dict[str, Any], Mapping[str, NDArray[Any]]]
 Arrays = Mapping[str, NDArray[Any]]
 
 
-def serve(bundle: Path, verify: str, threads: int | None) -> int:
+def serve(bundle: Path, verify: str, threads: int | None, provider: str = "") -> int:
     """Open the bundle, answer requests until `close` or the end of stdin; the exit code."""
     requests, replies = _take_streams()
     try:
-        session = load(bundle, verify, threads)
+        session = load(bundle, verify, threads, provider)
     except EdgecompileError as error:
         send(replies, {"ok": False, "more": False, "error": error_fields(error)})
         return error.exit_code
@@ -78,6 +78,7 @@ def _hello(session: Session) -> dict[str, Any]:
         },
         "threads": session.threads,
         "load_seconds": session.load_seconds,
+        "device": session.device,
         "pid": os.getpid(),
     }
 

@@ -33,10 +33,13 @@ class Worker:
         *,
         verify: str = "once",
         threads: int | None = None,
+        provider: str = "",
     ) -> None:
         command = [python, "-IB", str(Path(bundle) / "runtime"), "--worker", "--verify", verify]
         if threads is not None:
             command += ["--threads", str(threads)]
+        if provider:
+            command += ["--provider", provider]
         self._start(command)
 
     def _start(self, command: Sequence[str]) -> None:

@@ -28,13 +28,14 @@ from edgecompile.backends.decoders import (
     plan,
 )
 from edgecompile.backends.joining import joinable
-from edgecompile.backends.onnx_graph import encode, storage, tune
+from edgecompile.backends.onnx_graph import encode, probe, storage, tune
+from edgecompile.backends.onnx_graph.form import LENGTHS, LOGITS_START, GraphForm
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme
 from edgecompile.passes import Progress
 
 OPSET, IR_VERSION = 22, 10
-SEQLENS, TOTAL = "seqlens_k", "total_sequence_length"
+SEQLENS, TOTAL = LENGTHS
 PAST = "past_key_values.{layer}.{part}"
 PRESENT = "present.{layer}.{part}"
 
@@ -46,7 +47,7 @@ class _Canvas:
     model: Model
     plan: DecoderPlan
     data: storage.DataFile
-    accuracy_level: int
+    form: GraphForm
     schemes: dict[str, Scheme]
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     tensors: dict[str, onnx.TensorProto] = field(default_factory=dict)
@@ -77,36 +78,45 @@ class _Canvas:
     def floats(self, name: str) -> str:
         """A float tensor under its source's name."""
         source = self.source(name)
-        return source if source in self.tensors else self.constant(source, self.model.dense(source))
+        return source if source in self.tensors else self.constant(
+            source, self.form.cast(self.model.dense(source))
+        )
 
     def norm_weight(self, name: str) -> str:
         """What a norm multiplies with, under its tensor's source name."""
         source = self.source(name)
         if source in self.tensors:
             return source
-        return self.constant(source, self.plan.norm_weight(self.model, source))
+        weight = self.plan.norm_weight(self.model, source)
+        return self.constant(source, self.form.cast(weight))
 
     def number(self, name: str, value: float) -> str:
-        """A constant float32 []."""
-        return self.constant(name, np.array(value, np.float32))
+        """A constant [] of the graph's floats."""
+        return self.constant(name, np.array(value, self.form.dtype))
 
 
 def write(
-    model: Model, folder: Path, accuracy_level: int, progress: Progress
+    model: Model, folder: Path, form: GraphForm, progress: Progress
 ) -> tuple[onnx.ModelProto, DecoderPlan]:
-    """Write model.onnx and model.onnx.data; returns the graph without its data."""
+    """Write model.onnx and model.onnx.data; returns the graph without its data.
+
+    For a GPU the probe of its attention is written beside them.
+    """
     planned = plan(model)
     with storage.DataFile(folder) as data:
-        canvas = _Canvas(model, planned, data, accuracy_level, schemes_of(model))
+        canvas = _Canvas(model, planned, data, form, schemes_of(model))
         _draw(canvas, progress)
     proto = _assemble(canvas)
     storage.write_graph(proto, folder)
+    if form.gpu:
+        probe.write(folder, planned, form.element)
     return proto, planned
 
 
 def _draw(canvas: _Canvas, progress: Progress) -> None:
     layers = canvas.plan.layers
-    _lengths(canvas)
+    if not canvas.form.gpu:
+        _lengths(canvas)
     stream, added, norms = _embedding(canvas), "", canvas.plan.norms
     for layer in range(layers):
         progress("write file", layer, layers + 1)
@@ -207,8 +217,8 @@ def _rotary_tables(canvas: _Canvas, turn: int) -> list[str]:
         return []
     rotary, end = canvas.plan.rotaries[turn], f".{turn}" if turn else ""
     return [
-        canvas.constant(f"cos_cache{end}", rotary.cos),
-        canvas.constant(f"sin_cache{end}", rotary.sin),
+        canvas.constant(f"cos_cache{end}", canvas.form.cast(rotary.cos)),
+        canvas.constant(f"sin_cache{end}", canvas.form.cast(rotary.sin)),
     ]
 
 
@@ -254,6 +264,8 @@ def _gate_up(canvas: _Canvas, start: str, normed: str) -> list[str]:
 
 
 def _activated(canvas: _Canvas, start: str, gate: str) -> str:
+    if canvas.plan.activation == "gelu_tanh" and canvas.form.gpu:  # Gelu itself is not everywhere
+        return canvas.node("FastGelu", [gate], f"{start}mlp.gelu", domain=encode.DOMAIN)
     if canvas.plan.activation == "gelu_tanh":
         return canvas.node("Gelu", [gate], f"{start}mlp.gelu", approximate="tanh")
     sigmoid = canvas.node("Sigmoid", [gate], f"{start}mlp.sigmoid")
@@ -264,7 +276,9 @@ def _head(canvas: _Canvas, normed: str) -> None:
     """Logits of the last positions alone, as many as `last_tokens` says."""
     end = canvas.constant("last_tokens.end", np.array([tune.END], np.int64))
     axis = canvas.constant("last_tokens.axis", np.array([1], np.int64))
-    first = canvas.node("Neg", [tune.LAST_TOKENS], "last_tokens.start")
+    first = LOGITS_START
+    if not canvas.form.gpu:
+        first = canvas.node("Neg", [tune.LAST_TOKENS], "last_tokens.start")
     kept = canvas.node("Slice", [normed, first, end, axis], "last_tokens.hidden")
     name = EMBEDDING if canvas.plan.tied else HEAD
     _product(canvas, [name.removesuffix(".weight")], kept, "logits")
@@ -300,15 +314,22 @@ def _product(canvas: _Canvas, names: Sequence[str], value: str, output: str) -> 
     biases = [source for name in names if (source := canvas.source(f"{name}.bias"))]
     bias = encode.JOIN.join(biases)
     if bias:
-        canvas.constant(bias, *(canvas.model.dense(name) for name in biases))
+        canvas.constant(bias, *(canvas.form.cast(canvas.model.dense(name)) for name in biases))
     if sources[0] in canvas.schemes:
         return _coded(canvas, sources, [value, *_codes(canvas, sources)], bias, output)
     label = f"{output}.product" if bias else output
-    made = canvas.node(
-        "FusedMatMul", [value, canvas.floats(f"{names[0]}.weight")], label,
-        domain=encode.DOMAIN, transB=1,
-    )  # fmt: skip
+    made = _float_product(canvas, canvas.floats(f"{names[0]}.weight"), value, label)
     return canvas.node("Add", [made, bias], output) if bias else made
+
+
+def _float_product(canvas: _Canvas, weight: str, value: str, output: str) -> str:
+    """`value` times a weight [out, in] transposed: in one node where the engine has it (CPU)."""
+    if not canvas.form.gpu:
+        return canvas.node(
+            "FusedMatMul", [value, weight], output, domain=encode.DOMAIN, transB=1
+        )
+    turned = canvas.node("Transpose", [weight], f"{output}.turned", perm=[1, 0])
+    return canvas.node("MatMul", [value, turned], output)
 
 
 def _coded(
@@ -320,7 +341,7 @@ def _coded(
         "MatMulNBits", [*inputs, "", "", bias] if bias else inputs, output, domain=encode.DOMAIN,
         K=columns, N=sum(infos[source].shape[0] for source in sources), bits=scheme.bits,
         block_size=encode.block_size(scheme, columns, sources[0]),
-        accuracy_level=canvas.accuracy_level,
+        accuracy_level=canvas.form.accuracy_level,
     )  # fmt: skip
 
 
@@ -331,24 +352,18 @@ def _codes(canvas: _Canvas, sources: Sequence[str]) -> tuple[str, str]:
     if codes not in canvas.tensors:
         stored = [encode.stored(canvas.model.quantized[source], source) for source in sources]
         canvas.constant(codes, *(part for part, _ in stored))
-        canvas.constant(scales, *(part for _, part in stored))
+        canvas.constant(scales, *(canvas.form.cast(part) for _, part in stored))
     return codes, scales
 
 
 def _assemble(canvas: _Canvas) -> onnx.ModelProto:
-    shape = canvas.plan
-    ids: list[str | int | None] = ["batch_size", "sequence_length"]
-    mask: list[str | int | None] = ["batch_size", "total_sequence_length"]
+    shape, element = canvas.plan, canvas.form.element
     rows: list[str | int | None] = ["batch_size", "logits_length", shape.vocabulary]
-    inputs = [
-        helper.make_tensor_value_info("input_ids", TensorProto.INT64, ids),
-        helper.make_tensor_value_info("attention_mask", TensorProto.INT64, mask),
-        *_caches(shape, PAST, "past_sequence_length"),
-        helper.make_tensor_value_info(tune.LAST_TOKENS, TensorProto.INT64, [1]),
-    ]
+    first, last = _given(canvas)
+    inputs = [*first, *_caches(canvas, PAST, "past_sequence_length"), last]
     outputs = [
-        helper.make_tensor_value_info("logits", TensorProto.FLOAT, rows),
-        *_caches(shape, PRESENT, "total_sequence_length"),
+        helper.make_tensor_value_info("logits", element, rows),
+        *_caches(canvas, PRESENT, "total_sequence_length"),
     ]
     tensors = list(canvas.tensors.values())
     graph = helper.make_graph(canvas.nodes, "decoder", inputs, outputs, tensors)
@@ -358,11 +373,23 @@ def _assemble(canvas: _Canvas) -> onnx.ModelProto:
     )
 
 
-def _caches(shape: DecoderPlan, pattern: str, length: str) -> list[onnx.ValueInfoProto]:
-    """A key and a value cache float32 [batch, kv heads, length, head size] for each layer."""
+def _given(canvas: _Canvas) -> tuple[list[onnx.ValueInfoProto], onnx.ValueInfoProto]:
+    """Inputs before the caches, and the one after: which logits to compute."""
+    port, int64, int32 = helper.make_tensor_value_info, TensorProto.INT64, TensorProto.INT32
+    ids = port("input_ids", int64, ["batch_size", "sequence_length"])
+    if canvas.form.gpu:
+        lengths = port(SEQLENS, int32, ["batch_size"]), port(TOTAL, int32, [])
+        return [ids, *lengths], port(LOGITS_START, int64, [1])
+    mask = port("attention_mask", int64, ["batch_size", "total_sequence_length"])
+    return [ids, mask], port(tune.LAST_TOKENS, int64, [1])
+
+
+def _caches(canvas: _Canvas, pattern: str, length: str) -> list[onnx.ValueInfoProto]:
+    """A key and a value cache [batch, kv heads, length, head size] for each layer."""
+    shape = canvas.plan
     dims: list[str | int | None] = ["batch_size", shape.kv_heads, length, shape.head_size]
     names = (
         pattern.format(layer=layer, part=part)
         for layer in range(shape.layers) for part in ("key", "value")
     )  # fmt: skip
-    return [helper.make_tensor_value_info(name, TensorProto.FLOAT, dims) for name in names]
+    return [helper.make_tensor_value_info(name, canvas.form.element, dims) for name in names]

@@ -1,0 +1,270 @@
+"""A decoder graph on a GPU: the KV cache stays on the device, bound as past and present at once.
+
+Only token ids and lengths go there, and logits come back. Some adapters compute a prompt wrongly
+that comes in one call (docs/gpu.md): a probe finds out at load, and the prompt goes in steps.
+"""
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .engine import LOGIT_ROWS, Float32
+from .errors import BadInputError, UnsupportedError, UsageError
+from .manifest import Manifest
+from .onnxruntime_decoder import FIRST_CAPACITY, PROMPT_CHUNK, cache_names, logits_port
+from .providers import BY_NAME, CPU, Provider
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+PROBE_TOKENS = 12  # more than a subgroup of 4 or 8 holds
+PROBE_TOLERANCE = 2e-2  # of the largest value, for float16 too; a wrong kernel misses by 0.4
+
+
+@dataclass(frozen=True)
+class DeviceLayout:
+    """Names and sizes of the graph, from the manifest's engine.options and the graph itself."""
+
+    caches: tuple[tuple[str, str], ...]  # (past, present) names, a pair a layer and part
+    shape: tuple[int, int]  # heads of k and v, size of a head
+    kv_dtype: np.dtype[Any]
+    input_ids: str
+    lengths: str  # int32 [1]: tokens with this call's, minus one
+    total: str  # int32 []: tokens with this call's
+    logits_start: str  # int64 [1]: -n, for logits of the last n positions
+    logits: str
+    logits_dtype: np.dtype[Any]
+    vocabulary: int
+    context_length: int
+
+    @classmethod
+    def from_manifest(cls, session: InferenceSession, manifest: Manifest) -> DeviceLayout:
+        """Check that the options name what the graph has."""
+        options, where = manifest.engine.options, f"{manifest.engine.file}: engine.options"
+        if manifest.generation is None:
+            raise BadInputError("manifest", "no generation section", "one for text-generation")
+        try:
+            names = [str(options[key]) for key in ("input_ids", *LENGTHS)]
+            caches = cache_names(options)
+            shape = int(options["kv_heads"]), int(options["head_size"])
+            kv_dtype: np.dtype[Any] = np.dtype(options["kv_dtype"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadInputError(where, repr(error), "what docs/bundle-format.md lists") from error
+        used = {*names, *(past for past, _ in caches)}
+        graph = {port.name for port in session.get_inputs()}
+        if used != graph:
+            raise BadInputError(where, f"inputs {sorted(used ^ graph)[:4]}", "the graph's own")
+        logits = str(options.get("logits", "logits"))
+        dtype, vocabulary = logits_port(session, logits, where)
+        context = manifest.generation.context_length
+        return cls(
+            caches, shape, kv_dtype, names[0], names[1], names[2], names[3], logits, dtype,
+            vocabulary, context,
+        )  # fmt: skip
+
+
+LENGTHS = ("seqlens_k", "total_sequence_length", "logits_start")
+
+
+class DeviceDecoder:
+    """One past on the device; `step` is the most tokens that a call takes at once."""
+
+    def __init__(
+        self, session: InferenceSession, layout: DeviceLayout, memory: str, step: int
+    ) -> None:
+        self._session, self._layout, self._memory, self._step = session, layout, memory, step
+        self._binding = session.io_binding()
+        self._length = 0
+        self._capacity = 0
+        self._held: list[Any] = []  # one value on the device a past, as long as it is bound
+        self._grow(FIRST_CAPACITY)
+
+    def fits(self, size: int) -> bool:
+        """Always: the cache grows."""
+        return True
+
+    def close(self) -> None:
+        """The device's memory goes with its values."""
+        self._held = []
+
+    def reset(self) -> None:
+        """Forget the past; the buffers stay, but for one grown beyond the first size."""
+        self._length = 0
+        if self._capacity > 4 * FIRST_CAPACITY:
+            self._held, self._capacity = [], 0
+            self._grow(FIRST_CAPACITY)
+
+    def feed(self, ids: Sequence[int]) -> Float32:
+        """Append tokens; logits float32 [vocab] after the last."""
+        self._reserve(len(ids))
+        for start in range(0, len(ids), self._step):
+            logits = self._run(ids[start : start + self._step], 1)
+        last: Float32 = logits[-1]
+        return last
+
+    def feed_all(self, ids: Sequence[int]) -> Iterator[Float32]:
+        """Append tokens; logits after each as chunks [<=128, vocab]."""
+        self._reserve(len(ids))
+        size = min(self._step, LOGIT_ROWS)
+        for start in range(0, len(ids), size):
+            part = ids[start : start + size]
+            yield self._run(part, len(part))
+
+    def _run(self, ids: Sequence[int], rows: int) -> Float32:
+        layout, binding, total = self._layout, self._binding, self._length + len(ids)
+        given = (
+            (layout.input_ids, np.asarray(ids, np.int64)[None]),
+            (layout.lengths, np.array([total - 1], np.int32)),
+            (layout.total, np.array(total, np.int32)),
+            (layout.logits_start, np.array([-rows], np.int64)),
+        )
+        for name, array in given:
+            binding.bind_cpu_input(name, array)
+        binding.bind_output(layout.logits, "cpu")  # else the last call's value, of its shape
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:  # its classes share no base but Exception
+            raise UnsupportedError("onnxruntime", f"{error} at token {total}") from error
+        values = binding.get_outputs()
+        if not self._held:  # present is on the device now, with room: from here on past is present
+            self._hold(values[1:])
+        self._length = total
+        logits: Float32 = values[0].numpy()[0].astype(np.float32, copy=False)
+        return logits
+
+    def _reserve(self, tokens: int) -> None:
+        """Grow the cache to hold `tokens` more."""
+        wanted = self._length + tokens
+        if not tokens or wanted > self._layout.context_length:
+            limit = f"1 to {self._layout.context_length} (the model's context)"
+            raise UsageError("tokens", f"{wanted} with those before", limit)
+        capacity = self._capacity
+        while capacity < wanted:
+            capacity *= 2
+        if capacity > self._capacity:
+            self._grow(min(capacity, self._layout.context_length))
+
+    def _grow(self, capacity: int) -> None:
+        """A larger cache with what the old one holds, which passes through the CPU's memory."""
+        heads, size = self._layout.shape
+        kept = self._binding.copy_outputs_to_cpu()[1:] if self._length else []
+        arrays = [
+            np.zeros((1, heads, capacity, size), self._layout.kv_dtype) for _ in self._layout.caches
+        ]
+        for before, after in zip(kept, arrays, strict=False):
+            after[:, :, : self._length] = before[:, :, : self._length]
+        self._capacity, self._held = capacity, []
+        self._binding.clear_binding_inputs()
+        self._binding.clear_binding_outputs()
+        self._binding.bind_output(self._layout.logits, "cpu")
+        if values := _on(self._memory, arrays):
+            self._hold(values)
+            return
+        # That memory is the provider's alone to take: it does, for the first call's present.
+        for (past, present), array in zip(self._layout.caches, arrays, strict=True):
+            self._binding.bind_cpu_input(past, array)
+            self._binding.bind_output(present, self._memory)
+
+    def _hold(self, values: Sequence[Any]) -> None:
+        self._held = list(values)
+        for (past, present), value in zip(self._layout.caches, self._held, strict=True):
+            self._binding.bind_ortvalue_input(past, value)
+            self._binding.bind_ortvalue_output(present, value)
+
+
+def _on(memory: str, arrays: Sequence[NDArray[Any]]) -> list[Any]:
+    """The arrays on the device; none where Python cannot put them there (WebGPU)."""
+    from onnxruntime import OrtValue
+
+    try:
+        return [OrtValue.ortvalue_from_numpy(array, memory, 0) for array in arrays]
+    except Exception:  # onnxruntime raises RuntimeError or its own; the other way says why
+        return []
+
+
+def prompt_step(
+    library: ModuleType, bundle: Path, manifest: Manifest, provider: Provider
+) -> int:
+    """The most tokens a call may take: all, or one where only single tokens come out right.
+
+    The bundle's probe, one attention node of the model's sizes, is asked on the device and on the
+    CPU. Where single tokens are wrong as well, UnsupportedError.
+    """
+    if provider.name == CPU:
+        return PROMPT_CHUNK
+    file = str(manifest.engine.options.get("probe", ""))
+    if file not in {entry.path for entry in manifest.files}:
+        raise BadInputError("manifest: engine.options.probe", repr(file), "a path of `files`")
+    tested, exact = (
+        _Probe(library, bundle / file, engine) for engine in (provider.engine, BY_NAME[CPU].engine)
+    )
+    expected = exact.ask([PROBE_TOKENS])
+    for step in (PROBE_TOKENS, 1):
+        if _near(tested.ask([step] * (PROBE_TOKENS // step)), expected):
+            return PROMPT_CHUNK if step > 1 else 1
+    raise UnsupportedError(
+        provider.title, "this device computes attention wrongly", "the CPU's values"
+    )
+
+
+class _Probe:
+    """The probe on one provider: fixed inputs in calls of given lengths."""
+
+    def __init__(self, library: ModuleType, file: Path, engine: str) -> None:
+        options = library.SessionOptions()
+        options.log_severity_level = 4
+        try:
+            self._session = library.InferenceSession(
+                str(file), options, providers=[engine], enable_fallback=0
+            )
+        except Exception as error:  # its classes share no base but Exception
+            raise UnsupportedError(engine, str(error), "a device that opens the probe") from error
+        self._ports = {port.name: port for port in self._session.get_inputs()}
+
+    def ask(self, calls: Sequence[int]) -> NDArray[np.float32]:
+        """The attention's output [tokens, width] over all calls."""
+        past, parts, done = self._empty(), [], 0
+        for tokens in calls:
+            total = done + tokens
+            feed = {name: self._values(name, done, total) for name in ("query", "key", "value")}
+            feed |= past | {
+                "seqlens_k": np.array([total - 1], np.int32),
+                "total_sequence_length": np.array(total, np.int32),
+            }
+            try:
+                found, key, value = self._session.run(None, feed)
+            except Exception as error:  # its classes share no base but Exception
+                raise UnsupportedError("onnxruntime", str(error)) from error
+            past, done = {"past_key": key, "past_value": value}, total
+            parts.append(found[0].astype(np.float32))
+        return np.concatenate(parts)
+
+    def _empty(self) -> Mapping[str, NDArray[Any]]:
+        _, heads, _, size = self._ports["past_key"].shape
+        return {
+            name: np.zeros((1, heads, 0, size), self._dtype) for name in ("past_key", "past_value")
+        }
+
+    @property
+    def _dtype(self) -> np.dtype[Any]:
+        half = self._ports["query"].type == "tensor(float16)"
+        return np.dtype(np.float16 if half else np.float32)
+
+    def _values(self, name: str, start: int, end: int) -> NDArray[Any]:
+        """Rows `start` to `end` of waves: no two rows or inputs are alike, none is large."""
+        width, turn = int(self._ports[name].shape[2]), {"query": 0.7, "key": 1.1, "value": 1.7}
+        rows = np.arange(start, end, dtype=np.float64)[:, None]
+        waves = np.sin(turn[name] * (rows * width + np.arange(width)) + rows * rows)
+        return waves[None].astype(self._dtype)
+
+
+def _near(found: NDArray[np.float32], expected: NDArray[np.float32]) -> bool:
+    """Whether all values agree; NaN does not."""
+    largest = float(np.abs(expected).max())
+    return bool(np.abs(found - expected).max() <= PROBE_TOLERANCE * largest)
