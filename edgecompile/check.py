@@ -70,7 +70,7 @@ class _Subject:
     options: Limits
     limits: Mapping[str, float]
     progress: Progress
-    place: device.Place = device.Place()
+    place: device.Place
 
 
 def check_bundle(

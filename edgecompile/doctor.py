@@ -54,7 +54,7 @@ class Ability:
     engine: str
     missing_to_build: tuple[str, ...]
     missing_to_run: tuple[str, ...]
-    problem: str = ""  # the target file itself is wrong
+    problem: str = ""  # the target file itself is wrong, or says why nothing is built for it
     way_out: str = ""  # a `pip install` line
 
 
@@ -91,6 +91,8 @@ def ability(name: str) -> Ability:
         found = target.find(name)
     except EdgecompileError as error:
         return Ability(name, "", "", "", (), (), problem=str(error))
+    if found.refused:
+        return Ability(name, found.description, "", "", (), (), problem=found.refused)
     engine = _engine(found.backend)
     build = tuple(sorted(_absent(imports.outside(f"edgecompile.backends.{found.backend}"))))
     run = tuple(_absent([engine] if engine != "null" else []))

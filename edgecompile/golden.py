@@ -7,8 +7,8 @@ from typing import Any
 
 from edgecompile import cache, host, tokenizer
 from edgecompile.bundle import file_entry
-from edgecompile.checks.limits import EXPORT, HALF, activation_column
 from edgecompile.checks.device import is_for_gpu
+from edgecompile.checks.limits import EXPORT, HALF, activation_column
 from edgecompile.errors import EdgecompileError, MissingLibraryError
 from edgecompile.model import Model
 from edgecompile.runtime.golden import FORMAT, NAME, STEPS, TEXTS

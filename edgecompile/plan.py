@@ -90,6 +90,8 @@ def plan(request: Request) -> Plan:
         raise UsageError("--target", "none given", f"one or more of {', '.join(target.names())}")
     of_targets = [s.removeprefix(TARGET) for s in request.settings if s.startswith(TARGET)]
     targets = [target.find(name, of_targets) for name in dict.fromkeys(request.targets)]
+    for one in targets:
+        _refuse_unbuilt(one)
     source = sources.resolve(
         request.model, request.recipe, task=request.task, variant=request.variant,
         settings=[s for s in request.settings if not s.startswith(TARGET)],
@@ -109,6 +111,11 @@ def _refuse_data(data: Path | None, task: str) -> None:
     if data and not (data.is_dir() if folder else data.is_file()):
         kind = "folder of pictures" if folder else "file of text"
         raise UsageError("--data", f"{str(data)!r} is no {kind}")
+
+
+def _refuse_unbuilt(one: Target) -> None:
+    if one.refused:
+        raise UnsupportedError(f"target {one.name}", f"not built: {one.refused}")
 
 
 def output_folder(request: Request, source: SourceRef, one: Target) -> Path:

@@ -43,12 +43,14 @@ class Target:
 
     `backend` writes the bundle unless `prefer` names another for the task; `candidates` are those
     that `build --relock` measures. `options` are the backend's fields: those in a table of a
-    backend's name are that backend's alone, the rest go to whichever is chosen.
+    backend's name are that backend's alone, the rest go to whichever is chosen. A target that is
+    `refused` says why and has no backend.
     """
 
     name: str
     description: str
-    backend: str
+    backend: str = ""
+    refused: str = ""  # why nothing is built for it
     candidates: tuple[str, ...] = ()
     prefer: Mapping[str, str] = field(default_factory=dict)  # task -> backend
     platform: str = ""  # `for` in the file: linux-arm64, android-arm64; empty: any
@@ -131,7 +133,10 @@ def parse(name: str, table: Table, where: str) -> Target:
     if found.platform and found.platform not in PLATFORMS:
         hint = nearest(found.platform, PLATFORMS)
         raise UsageError(f"{where}: for", f"{found.platform!r} is not a platform", hint)
-    backends = registry.names("backends")
+    if bool(found.backend) == bool(found.refused):
+        both = "backend and refused" if found.backend else "no backend"
+        raise UsageError(where, both, "a backend, or why it is refused")
+    backends = ("", *registry.names("backends")) if found.refused else registry.names("backends")
     for named in (found.backend, *found.candidates, *found.prefer.values()):
         if named not in backends:
             raise UsageError(where, f"{named!r} is not a backend", nearest(named, backends))

@@ -21,7 +21,7 @@ from edgecompile.checks.quality import Comparison, windows_of
 from edgecompile.errors import EdgecompileError, MissingLibraryError, UnsupportedError
 from edgecompile.metrics import Measurement, cosine, error
 from edgecompile.metrics.logits import LogitComparison
-from edgecompile.report import NOT_RUN, Row, judged, unproven
+from edgecompile.report import Row, judged, unproven
 from edgecompile.runtime.batching import activate
 from edgecompile.runtime.manifest import Manifest
 from edgecompile.runtime.providers import CPU
@@ -78,9 +78,9 @@ def find(bundle: Path, info: Manifest) -> Place:
         with Worker(bundle, python, verify="never") as worker:
             device = worker.hello()["device"]
     except (MissingLibraryError, UnsupportedError) as found:
-        return Place(NOT_RUN, why=found.found)
+        return Place("not-run", why=found.found)
     except OSError as found:
-        return Place(NOT_RUN, why=f"{VARIABLE}: {found}")
+        return Place("not-run", why=f"{VARIABLE}: {found}")
     name = str(device["name"])
     if device.get("prompt_step") == 1:
         name += ", a token a call"

@@ -2,10 +2,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from edgecompile.cli import cli, output
+
+if TYPE_CHECKING:
+    from edgecompile.target import Target
 
 
 @cli.command("targets")
@@ -15,12 +19,20 @@ def targets_command(form: str) -> None:
     from edgecompile import target
 
     found = [target.find(str(path)) for path in target.names().values()]
-    rows = [(one.name, one.backend, one.description) for one in sorted(found, key=lambda t: t.name)]
+    found.sort(key=lambda one: one.name)
     if form == "json":
-        keys = ("name", "backend", "description")
-        output.dump([dict(zip(keys, row, strict=True)) for row in rows])
+        keys = ("name", "backend", "description", "refused")
+        output.dump([{key: getattr(one, key) for key in keys} for one in found])
         return
+    rows = [
+        (one.name, one.backend or "none", one.description if one.backend else _not_built(one))
+        for one in found
+    ]
     output.table("", ("target", "backend", "for"), rows)
+
+
+def _not_built(one: Target) -> str:
+    return f"{one.description}. Not built: {one.refused}"
 
 
 @cli.command("models")

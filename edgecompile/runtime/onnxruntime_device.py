@@ -5,7 +5,7 @@ that comes in one call (docs/gpu.md): a probe finds out at load, and the prompt 
 """
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -233,7 +233,8 @@ class _Probe:
         for tokens in calls:
             total = done + tokens
             feed = {name: self._values(name, done, total) for name in ("query", "key", "value")}
-            feed |= past | {
+            feed |= {
+                **past,
                 "seqlens_k": np.array([total - 1], np.int32),
                 "total_sequence_length": np.array(total, np.int32),
             }
@@ -245,7 +246,7 @@ class _Probe:
             parts.append(found[0].astype(np.float32))
         return np.concatenate(parts)
 
-    def _empty(self) -> Mapping[str, NDArray[Any]]:
+    def _empty(self) -> dict[str, NDArray[Any]]:
         _, heads, _, size = self._ports["past_key"].shape
         return {
             name: np.zeros((1, heads, 0, size), self._dtype) for name in ("past_key", "past_value")

@@ -23,8 +23,10 @@ CPU = "cpu"
 
 @dataclass(frozen=True)
 class Provider:
-    """`engine` is ONNX Runtime's name for it, `memory` the device type of values that stay there,
-    `package` the wheel that has it (such wheels replace each other)."""
+    """`engine` is ONNX Runtime's name for it, `memory` the device type of values that stay there.
+
+    `package` is the wheel that has it; such wheels replace each other.
+    """
 
     name: str
     engine: str
@@ -155,8 +157,10 @@ def _on_host(session: InferenceSession) -> Iterator[tuple[str, str]]:
 
 
 def software_driver() -> str:
-    """The software that stands for a GPU in this process, from the drivers it has mapped (Linux);
-    empty where a driver of a real one is mapped too, or none is known."""
+    """The software that stands for a GPU in this process, from the drivers it has mapped (Linux).
+
+    Empty where a driver of a real one is mapped too, or none is known.
+    """
     try:
         lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-LENGTHS = ("seqlens_k", "total_sequence_length")  # int32: given to a GPU's graph, computed in a CPU's
+# int32: given to a GPU's graph, computed in a CPU's
+LENGTHS = ("seqlens_k", "total_sequence_length")
 LOGITS_START = "logits_start"  # int64 [1]: -n, where a GPU's graph begins to compute logits
 
 

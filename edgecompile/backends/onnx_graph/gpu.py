@@ -1,46 +1,33 @@
 """What the ONNX backend adds for GPUs: refusals, and what the runtime needs to know."""
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import onnx
 
 from edgecompile.backends import decoders
 from edgecompile.backends.onnx_graph import probe
 from edgecompile.backends.onnx_graph.placement import device_nodes
-from edgecompile.config import nearest
 from edgecompile.model import Model
 from edgecompile.runtime.providers import BY_NAME, CPU
+
+if TYPE_CHECKING:
+    from edgecompile.backends.onnxruntime import Onnxruntime
 
 # The one such wheel that these graphs were run with. Others have the same operators, untested.
 TESTED = {"webgpu": "1.27.0"}
 LEAST = "1.27"  # tells which nodes run where (get_provider_graph_assignment_info)
 
 
-class Options(Protocol):
-    """The fields of the backend that this module reads."""
-
-    @property
-    def device(self) -> str: ...  # noqa: D102
-    @property
-    def providers(self) -> tuple[str, ...]: ...  # noqa: D102
-    @property
-    def compute_precision(self) -> str: ...  # noqa: D102
-    @property
-    def activations(self) -> str: ...  # noqa: D102
-    @property
-    def format(self) -> str: ...  # noqa: D102
-
-
-def refusal(options: Options, model: Model) -> str:
+def refusal(options: Onnxruntime, model: Model) -> str:
     """Why the options do not fit each other or the model; empty if they do."""
     if options.device != "gpu":
         if options.compute_precision != "float32" or options.providers:
-            return "providers and compute_precision float16 are for device = \"gpu\""
+            return 'providers and compute_precision = "float16" are for device = "gpu"'
         return ""
     known = [name for name in BY_NAME if name != CPU]
     if unknown := [name for name in options.providers if name not in known]:
-        return f"provider {unknown[0]!r} is not one of {', '.join(known)}; {nearest(unknown[0], known)}"
+        return f"provider {unknown[0]!r} is not one of {', '.join(known)}"
     if options.format != "onnx":
         return "files of format ort are for reduced builds on the CPU"
     if options.activations in ("dynamic", "static") or model.activations:
@@ -50,19 +37,19 @@ def refusal(options: Options, model: Model) -> str:
     return ""
 
 
-def accepted(options: Options) -> list[str]:
+def accepted(options: Onnxruntime) -> list[str]:
     """Names of the providers, in order of preference: all where none is named."""
     return list(options.providers) or [name for name in BY_NAME if name != CPU]
 
 
-def wheel(options: Options) -> tuple[str, str]:
+def wheel(options: Onnxruntime) -> tuple[str, str]:
     """The pip requirement of the provider that is preferred, and what the graphs were run with."""
     names = accepted(options)
     tested = next((f"{BY_NAME[n].package} {TESTED[n]}" for n in names if n in TESTED), "none")
     return f"{BY_NAME[names[0]].package}>={LEAST}", tested
 
 
-def options(chosen: Options, graph: onnx.GraphProto, task: str) -> dict[str, Any]:
+def options(chosen: Onnxruntime, graph: onnx.GraphProto, task: str) -> dict[str, Any]:
     """For the manifest's engine.options."""
     found: dict[str, Any] = {
         "device": "gpu", "providers": accepted(chosen),
