@@ -1,6 +1,7 @@
 """What a model's tensors are for, from its torch module built without memory (meta device)."""
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,9 @@ def skeleton(model: Model) -> nn.Module:
 def _parameter_roles(module: nn.Module) -> dict[str, str]:
     from torch import nn
 
-    embedding = getattr(module, "get_input_embeddings", lambda: None)()
+    embedding = None
+    with contextlib.suppress(AttributeError, NotImplementedError):  # a model of pictures has none
+        embedding = module.get_input_embeddings()  # type: ignore[operator]
     found: dict[str, str] = {}
     for path, child in module.named_modules():
         if isinstance(child, nn.Linear):

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -29,7 +30,7 @@ BACKENDS: Mapping[str, Any] = {
     "executorch": Executorch(), "gguf": Gguf(),
 }  # fmt: skip
 ENCODER, DECODER = "embedding", "text-generation"
-CLASSIFIER = "classification"
+CLASSIFIER, PICTURES = "classification", "image-classification"
 ENCODER_SIZES: dict[str, Any] = {
     "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
     "max_position_embeddings": 40, "initializer_range": 0.1, "pad_token_id": 0,
@@ -39,6 +40,11 @@ DECODER_SIZES: dict[str, Any] = {
     "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 256, "initializer_range": 0.1,
     "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1, "rms_norm_eps": 1e-3,
+}  # fmt: skip
+PICTURE_SIZES: dict[str, Any] = {"image_size": 32, "num_labels": 5, "initializer_range": 0.1}
+TRANSFORMER: dict[str, Any] = {
+    "patch_size": 8, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "layer_norm_eps": 1e-2,
 }  # fmt: skip
 SMALL_HEADS = {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 8}
 MODERN = {
@@ -76,8 +82,13 @@ KINDS = (
     Kind("Gemma 2", "gemma2", (DECODER,), SMALL_HEADS),
     Kind("Phi-3", "phi3", (DECODER,)),
     Kind("GPT-2", "gpt2", (DECODER,)),
+    Kind("ViT", "vit", (PICTURES,), TRANSFORMER),
+    Kind("MobileNetV2", "mobilenet_v2", (PICTURES,), {"depth_multiplier": 0.25}),
 )
-SLOW = {("mpnet", "executorch"), ("modernbert", "executorch")}  # torch.export, XNNPACK's passes
+SLOW = {  # torch.export, XNNPACK's passes
+    ("mpnet", "executorch"), ("modernbert", "executorch"), ("vit", "executorch"),
+    ("mobilenet_v2", "executorch"),
+}  # fmt: skip
 HEAD = (
     "# Architectures and engines", "",
     "Made by `python -m tests.architectures.cells`. `tests/architectures` proves each *yes* on a",
@@ -89,30 +100,58 @@ HEAD = (
     "|---|---|---|---|---|---|",
 )  # fmt: skip
 TAIL = (
-    "Not built yet, refused by `plan` with exit 3: encoder-decoders (T5, Whisper), pictures (ViT,",
-    "CLIP), labels of tokens. A torch module with example inputs (`package.module:function`) goes",
+    "Not built yet, refused by `plan` with exit 3: encoder-decoders (T5, Whisper), CLIP, labels of",
+    "tokens. A torch module with example inputs (`package.module:function`) goes",
     "to ONNX Runtime, OpenVINO and ExecuTorch whatever it is. Of a Gemma 3 that takes pictures the",
     "text part is built.", "",
 )  # fmt: skip
 AUTO = {
     ENCODER: transformers.AutoModel, DECODER: transformers.AutoModelForCausalLM,
     CLASSIFIER: transformers.AutoModelForSequenceClassification,
+    PICTURES: transformers.AutoModelForImageClassification,
 }  # fmt: skip
 
 
 def make(kind: Kind, task: str, folder: Path) -> Model:
     """A seeded model of that architecture with a tokenizer of the folder's own."""
     torch.manual_seed(0)
-    decoder = task == DECODER
-    sizes = dict(DECODER_SIZES if decoder else ENCODER_SIZES)
-    sizes["vocab_size"] = tiny.byte_bpe(folder) if decoder else tiny.word_piece(folder)
+    sizes = _picture_sizes(folder) if task == PICTURES else _text_sizes(task, folder)
     settings = {k: v for k, v in {**sizes, **kind.config}.items() if v is not None}
     config = transformers.CONFIG_MAPPING[kind.model_type](**settings)
-    AUTO[task].from_config(config).save_pretrained(folder)
+    module = AUTO[task].from_config(config)
+    if task == PICTURES:
+        _settle(module)
+    module.save_pretrained(folder)
     tiny.card(folder)
     model = sources.load(sources.resolve(str(folder), task=task), lambda *_: None)
     mean = Pooling("mean", normalize=True, max_length=32) if task == ENCODER else None
     return replace(model, pooling=mean)
+
+
+def _settle(module: torch.nn.Module) -> None:
+    """Batch norms know their inputs' spread: else a random network's answers fade away."""
+    for norm in module.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            norm.momentum = 1.0
+    module.train()
+    module(torch.randn((8, 3, PICTURE_SIZES["image_size"], PICTURE_SIZES["image_size"])))
+    module.eval()
+
+
+def _text_sizes(task: str, folder: Path) -> dict[str, Any]:
+    decoder = task == DECODER
+    sizes = dict(DECODER_SIZES if decoder else ENCODER_SIZES)
+    sizes["vocab_size"] = tiny.byte_bpe(folder) if decoder else tiny.word_piece(folder)
+    return sizes
+
+
+def _picture_sizes(folder: Path) -> dict[str, Any]:
+    """Sizes, and how pictures are prepared, in the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    side = PICTURE_SIZES["image_size"]
+    settings = {"image_processor_type": "ViTImageProcessor", "size": {"height": side, "width": side}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    return dict(PICTURE_SIZES)
 
 
 def refusal(model: Model, backend: str) -> str:
