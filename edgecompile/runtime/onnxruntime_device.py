@@ -196,8 +196,6 @@ def prompt_step(
     The bundle's probe, one attention node of the model's sizes, is asked on the device and on the
     CPU. Where single tokens are wrong as well, UnsupportedError.
     """
-    if provider.name == CPU:
-        return PROMPT_CHUNK
     file = str(manifest.engine.options.get("probe", ""))
     if file not in {entry.path for entry in manifest.files}:
         raise BadInputError("manifest: engine.options.probe", repr(file), "a path of `files`")

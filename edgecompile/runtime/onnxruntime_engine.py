@@ -15,10 +15,10 @@ from .engine import Decoder, Float32
 from .errors import BadInputError, MissingLibraryError, UnsupportedError, UsageError
 from .manifest import Manifest
 from .named_inputs import check_arrays, padded
-from .onnxruntime_decoder import DecoderLayout, OnnxDecoder
+from .onnxruntime_decoder import PROMPT_CHUNK, DecoderLayout, OnnxDecoder
 from .onnxruntime_device import DeviceDecoder, DeviceLayout, prompt_step
 from .pool import Pool
-from .providers import BY_NAME, CPU, Opened, open_on_device
+from .providers import BY_NAME, CPU, Opened, Opening, Provider, open_on_device
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -51,9 +51,8 @@ class OnnxEngine:
         self._decoders: Pool[OnnxDecoder] | Pool[DeviceDecoder] | None = None
         if manifest.task == "text-generation" and on_device(manifest):
             layout = DeviceLayout.from_manifest(self._session, manifest)
-            step = prompt_step(library, bundle, manifest, opened.provider)
-            self.device["prompt_step"] = step
-            self._decoders = _device_pool(opened, layout, step)
+            self.device["prompt_step"] = opened.step
+            self._decoders = _device_pool(opened, layout)
         elif manifest.task == "text-generation":
             self._decoders = _decoder_pool(self._session, manifest)
 
@@ -84,6 +83,8 @@ class OnnxEngine:
         try:
             values = self._session.run(names, dict(arrays))
         except Exception as error:  # its classes share no base but Exception
+            if self.device["provider"] != CPU:
+                raise UnsupportedError(self.device["name"], str(error)) from error
             shapes = {name: array.shape for name, array in arrays.items()}
             raise UsageError("run", f"{error} for shapes {shapes}") from error
         return dict(zip(names, values, strict=True))
@@ -117,12 +118,30 @@ def _opened(
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         return _open(library, file, options, providers)
 
+    def prove(session: InferenceSession, provider: Provider) -> int:
+        if provider.name == CPU:
+            return PROMPT_CHUNK
+        if task == "text-generation":
+            return prompt_step(library, bundle, manifest, provider)
+        if task != "module":  # whose inputs have names and sizes of their own
+            _warm_up(session)
+        return PROMPT_CHUNK
+
     if on_device(manifest):
-        return open_on_device(library, make, manifest.engine.options, asked)
+        return open_on_device(library, Opening(make, prove, manifest.engine.options), asked)
     cpu = BY_NAME[CPU]
     if asked not in ("", CPU):
         raise UnsupportedError("provider", repr(asked), "a bundle for GPUs; this one is for CPUs")
     return Opened(make([cpu.engine]), cpu, cpu.title, software=False, host_nodes=0)
+
+
+def _warm_up(session: InferenceSession) -> None:
+    """Two tokens: kernels are made, and a device that cannot make them is found out now."""
+    dtypes = {port.name: DTYPES.get(port.type, port.type) for port in session.get_inputs()}
+    try:
+        session.run(None, padded([[0, 0]], 0, dtypes))
+    except Exception as error:  # its classes share no base but Exception
+        raise UnsupportedError("onnxruntime", str(error)) from error
 
 
 def _options(library: ModuleType, threads: int, task: str) -> Any:
@@ -165,8 +184,8 @@ def _decoder_pool(session: InferenceSession, manifest: Manifest) -> Pool[OnnxDec
     return Pool(create, end=lambda: None)
 
 
-def _device_pool(opened: Opened, layout: DeviceLayout, step: int) -> Pool[DeviceDecoder]:
+def _device_pool(opened: Opened, layout: DeviceLayout) -> Pool[DeviceDecoder]:
     def create(_: int) -> DeviceDecoder:
-        return DeviceDecoder(opened.session, layout, opened.provider.memory, step)
+        return DeviceDecoder(opened.session, layout, opened.provider.memory, opened.step)
 
     return Pool(create, end=lambda: None)

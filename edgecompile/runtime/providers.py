@@ -6,7 +6,7 @@ no device here, so each is tried, and what it leaves to the CPU is looked at.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -64,7 +64,8 @@ HOST_OPERATORS = frozenset((
 class Opened:
     """A session and who computes it; `device` for a person, `software` where no GPU stands behind.
 
-    `host_nodes` counts the nodes of integers that run on the CPU.
+    `host_nodes` counts the nodes of integers that run on the CPU; `step` is the most tokens of a
+    prompt that one call computes rightly.
     """
 
     session: InferenceSession
@@ -72,9 +73,16 @@ class Opened:
     device: str
     software: bool
     host_nodes: int
+    step: int = 0
 
 
-Make = Callable[[Sequence[str]], "InferenceSession"]  # opens the file with those providers
+@dataclass(frozen=True)
+class Opening:
+    """How a bundle is opened with a provider, and tried out (the most tokens that a call takes)."""
+
+    make: Callable[[Sequence[str]], InferenceSession]
+    prove: Callable[[InferenceSession, Provider], int]
+    options: Mapping[str, Any]  # the manifest's engine.options
 
 
 def accepted(options: Mapping[str, Any]) -> tuple[Provider, ...]:
@@ -115,14 +123,12 @@ def _asked(name: str, wanted: Sequence[Provider]) -> Provider:
     return BY_NAME[name]
 
 
-def open_on_device(
-    library: ModuleType, make: Make, options: Mapping[str, Any], asked: str = ""
-) -> Opened:
+def open_on_device(library: ModuleType, opening: Opening, asked: str = "") -> Opened:
     """The session of the first provider that takes the graph; UnsupportedError if none does."""
     refused = []
-    for provider in candidates(library, accepted(options), asked):
+    for provider in candidates(library, accepted(opening.options), asked):
         try:
-            return _opened(make([provider.engine]), provider, options)
+            return _opened(opening, provider)
         except EdgecompileError as error:
             refused.append(f"{provider.title}: {error.found}")
     raise UnsupportedError(
@@ -131,25 +137,30 @@ def open_on_device(
     )  # fmt: skip
 
 
-def _opened(session: InferenceSession, provider: Provider, options: Mapping[str, Any]) -> Opened:
+def _opened(opening: Opening, provider: Provider) -> Opened:
+    session = opening.make([provider.engine])
     session.disable_fallback()  # else an error of the device would run the graph again on the CPU
     used = session.get_providers()
     if used[0] != provider.engine:
         raise UnsupportedError(provider.title, f"the session took {used[0]} instead")
     left: list[tuple[str, str]] = []
     if provider.name != CPU:
-        left = list(_on_host(session))
-        marked = frozenset(options.get("device_nodes", ()))
-        wrong = [n for n, kind in left if n in marked or kind not in HOST_OPERATORS]
-        if wrong:
+        left = list(on_host(session))
+        if wrong := misplaced(left, opening.options.get("device_nodes", ())):
             found = f"{len(wrong)} nodes of floats would run on the CPU, {wrong[0]!r} first"
             raise UnsupportedError(provider.title, found)
+    step = opening.prove(session, provider)
     software = software_driver() if provider.name == "webgpu" else ""
     title = f"{provider.title} on {software} (software)" if software else provider.title
-    return Opened(session, provider, title, bool(software) or provider.name == CPU, len(left))
+    return Opened(session, provider, title, bool(software) or provider.name == CPU, len(left), step)
 
 
-def _on_host(session: InferenceSession) -> Iterator[tuple[str, str]]:
+def misplaced(left: Iterable[tuple[str, str]], marked: Collection[str]) -> list[str]:
+    """Names of the nodes left to the CPU that read floats, by operator or as the manifest marks."""
+    return [name for name, kind in left if name in marked or kind not in HOST_OPERATORS]
+
+
+def on_host(session: InferenceSession) -> Iterator[tuple[str, str]]:
     """Name and operator of each node that ONNX Runtime put on its CPU provider."""
     for part in session.get_provider_graph_assignment_info():
         if part.ep_name == BY_NAME[CPU].engine:
