@@ -4,6 +4,7 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import importlib.util
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -15,8 +16,10 @@ from rich.console import Console
 from rich.table import Table
 
 from edgecompile import __version__, imports, shelf, target
+from edgecompile.checks.device import VARIABLE
 from edgecompile.errors import EdgecompileError
 from edgecompile.host import Host, disk_free_mib, host
+from edgecompile.runtime.providers import BY_NAME
 
 REQUIREMENT = re.compile(
     r"""(?P<name>[\w.-]+)(\[[^\]]*\])?\s*(?P<range>[^;]*?)\s*(;.*extra\s*==\s*['"](?P<extra>\w+)['"])?$"""
@@ -96,9 +99,24 @@ def ability(name: str) -> Ability:
     engine = _engine(found.backend)
     build = tuple(sorted(_absent(imports.outside(f"edgecompile.backends.{found.backend}"))))
     run = tuple(_absent([engine] if engine != "null" else []))
+    if not run and found.options.get("device") == "gpu" and (wheels := _wheels(found)):
+        # None of them: the wheels replace onnxruntime, so they have an interpreter of their own.
+        way_out = f"{VARIABLE}=an interpreter with {' or '.join(wheels)}"
+        return Ability(name, found.description, found.backend, engine, build, wheels, "", way_out)
     extras = {_extra(module) for module in (*build, *run)}
     way_out = f"pip install 'edgecompile[{','.join(sorted(extras))}]'" if extras else ""
     return Ability(name, found.description, found.backend, engine, build, run, way_out=way_out)
+
+
+def _wheels(one: target.Target) -> tuple[str, ...]:
+    """The wheels that a GPU's target can run with.
+
+    Empty where one is here, or an interpreter is named that has one.
+    """
+    packages = tuple(BY_NAME[name].package for name in one.options.get("providers", ()))
+    if os.environ.get(VARIABLE) or any(_version(package) for package in packages):
+        return ()
+    return packages
 
 
 def to_json(report: Report) -> dict[str, Any]:

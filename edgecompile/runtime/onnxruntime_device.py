@@ -23,7 +23,7 @@ from .providers import BY_NAME, CPU, Provider
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-PROBE_TOKENS = 12  # more than a subgroup of 4 or 8 holds
+PROBE_TOKENS = 72  # more than the keys that a kernel takes at once: 4 to 64 have been seen
 PROBE_TOLERANCE = 2e-2  # of the largest value, for float16 too; a wrong kernel misses by 0.4
 
 
