@@ -12,9 +12,11 @@ from rich.table import Table
 
 from edgecompile import host
 from edgecompile.checks.costs import timed
+from edgecompile.checks.device import python_for
 from edgecompile.errors import UnsupportedError
 from edgecompile.passes import Progress
 from edgecompile.runtime import golden
+from edgecompile.runtime.manifest import read_manifest
 from edgecompile.runtime.threads import probed_cores
 from edgecompile.runtime.worker_client import Worker
 from edgecompile.tasks import TASKS
@@ -28,7 +30,10 @@ def bench(
     """One row a bundle: median and spread of each figure over `rounds` that take turns."""
     threads = threads or probed_cores()  # the same for all, whatever each would find by itself
     with contextlib.ExitStack() as stack:
-        workers = [stack.enter_context(Worker(path, threads=threads)) for path in bundles]
+        workers = [
+            stack.enter_context(Worker(path, python_for(read_manifest(path).data), threads=threads))
+            for path in bundles
+        ]
         figures: list[dict[str, list[float]]] = [{} for _ in workers]
         for index in range(rounds):
             for worker, found in zip(workers, figures, strict=True):

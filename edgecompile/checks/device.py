@@ -18,7 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecompile.checks.quality import Comparison, windows_of
-from edgecompile.errors import EdgecompileError, MissingLibraryError, UnsupportedError
+from edgecompile.errors import (
+    BadInputError,
+    EdgecompileError,
+    MissingLibraryError,
+    UnsupportedError,
+)
 from edgecompile.metrics import Measurement, cosine, error
 from edgecompile.metrics.logits import LogitComparison
 from edgecompile.report import Row, judged, unproven
@@ -81,6 +86,10 @@ def find(bundle: Path, info: Manifest) -> Place:
         return Place("not-run", why=found.found)
     except OSError as found:
         return Place("not-run", why=f"{VARIABLE}: {found}")
+    except BadInputError:
+        raise
+    except EdgecompileError:  # the process died: it will again, and each step is a row that fails
+        return Place("real", "a device that ended the process", python)
     name = str(device["name"])
     if device.get("prompt_step") == 1:
         name += ", a token a call"

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecompile.checks.device import is_for_gpu
 from edgecompile.checks.limits import EXPORT, activation_column
 from edgecompile.checks.quality import perturbed
 from edgecompile.emulate.levels import LEVELS, Level
@@ -90,6 +91,8 @@ class Task(Protocol):
 
 def emulators_of(names: Sequence[str], info: Manifest) -> list[Emulator]:
     """The levels with the bundle's engine; refuses at once where a tool or kit is lacking."""
+    if names and is_for_gpu(info.data):
+        raise UnsupportedError("check --on", "a bundle for GPUs", "one for the processor emulated")
     return [Emulator.of(LEVELS[name], info.engine.name) for name in dict.fromkeys(names)]
 
 

@@ -11,14 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .cpu import has_vnni
+from .device_probe import prompt_step
 from .engine import Decoder, Float32
 from .errors import BadInputError, MissingLibraryError, UnsupportedError, UsageError
 from .manifest import Manifest
 from .named_inputs import check_arrays, padded
 from .onnxruntime_decoder import PROMPT_CHUNK, DecoderLayout, OnnxDecoder
-from .onnxruntime_device import DeviceDecoder, DeviceLayout, prompt_step
+from .onnxruntime_device import DeviceDecoder, DeviceLayout
 from .pool import Pool
-from .providers import BY_NAME, CPU, Opened, Opening, Provider, open_on_device
+from .providers import BY_NAME, CPU, OPTIONS, Opened, Opening, Provider, open_on_device
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -166,9 +167,10 @@ def _options(library: ModuleType, threads: int, task: str) -> Any:
 def _open(
     library: ModuleType, file: Path, options: Any, providers: Sequence[str]
 ) -> InferenceSession:
+    named = [(name, dict(OPTIONS.get(name, {}))) for name in providers]
     try:
         session: InferenceSession = library.InferenceSession(
-            str(file), options, providers=list(providers), enable_fallback=0
+            str(file), options, providers=named, enable_fallback=0
         )
     except Exception as error:  # its classes share no base but Exception
         raise BadInputError(str(file), str(error), "a graph ONNX Runtime can open") from error

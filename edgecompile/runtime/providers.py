@@ -45,6 +45,8 @@ PROVIDERS = (
     Provider("webgpu", "WebGpuExecutionProvider", "WebGPU", "webgpu", "onnxruntime-webgpu"),
     Provider(CPU, "CPUExecutionProvider", "ONNX Runtime on the CPU", "cpu", "onnxruntime"),
 )  # fmt: skip
+# float32 means float32: CUDA's provider would multiply in TF32, of 11 bits.
+OPTIONS: Mapping[str, Mapping[str, str]] = {"CUDAExecutionProvider": {"use_tf32": "0"}}
 BY_NAME: Mapping[str, Provider] = {one.name: one for one in PROVIDERS}
 # Software that stands for a GPU: a part of its driver's file name -> its name.
 SOFTWARE = {"vk_swiftshader": "SwiftShader", "vulkan_lvp": "llvmpipe"}

@@ -93,6 +93,11 @@ def test_the_manifest_names_the_providers_and_the_wheel(build_for: Built) -> Non
     assert engine["options"]["providers"] == ["cuda", "tensorrt-rtx", "directml", "webgpu"]
     assert engine["options"]["compute_precision"] == "float16"
     assert engine["requires"] == "onnxruntime-gpu>=1.27"
+    assert engine["tested"] == "none"  # no float16 was run on a device
+
+
+def test_what_was_run_is_named(llama: BuildResult) -> None:
+    engine = json.loads((llama.bundle / "manifest.json").read_text())["engine"]
     assert engine["tested"] == "onnxruntime-webgpu 1.27.0"
 
 

@@ -14,7 +14,7 @@ from edgecompile.runtime.providers import BY_NAME, CPU
 if TYPE_CHECKING:
     from edgecompile.backends.onnxruntime import Onnxruntime
 
-# The one such wheel that these graphs were run with. Others have the same operators, untested.
+# The one such wheel that these graphs were run with, in float32. Others have the same operators.
 TESTED = {"webgpu": "1.27.0"}
 LEAST = "1.27"  # tells which nodes run where (get_provider_graph_assignment_info)
 
@@ -45,7 +45,9 @@ def accepted(options: Onnxruntime) -> list[str]:
 def wheel(options: Onnxruntime) -> tuple[str, str]:
     """The pip requirement of the provider that is preferred, and what the graphs were run with."""
     names = accepted(options)
-    tested = next((f"{BY_NAME[n].package} {TESTED[n]}" for n in names if n in TESTED), "none")
+    tested = "none"
+    if options.compute_precision == "float32":
+        tested = next((f"{BY_NAME[n].package} {TESTED[n]}" for n in names if n in TESTED), tested)
     return f"{BY_NAME[names[0]].package}>={LEAST}", tested
 
 
