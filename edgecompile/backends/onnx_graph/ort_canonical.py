@@ -31,7 +31,8 @@ def canonical(data: bytes) -> bytes:
     blobs = version, resolver
     places = [at + 16, at + 16 + len(version)]
     end = places[1] + len(resolver)
-    padding = (start - end) % ALIGNMENT
+    # Aligned from the end, as all in a flatbuffer: where the model began, what was before it says.
+    padding = -(end + len(data) - start) % ALIGNMENT
     model = end + padding + table - start
     inside = struct.unpack_from("<I", resolver)[0]
     fields = struct.pack(
