@@ -14,7 +14,7 @@ from edgecompile.emulate.levels import LEVELS
 from edgecompile.tasks import EVERY, TASKS
 
 DEFAULT_DATA = {
-    "text": "default English prose", "picture": "pictures of installed libraries",
+    "text": "default English prose", "picture": "scikit-image's pictures",
     "arrays": "the module's example inputs",
 }  # fmt: skip
 

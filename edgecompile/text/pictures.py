@@ -1,9 +1,9 @@
-"""Pictures for calibration and checks: the user's folder, or what scikit-image and others ship."""
+"""Pictures for calibration and checks: the user's folder, or those that scikit-image ships."""
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,27 +16,27 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
-LIBRARIES = {"skimage": "data", "sklearn": "datasets/images"}  # package -> its pictures' folder
-CROPS = 40  # of each of a library's pictures: a handful of files, hundreds of samples
+LIBRARY, FOLDER = "skimage", "data"
+CROPS = 64  # of each of a library's pictures: a handful of files, hundreds of samples
 SMALLEST = 0.3  # of a crop's sides to the picture's
 
 
 def default_pictures() -> Corpus:
-    """Seeded crops of the pictures in the installed scikit-image and scikit-learn.
+    """Seeded crops of the pictures that scikit-image ships.
 
     All crops of a file are in one part; the same files give the same digests.
     """
-    shots = [
-        (f"{library}/{file.name}", file) for library, file in _library_pictures() if _opens(file)
-    ]
-    if not shots:
+    spec = importlib.util.find_spec(LIBRARY)
+    if spec is None or spec.origin is None:
         raise MissingLibraryError(
-            "default pictures", "neither scikit-image nor scikit-learn is installed",
-            "pictures to look at", "pip install scikit-image, or name a folder with --data",
+            "default pictures", "scikit-image is not installed", "its pictures",
+            "pip install scikit-image, or name a folder of your own with --data",
         )  # fmt: skip
-    pairs = [(key, _document(key, file, crop)) for key, file in shots for crop in range(1, CROPS)]
+    root = Path(spec.origin).parent / FOLDER
+    files = [f for f in sorted(root.glob("*")) if f.suffix.lower() in ENDINGS and _opens(f)]
+    pairs = [(f.name, _document(f, crop)) for f in files for crop in range(1, CROPS)]
     pairs.sort(key=lambda pair: hashlib.sha256(pair[1].text.encode()).digest())
-    return split("library-pictures", pairs)
+    return split("scikit-image", pairs)
 
 
 def read_pictures(folder: Path) -> Corpus:
@@ -85,15 +85,6 @@ def _crop(size: tuple[int, int], number: int) -> tuple[int, int, int, int]:
     return left, top, left + width, top + height
 
 
-def _library_pictures() -> Iterator[tuple[str, Path]]:
-    for library, folder in LIBRARIES.items():
-        spec = importlib.util.find_spec(library)
-        if spec is not None and spec.origin is not None:
-            root = Path(spec.origin).parent / folder
-            files = sorted(f for f in root.glob("*") if f.suffix.lower() in ENDINGS)
-            yield from ((library, file) for file in files)
-
-
 def _opens(file: Path) -> bool:
     """Whether it is a picture of some size; a library also ships films and tiny patterns."""
     from PIL import Image, UnidentifiedImageError
@@ -105,11 +96,15 @@ def _opens(file: Path) -> bool:
         return False
 
 
-def _document(key: str, file: Path, crop: int) -> Document:
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    return Document(f"{key} {digest} {crop}", None, Shot(file, crop))
+def _document(file: Path, crop: int) -> Document:
+    return Document(f"{_digest(file)} {crop}", None, Shot(file, crop))
 
 
 def _of_folder(file: Path, label: str | None) -> tuple[str, Document]:
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    digest = _digest(file)
     return digest, Document(digest, label, Shot(file))
+
+
+@functools.cache
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()

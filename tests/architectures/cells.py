@@ -149,7 +149,8 @@ def _picture_sizes(folder: Path) -> dict[str, Any]:
     """Sizes, and how pictures are prepared, in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     side = PICTURE_SIZES["image_size"]
-    settings = {"image_processor_type": "ViTImageProcessor", "size": {"height": side, "width": side}}
+    size = {"height": side, "width": side}
+    settings = {"image_processor_type": "ViTImageProcessor", "size": size}
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))
     return dict(PICTURE_SIZES)
 
