@@ -148,13 +148,20 @@ def _opened(opening: Opening, provider: Provider) -> Opened:
     left: list[tuple[str, str]] = []
     if provider.name != CPU:
         left = list(on_host(session))
-        if wrong := misplaced(left, opening.options.get("device_nodes", ())):
+        if wrong := misplaced(left, _marked(opening.options)):
             found = f"{len(wrong)} nodes of floats would run on the CPU, {wrong[0]!r} first"
             raise UnsupportedError(provider.title, found)
     step = opening.prove(session, provider)
     software = software_driver() if provider.name == "webgpu" else ""
     title = f"{provider.title} on {software} (software)" if software else provider.title
     return Opened(session, provider, title, bool(software) or provider.name == CPU, len(left), step)
+
+
+def _marked(options: Mapping[str, Any]) -> frozenset[str]:
+    names = options.get("device_nodes", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise BadInputError("manifest: engine.options.device_nodes", f"{names!r:.100}", "names")
+    return frozenset(names)
 
 
 def misplaced(left: Iterable[tuple[str, str]], marked: Collection[str]) -> list[str]:

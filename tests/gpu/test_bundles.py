@@ -6,15 +6,19 @@ import dataclasses
 import json
 from pathlib import Path
 
+import onnxruntime
 import pytest
 
 from edgecompile import target
 from edgecompile.build import BuildResult, build
 from edgecompile.checks.device import VARIABLE as PYTHON
-from edgecompile.errors import UnsupportedError, UsageError
+from edgecompile.errors import BadInputError, UnsupportedError, UsageError
 from edgecompile.plan import Request, plan
 from edgecompile.runtime import load
-from edgecompile.runtime.providers import VARIABLE
+from edgecompile.runtime.device_probe import prompt_step
+from edgecompile.runtime.manifest import read_manifest
+from edgecompile.runtime.onnxruntime_decoder import PROMPT_CHUNK
+from edgecompile.runtime.providers import BY_NAME, VARIABLE
 from tests.gpu.conftest import Built, quiet
 
 TARGETS = ("gpu", "gpu-webgpu", "browser", "jetson-orin-nano")
@@ -99,6 +103,21 @@ def test_the_manifest_names_the_providers_and_the_wheel(build_for: Built) -> Non
 def test_what_was_run_is_named(llama: BuildResult) -> None:
     engine = json.loads((llama.bundle / "manifest.json").read_text())["engine"]
     assert engine["tested"] == "onnxruntime-webgpu 1.27.0"
+
+
+def test_a_device_that_computes_as_the_cpu_does_takes_a_prompt_at_once(llama: BuildResult) -> None:
+    """The probe in the bundle, asked twice of the CPU: once as if it were the device."""
+    as_device = dataclasses.replace(BY_NAME["webgpu"], engine=BY_NAME["cpu"].engine)
+    info = read_manifest(llama.bundle)
+    assert prompt_step(onnxruntime, llama.bundle, info, as_device) == PROMPT_CHUNK
+
+
+def test_a_probe_that_the_manifest_does_not_list_is_not_opened(llama: BuildResult) -> None:
+    info = read_manifest(llama.bundle)
+    moved = {**info.engine.options, "probe": "../probe.onnx"}
+    info = dataclasses.replace(info, engine=dataclasses.replace(info.engine, options=moved))
+    with pytest.raises(BadInputError, match="a path of `files`"):
+        prompt_step(onnxruntime, llama.bundle, info, BY_NAME["webgpu"])
 
 
 @pytest.mark.parametrize("name", TARGETS)
