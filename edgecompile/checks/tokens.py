@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgecompile.errors import UsageError
 from edgecompile.metrics import Measurement, tokens
 from edgecompile.report import Row, exact, judged, unproven
 from edgecompile.runtime.manifest import Manifest
@@ -51,7 +52,11 @@ def template_rows(
         yield unproven(STEP, TEMPLATE, "the bundle ships no chat template")
         return
     asked = cases()
-    found = worker.render([case for _, case in asked])
+    try:
+        found = worker.render([case for _, case in asked])
+    except UsageError:  # sealed before that request was known
+        yield unproven(STEP, TEMPLATE, "the bundle's runtime is older and cannot say: build again")
+        return
     wrong = [
         f"conversation {index} ({name}): {what}"
         for index, ((name, case), ours) in enumerate(zip(asked, found, strict=True))
