@@ -53,6 +53,10 @@ class Engine(Protocol):
 def open_engine(bundle: Path, manifest: Manifest, threads: int, pad_id: int) -> Engine:
     """Open the manifest's engine file; MissingLibraryError says which `pip install` is lacking."""
     name = manifest.engine.name
+    if manifest.task == "text2text-generation":
+        from . import seq2seq_engines
+
+        return seq2seq_engines.open_engine(bundle, manifest, threads)
     if name == "onnxruntime":
         from .onnxruntime_engine import OnnxEngine
 

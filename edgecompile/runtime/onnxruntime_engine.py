@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from .cpu import has_vnni
 from .engine import Float32
 from .errors import BadInputError, MissingLibraryError, UsageError
-from .manifest import Manifest
+from .manifest import GENERATING, Manifest
 from .named_inputs import check_arrays, padded
 from .onnxruntime_decoder import DecoderLayout, OnnxDecoder
 from .pool import Pool
@@ -32,9 +32,9 @@ class OnnxEngine:
     """One InferenceSession; ONNX Runtime allows calls to it from any number of threads."""
 
     def __init__(self, bundle: Path, manifest: Manifest, threads: int, pad_id: int) -> None:
-        library = _library(manifest)
-        self.version: str = library.__version__
-        self._session = _open(library, bundle / manifest.engine.file, threads, manifest.task)
+        opened = library(manifest)
+        self.version: str = opened.__version__
+        self._session = open_file(opened, bundle / manifest.engine.file, threads, manifest.task)
         self._inputs = {
             port.name: DTYPES.get(port.type, port.type) for port in self._session.get_inputs()
         }
@@ -75,19 +75,23 @@ class OnnxEngine:
         return dict(zip(names, values, strict=True))
 
 
-def _library(manifest: Manifest) -> ModuleType:
+def library(manifest: Manifest) -> ModuleType:
+    """The engine, or MissingLibraryError that says how to install it."""
     try:
         import onnxruntime
     except ImportError as error:
         way_out = f"pip install '{manifest.engine.requires}'"
         raise MissingLibraryError("onnxruntime", "not installed", way_out=way_out) from error
     onnxruntime.disable_telemetry_events()
-    library: ModuleType = onnxruntime
-    return library
+    found: ModuleType = onnxruntime
+    return found
 
 
-def _open(library: ModuleType, file: Path, threads: int, task: str) -> InferenceSession:
-    options = library.SessionOptions()
+def open_file(
+    engine: ModuleType, file: Path, threads: int, task: str
+) -> InferenceSession:
+    """One graph, with every setting that changes answers."""
+    options = engine.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     # Threads that spin between a graph's hundreds of small nodes made a token 11 % and a sentence
@@ -100,10 +104,10 @@ def _open(library: ModuleType, file: Path, threads: int, task: str) -> Inference
         # Two u8 x s8 products saturate at 16 bits there; u8 x u8, half as fast, does not.
         options.add_session_config_entry("session.x64quantprecision", "1")
     # A memory plan is kept for every shape seen; a decoder sees a new one each token.
-    options.enable_mem_pattern = task != "text-generation"
+    options.enable_mem_pattern = task not in GENERATING
     options.log_severity_level = 4  # errors are raised as well; nothing goes to stderr
     try:
-        session: InferenceSession = library.InferenceSession(
+        session: InferenceSession = engine.InferenceSession(
             str(file), options, providers=["CPUExecutionProvider"]
         )
     except Exception as error:  # its classes share no base but Exception

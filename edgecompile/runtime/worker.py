@@ -90,7 +90,8 @@ def _tokenize(session: Session, header: dict[str, Any], _: Arrays) -> Iterator[R
 
 
 def _logits(session: Session, _: dict[str, Any], arrays: Arrays) -> Iterator[Reply]:
-    chunks = session.logits(arrays["ids"].tolist())
+    source = arrays["source"].tolist() if "source" in arrays else None
+    chunks = session.logits(arrays["ids"].tolist(), source)
     rows_left = len(arrays["ids"])
     for chunk in chunks:
         for start in range(0, len(chunk), LOGIT_ROWS):

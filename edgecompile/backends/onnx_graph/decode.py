@@ -11,6 +11,7 @@ import onnx
 from numpy.typing import NDArray
 
 from edgecompile.backends import Decoded, ReadWhenAsked, packing
+from edgecompile.backends.halves import joined
 from edgecompile.backends.onnx_graph import activations, ort_format, storage
 from edgecompile.backends.onnx_graph.encode import CODES, JOIN
 from edgecompile.backends.onnx_graph.weights import initializer_array
@@ -26,7 +27,14 @@ def decode(folder: Path, manifest: Mapping[str, Any]) -> Decoded:
 
     A row's scale that is stored for each of its blocks is taken for one where the manifest says so.
     """
-    graph = _graph(folder)
+    files = [folder / Path(path).name for path in manifest["engine"].get("graphs", {}).values()]
+    if not files:
+        return _decoded(_graph(folder), folder, manifest)
+    graphs = (onnx.load(str(file), load_external_data=False).graph for file in files)
+    return joined([_decoded(graph, folder, manifest) for graph in graphs])
+
+
+def _decoded(graph: onnx.GraphProto, folder: Path, manifest: Mapping[str, Any]) -> Decoded:
     stored = _Stored(folder, {t.name: t for t in graph.initializer})
     tensors = {entry["name"]: entry for entry in manifest["tensors"]}
     floats = {entry["name"]: entry for entry in manifest["floats"]}

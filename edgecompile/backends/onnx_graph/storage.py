@@ -1,6 +1,8 @@
 """Write a graph and its weights to two files, the same bytes from the same graph."""
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,6 +25,7 @@ class DataFile:
 
     def __init__(self, folder: Path) -> None:
         self._stream = (folder / DATA).open("wb")
+        self._known: dict[bytes, int] = {}  # SHA-256 -> offset, of what `share` wrote
 
     def __enter__(self) -> DataFile:
         return self
@@ -56,11 +59,27 @@ class DataFile:
         self._begin(tensor, len(raw))
         self._stream.write(raw)
 
+    def share(self, tensor: onnx.TensorProto) -> None:
+        """As `move`; bytes that are in the file already are referred to, whatever their graph."""
+        raw = tensor.raw_data
+        digest = hashlib.sha256(raw).digest()
+        if digest not in self._known:
+            self.move(tensor)
+            if len(raw) >= SMALLEST_EXTERNAL:
+                self._known[digest] = self._stream.tell() - len(raw)
+            return
+        tensor.ClearField("raw_data")
+        self._refer(tensor, self._known[digest], len(raw))
+
     def _begin(self, tensor: onnx.TensorProto, length: int) -> None:
         self._stream.write(b"\0" * (-self._stream.tell() % ALIGNMENT))
+        self._refer(tensor, self._stream.tell(), length)
+
+    @staticmethod
+    def _refer(tensor: onnx.TensorProto, offset: int, length: int) -> None:
         tensor.data_location = onnx.TensorProto.EXTERNAL
         del tensor.external_data[:]
-        place = (("location", DATA), ("offset", self._stream.tell()), ("length", length))
+        place = (("location", DATA), ("offset", offset), ("length", length))
         for key, value in place:
             entry = tensor.external_data.add()
             entry.key, entry.value = key, str(value)
@@ -75,6 +94,19 @@ def write(model: onnx.ModelProto, folder: Path) -> None:
         for tensor in proto.graph.initializer:
             data.move(tensor)
     write_graph(proto, folder)
+
+
+def write_graphs(models: Mapping[str, onnx.ModelProto], folder: Path) -> dict[str, str]:
+    """`<name>.onnx` of each and one model.onnx.data, with equal bytes in it once; files by name."""
+    with DataFile(folder) as data:
+        for name, model in models.items():
+            proto = onnx.ModelProto()
+            proto.CopyFrom(model)
+            _canonical(proto)
+            for tensor in proto.graph.initializer:
+                data.share(tensor)
+            (folder / f"{name}.onnx").write_bytes(proto.SerializeToString(deterministic=True))
+    return {name: f"{name}.onnx" for name in models}
 
 
 def write_graph(proto: onnx.ModelProto, folder: Path) -> None:
