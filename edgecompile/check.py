@@ -26,7 +26,7 @@ from edgecompile.report.files import write_reports
 from edgecompile.runtime.manifest import Manifest, read_manifest
 from edgecompile.runtime.verify import verify
 from edgecompile.runtime.worker_client import Worker
-from edgecompile.tasks import takes_text
+from edgecompile.tasks import generates, takes_text
 from edgecompile.text.parts import Corpus
 from edgecompile.text.pictures import open_picture
 from edgecompile.text.source_tokens import FolderTokens
@@ -114,7 +114,7 @@ def _engine_rows(subject: _Subject, model: Model, decoded: Decoded) -> Iterator[
     with _worker(subject) as worker:
         source = None
         if info.tokenizer is not None:
-            longest = 0 if info.task == "text-generation" else info.tokenizer.max_length
+            longest = 0 if generates(info.task) else info.tokenizer.max_length
             source = FolderTokens(model, longest)  # as the runtime: a decoder's text is not cut
             yield from tokens.rows(worker, source, [document.text for document in held_out])
         if info.task == "text-generation":

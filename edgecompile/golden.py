@@ -13,6 +13,7 @@ from edgecompile.model import Model
 from edgecompile.runtime.golden import FORMAT, NAME, STEPS, TEXTS
 from edgecompile.runtime.manifest import NAME as MANIFEST
 from edgecompile.runtime.worker_client import Worker
+from edgecompile.tasks import generates
 
 # A single step may stray further than the mean over a text (docs/decisions/0006-golden-inputs.md).
 STEP = 10.0
@@ -68,7 +69,7 @@ def most_bytes(model: Model) -> int:
     if model.task == "module":
         return 0
     answer = STEPS * STEP_BYTES
-    if model.task != "text-generation":
+    if not generates(model.task):
         labels = model.config.get("id2label") or ()
         width = len(labels) if "classification" in model.task else model.config["hidden_size"]
         answer = VALUE_BYTES * int(width)
@@ -78,7 +79,7 @@ def most_bytes(model: Model) -> int:
 def tolerance(manifest: dict[str, Any]) -> float:
     """How far another engine build or processor may stray: as the export may from its codes."""
     column = activation_column(manifest)
-    if manifest["model"]["task"] == "text-generation":
+    if generates(manifest["model"]["task"]):
         # The same rounding on both sides: a wide range costs no more here than blocks do.
         return STEP * EXPORT["export_kl_mean"][0][min(column, 1)]
     return 1 - EXPORT["export_cosine_min"][0][column]

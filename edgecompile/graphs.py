@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 Axes = Mapping[str, Mapping[int, str]]
 Made = TypeVar("Made")
 
+HALVES_AXES: Axes = {  # of an encoder-decoder's ports
+    "input_ids": {1: "source_length"}, "cross": {2: "source_length"},
+    "decoder_input_ids": {1: "length"}, "past": {0: "past_length"},
+    "logits": {1: "length"}, "present": {0: "length"},
+}  # fmt: skip
 EXAMPLE_SHAPE = (2, 7)  # neither is 1: exporters take a size of 1 for a constant
 
 
@@ -71,20 +76,19 @@ def graphs(reference: Reference) -> tuple[Graph, ...]:
 
     body, config = reference.body, filled_in(reference.model)
     ids = torch.ones((1, EXAMPLE_SHAPE[1]), dtype=torch.int64)
-    encoder = Graph(
-        Encoder(body).eval(), {"input_ids": ids}, {"input_ids": {1: "source_length"}}, ("cross",),
-        "encoder",
-    )  # fmt: skip
+    given = {"input_ids": ids}
+    encoder = Graph(Encoder(body).eval(), given, _axes(given), ("cross",), "encoder")
     with torch.inference_mode():
         cross = encoder.module(ids)
     new, before = torch.ones((1, 3), dtype=torch.int64), 5
     past = torch.zeros((before, 2 * config.num_decoder_layers, config.num_heads, config.d_kv))
     given = {"decoder_input_ids": new, "past": past, "cross": cross.clone()}
-    axes = {
-        "decoder_input_ids": {1: "length"}, "past": {0: "past_length"}, "cross": {2: "source_length"}
-    }  # fmt: skip
     outputs = ("logits", "present")
-    return encoder, Graph(Decoder(body).eval(), given, axes, outputs, "decoder")
+    return encoder, Graph(Decoder(body).eval(), given, _axes(given), outputs, "decoder")
+
+
+def _axes(given: Mapping[str, Tensor]) -> Axes:
+    return {name: HALVES_AXES[name] for name in given}
 
 
 def part_of(model: Model, graph: str) -> Model:

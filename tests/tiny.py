@@ -70,7 +70,7 @@ def t5(folder: Path, seed: int = 0, **changes: Any) -> Path:
     torch.manual_seed(seed)
     settings: dict[str, Any] = {
         "vocab_size": unigram(folder), "d_model": 64, "d_kv": 16, "d_ff": 96, "num_layers": 2,
-        "num_decoder_layers": 3, "num_heads": 4, "decoder_start_token_id": 0, "n_positions": 128,
+        "num_decoder_layers": 3, "num_heads": 4, "decoder_start_token_id": 0, "n_positions": 256,
         "relative_attention_num_buckets": 12, "relative_attention_max_distance": 20,
     }  # fmt: skip
     config = transformers.T5Config(**settings | changes)
@@ -102,7 +102,7 @@ def unigram(folder: Path) -> int:
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>", "pad_token": "<pad>",
-        "unk_token": "<unk>", "model_max_length": 128,
+        "unk_token": "<unk>", "model_max_length": 256,
     }  # fmt: skip
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     return int(tokenizer.get_vocab_size())

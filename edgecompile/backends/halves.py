@@ -3,9 +3,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from edgecompile.backends import Decoded, Export, ReadWhenAsked
+from edgecompile.backends import Decoded, ReadWhenAsked
 from edgecompile.errors import BadInputError
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Float32, QuantizedTensor, float_digest

@@ -119,7 +119,8 @@ class Onnxruntime:
         options: dict[str, Any] = {"accuracy_level": self.accuracy_level}
         if shared := {n: at for one in done.values() for n, at in one.shared.items()}:
             options["shared"] = dict(sorted(shared.items()))
-        version, graphs = metadata.version("onnxruntime"), [one.model.graph for one in done.values()]
+        version = metadata.version("onnxruntime")
+        graphs = [one.model.graph for one in done.values()]
         absent = dict.fromkeys((n for one in done.values() for n in one.absent), ABSENT)
         return Export(
             engine="onnxruntime", requires=f"onnxruntime>={_minor(version)}", tested=version,

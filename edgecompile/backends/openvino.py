@@ -3,8 +3,8 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -16,7 +16,7 @@ from edgecompile.backends.openvino_graph import decoder_graph, float_encoder, re
 from edgecompile.backends.openvino_graph.compressed import Constants
 from edgecompile.backends.openvino_graph.decode import decode
 from edgecompile.errors import UnsupportedError
-from edgecompile.graphs import part_of
+from edgecompile.graphs import HALVES_AXES, part_of
 from edgecompile.model import Model
 from edgecompile.numerics.ranges import Range
 from edgecompile.numerics.schemes import Scheme
@@ -92,7 +92,8 @@ class Openvino:
             options["activation"] = "sigmoid"
         return Export(
             engine="openvino", requires=f"openvino>={'.'.join(version.split('.')[:2])}",
-            tested=version, file=done.graphs.get(halves.DECODER, storage.GRAPH), inputs=done.inputs, outputs=done.outputs,
+            tested=version, file=done.graphs.get(halves.DECODER, storage.GRAPH),
+            inputs=done.inputs, outputs=done.outputs,
             options=options, unused=done.unused, shifted=done.shifted, graphs=done.graphs,
         )  # fmt: skip
 
@@ -180,7 +181,7 @@ def _write_halves(model: Model, folder: Path, progress: Progress) -> _Written:
     files = storage.write_graphs(graphs, folder)
     progress("write file", 2, 2)
     inputs, outputs = (
-        tuple(port for graph in graphs.values() for port in ports(getattr(graph, side)))
+        tuple(port for graph in graphs.values() for port in _halves_ports(getattr(graph, side)))
         for side in ("inputs", "outputs")
     )
     return _Written(
@@ -198,6 +199,13 @@ def _write_decoder(model: Model, folder: Path, progress: Progress) -> _Written:
         return _Written(
             ports(graph.inputs), ports(graph.outputs), {}, plan.unused, shifted=plan.shifted
         )
+
+
+def _halves_ports(values: Sequence[ov.Output]) -> Iterator[Port]:
+    """With the names that the graphs' axes have elsewhere."""
+    for port in ports(values):
+        free = HALVES_AXES[port.name]
+        yield replace(port, shape=tuple(free.get(at, n) for at, n in enumerate(port.shape)))
 
 
 def ports(values: Sequence[ov.Output]) -> tuple[Port, ...]:

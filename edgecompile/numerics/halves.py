@@ -58,8 +58,8 @@ class Encoder(nn.Module):
         for block in self.stack.block:
             own, rest = block.layer[0], block.layer[-1]
             normed, by = own.layer_norm(stream), own.SelfAttention
-            heads = (_heads(by, linear(normed)) for linear in (by.q, by.k, by.v))
-            stream = rest(stream + _attended(by, *heads, bias))
+            query, keys, values = (_heads(by, one(normed)) for one in (by.q, by.k, by.v))
+            stream = rest(stream + _attended(by, query, keys, values, bias))
         stream = self.stack.final_layer_norm(stream)
         crossing = [block.layer[1].EncDecAttention for block in self.decoder.block]
         return torch.stack(
@@ -117,7 +117,8 @@ def _own(layer: Any, stream: Tensor, past: Tensor, bias: Tensor) -> tuple[Tensor
 def _heads(by: Any, values: Tensor) -> Tensor:
     """[1, n, heads x size] as [heads, n, size]."""
     shape = (values.shape[1], by.n_heads, by.key_value_proj_dim)
-    return values[0].view(shape).transpose(0, 1)
+    heads: Tensor = values[0].view(shape).transpose(0, 1)
+    return heads
 
 
 def _attended(

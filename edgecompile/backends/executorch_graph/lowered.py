@@ -32,7 +32,7 @@ from edgecompile.backends.executorch_graph.pte_read import PteReader
 from edgecompile.backends.executorch_graph.scope import FILE, XNNPACK, Device
 from edgecompile.backends.quiet import quiet
 from edgecompile.errors import UnsupportedError
-from edgecompile.graphs import Graph, graph, graphs
+from edgecompile.graphs import HALVES_AXES, Graph, graph, graphs
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import QuantizedTensor
 from edgecompile.numerics.swap import parameter_names
@@ -135,7 +135,10 @@ def _ports(one: Graph) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
         for name, value in one.given.items()
     )
     named = zip(one.outputs, values, strict=True)
-    return inputs, tuple(Port(name, _dtype(value), tuple(value.shape)) for name, value in named)
+    free = HALVES_AXES if one.name else {}
+    return inputs, tuple(
+        Port(name, _dtype(value), _shape(value, free.get(name, {}))) for name, value in named
+    )
 
 
 def _dtype(value: Tensor) -> str:
