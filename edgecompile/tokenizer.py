@@ -104,8 +104,8 @@ def context_length(model: Model) -> int:
     if model.task != TEXT_TO_TEXT:
         return int(model.config.get("max_position_embeddings", 2048))
     stated = _settings(model.folder).get("model_max_length")
-    usable = isinstance(stated, int) and 0 < stated < 10**9
-    return int(model.config.get("n_positions") or (stated if usable else 512))
+    trained = stated if isinstance(stated, int) and 0 < stated < 10**9 else 512
+    return int(model.config.get("n_positions") or trained)
 
 
 def _start_token(model: Model, table: Mapping[str, Any]) -> int:

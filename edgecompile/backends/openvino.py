@@ -171,11 +171,13 @@ def _write(
 def _write_halves(model: Model, folder: Path, progress: Progress) -> _Written:
     """Encoder and decoder, each with its part of the tensors, on one openvino_model.bin."""
     progress("export graph", 0, 2)
-    graphs, options, absent = float_encoder.exports(model), {}, []
+    graphs = float_encoder.exports(model)
+    shared: dict[str, str] = {}
+    absent: list[str] = []
     for name, graph in graphs.items():
         storage.number(graph, everything=True)
         done = rewrite.rewrite(graph, part_of(model, name), {})
-        options |= done.shared
+        shared |= done.shared
         absent += done.absent
     progress("write file", 1, 2)
     files = storage.write_graphs(graphs, folder)
@@ -185,7 +187,7 @@ def _write_halves(model: Model, folder: Path, progress: Progress) -> _Written:
         for side in ("inputs", "outputs")
     )
     return _Written(
-        inputs, outputs, {"shared": dict(sorted(options.items()))} if options else {},
+        inputs, outputs, {"shared": dict(sorted(shared.items()))} if shared else {},
         dict.fromkeys(absent, "not part of the exported graph"), graphs=files,
     )  # fmt: skip
 

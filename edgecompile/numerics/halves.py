@@ -102,7 +102,8 @@ class Decoder(nn.Module):
         """float32 [heads, new, before + new]; row 0 of the past is seen by nobody."""
         keys, queries = torch.arange(before + new)[None], torch.arange(new)[:, None] + before
         hidden = (keys > queries) | (keys == 0)
-        return self.distances(keys - queries) + hidden * HIDDEN
+        seen: Tensor = self.distances(keys - queries)
+        return seen + hidden * HIDDEN
 
 
 def _own(layer: Any, stream: Tensor, past: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:

@@ -29,7 +29,7 @@ BACKENDS: Mapping[str, Any] = {
     "executorch": Executorch(), "gguf": Gguf(),
 }  # fmt: skip
 ENCODER, DECODER = "embedding", "text-generation"
-CLASSIFIER = "classification"
+CLASSIFIER, TEXT_TO_TEXT = "classification", "text2text-generation"
 ENCODER_SIZES: dict[str, Any] = {
     "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
     "max_position_embeddings": 40, "initializer_range": 0.1, "pad_token_id": 0,
@@ -40,6 +40,12 @@ DECODER_SIZES: dict[str, Any] = {
     "num_key_value_heads": 2, "max_position_embeddings": 256, "initializer_range": 0.1,
     "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1, "rms_norm_eps": 1e-3,
 }  # fmt: skip
+T5_SIZES: dict[str, Any] = {
+    "d_model": 64, "d_kv": 16, "d_ff": 96, "num_layers": 1, "num_decoder_layers": 2, "num_heads": 4,
+    "decoder_start_token_id": 0, "relative_attention_num_buckets": 12,
+    "relative_attention_max_distance": 20, "layer_norm_epsilon": 1e-2, "n_positions": 256,
+}  # fmt: skip
+GATED = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
 SMALL_HEADS = {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 8}
 MODERN = {
     "global_attn_every_n_layers": 2, "local_attention": 8, "cls_token_id": 2, "sep_token_id": 3,
@@ -76,8 +82,11 @@ KINDS = (
     Kind("Gemma 2", "gemma2", (DECODER,), SMALL_HEADS),
     Kind("Phi-3", "phi3", (DECODER,)),
     Kind("GPT-2", "gpt2", (DECODER,)),
+    Kind("T5", "t5", (TEXT_TO_TEXT,)),
+    Kind("T5 1.1, Flan-T5", "t5", (TEXT_TO_TEXT,), GATED),
 )
-SLOW = {("mpnet", "executorch"), ("modernbert", "executorch")}  # torch.export, XNNPACK's passes
+# torch.export, XNNPACK's passes
+SLOW = {(kind, "executorch") for kind in ("mpnet", "modernbert", "t5")}
 HEAD = (
     "# Architectures and engines", "",
     "Made by `python -m tests.architectures.cells`. `tests/architectures` proves each *yes* on a",
@@ -89,30 +98,34 @@ HEAD = (
     "|---|---|---|---|---|---|",
 )  # fmt: skip
 TAIL = (
-    "Not built yet, refused by `plan` with exit 3: encoder-decoders (T5, Whisper), pictures (ViT,",
-    "CLIP), labels of tokens. A torch module with example inputs (`package.module:function`) goes",
+    "Not built yet, refused by `plan` with exit 3: other encoder-decoders (Whisper, BART), CLIP,",
+    "labels of tokens. A torch module with example inputs (`package.module:function`) goes",
     "to ONNX Runtime, OpenVINO and ExecuTorch whatever it is. Of a Gemma 3 that takes pictures the",
     "text part is built.", "",
 )  # fmt: skip
 AUTO = {
     ENCODER: transformers.AutoModel, DECODER: transformers.AutoModelForCausalLM,
     CLASSIFIER: transformers.AutoModelForSequenceClassification,
+    TEXT_TO_TEXT: transformers.AutoModelForSeq2SeqLM,
 }  # fmt: skip
 
 
 def make(kind: Kind, task: str, folder: Path) -> Model:
     """A seeded model of that architecture with a tokenizer of the folder's own."""
     torch.manual_seed(0)
-    decoder = task == DECODER
-    sizes = dict(DECODER_SIZES if decoder else ENCODER_SIZES)
-    sizes["vocab_size"] = tiny.byte_bpe(folder) if decoder else tiny.word_piece(folder)
+    kinds = {DECODER: (DECODER_SIZES, tiny.byte_bpe), TEXT_TO_TEXT: (T5_SIZES, tiny.unigram)}
+    known, tokenizer = kinds.get(task, (ENCODER_SIZES, tiny.word_piece))
+    sizes = {**known, "vocab_size": tokenizer(folder)}
     settings = {k: v for k, v in {**sizes, **kind.config}.items() if v is not None}
     config = transformers.CONFIG_MAPPING[kind.model_type](**settings)
-    AUTO[task].from_config(config).save_pretrained(folder)
+    model = AUTO[task].from_config(config)
+    if "tie_word_embeddings" in kind.config:  # transformers ties a new one whatever it says
+        model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight))
+    model.save_pretrained(folder)
     tiny.card(folder)
-    model = sources.load(sources.resolve(str(folder), task=task), lambda *_: None)
+    loaded = sources.load(sources.resolve(str(folder), task=task), lambda *_: None)
     mean = Pooling("mean", normalize=True, max_length=32) if task == ENCODER else None
-    return replace(model, pooling=mean)
+    return replace(loaded, pooling=mean)
 
 
 def refusal(model: Model, backend: str) -> str:

@@ -173,7 +173,10 @@ def _put_codes(reference: Reference, model: Model, activations: str | None) -> N
 
 def _holders(body: nn.Module, weight: Tensor) -> list[nn.Module]:
     """The modules that a parameter is the weight of: several where it is tied."""
-    return [child for child in body.modules() if any(p is weight for p in child._parameters.values())]
+    return [
+        child for child in body.modules()
+        if any(own is weight for own in child.parameters(recurse=False))
+    ]  # fmt: skip
 
 
 def _lower(methods: Mapping[str, Graph], sizes: Mapping[str, Any], device: Device) -> bytes:
@@ -219,7 +222,9 @@ def _places(
     reader: PteReader, model: Model, unused: tuple[str, ...]
 ) -> tuple[dict[str, str], list[str]]:
     """Where each source tensor's data are, by SHA-256 of what they should be; what is lost."""
-    known = dict(_digests(reader))
+    known: dict[str, list[str]] = {}
+    for digest, place in _digests(reader):
+        known.setdefault(digest, []).append(place)
     places: dict[str, str] = {}
     lost = []
     for source in model.weights:
@@ -228,14 +233,21 @@ def _places(
         wanted = _wanted(model, source)
         found = {end: known[digest] for end, digest in wanted.items() if digest in known}
         if ".codes" in found and ".scales" in found:
-            places |= {source + end: place for end, place in found.items() if end}
+            places |= {source + end: _both(there) for end, there in found.items() if end}
         elif "" in found:
-            places[source] = found[""]
+            places[source] = found[""][-1]
         elif PERMUTED in found:
-            places[source] = PERMUTED + found[PERMUTED]
+            places[source] = PERMUTED + found[PERMUTED][-1]
         else:
             lost.append(source)
     return places, lost
+
+
+def _both(there: Sequence[str]) -> str:
+    """A tied head's codes are the program's constant and XNNPACK's data: the two, with a space."""
+    own = [place for place in there if place.startswith("#")]
+    named = [place for place in there if not place.startswith("#")]
+    return " ".join((*own[-1:], *named[-1:]))
 
 
 def _wanted(model: Model, source: str) -> dict[str, str]:
