@@ -19,7 +19,7 @@ from edgecompile.runtime import golden
 from edgecompile.runtime.manifest import read_manifest
 from edgecompile.runtime.threads import probed_cores
 from edgecompile.runtime.worker_client import Worker
-from edgecompile.tasks import TASKS
+from edgecompile.tasks import TASKS, generates
 
 SEED_TEXT = "the quick brown fox jumps over the lazy dog "
 
@@ -55,7 +55,7 @@ def _round(worker: Worker, tokens: int) -> dict[str, float]:
         pixels = worker.prepare([golden.picture(0)])
         return {"latency_ms": statistics.median(timed(lambda: worker.look(pixels), 5))}
     ids = worker.tokenize([SEED_TEXT * (1 + tokens // 4)])[0][:tokens]
-    if task == "text-generation":
+    if generates(task):
         timing = worker.generate_timed(ids[:64], tokens)
         return {n: timing[n] for n in ("first_token_ms", "tokens_per_second") if timing[n]}
     if task == "embedding":

@@ -101,7 +101,7 @@ def describe(contents: Contents, tokenizer_section: dict[str, Any] | None) -> di
         "platform": contents.target.platform or None,
         "engine": {
             "name": export.engine, "requires": export.requires, "tested": export.tested,
-            "file": f"model/{export.file}", "options": dict(export.options),
+            "file": f"model/{export.file}", "options": dict(export.options), **_graphs(export),
         },
         "inputs": [asdict(port) for port in export.inputs],
         "outputs": [asdict(port) for port in export.outputs],
@@ -120,6 +120,12 @@ def describe(contents: Contents, tokenizer_section: dict[str, Any] | None) -> di
         "libraries": cache.library_versions(contents.target.backend),
         "cpu_level": host.cpu_level(),
     }  # fmt: skip
+
+
+def _graphs(export: Export) -> dict[str, Any]:
+    """The paths of a model of several files; nothing where it is one."""
+    paths = {name: f"model/{file}" for name, file in export.graphs.items()}
+    return {"graphs": paths} if paths else {}
 
 
 def tensor_entries(model: Model, export: Export) -> list[dict[str, Any]]:
@@ -212,6 +218,7 @@ READMES = {
     "embedding": 'vectors = session.embed(["first text", "second text"])  # float32 [2, dim]',
     "classification": 'answers = session.classify(["a text"])  # label -> probability',
     "text-generation": 'print(*session.generate([{"role": "user", "content": "Hello"}]), sep="")',
+    "text2text-generation": 'print(session.translate(["a text"])[0])',
     "image-classification": 'answers = session.classify_image(["a.png"])  # label -> probability',
     "module": "outputs = session.run(**arrays)  # names and shapes: manifest.json",
 }

@@ -28,7 +28,7 @@ from edgecompile.runtime.manifest import Manifest, read_manifest
 from edgecompile.runtime.providers import CPU
 from edgecompile.runtime.verify import verify
 from edgecompile.runtime.worker_client import Worker
-from edgecompile.tasks import takes_text
+from edgecompile.tasks import generates, takes_text
 from edgecompile.text.parts import Corpus
 from edgecompile.text.pictures import open_picture
 from edgecompile.text.source_tokens import FolderTokens
@@ -146,7 +146,7 @@ def _engine_rows(subject: _Subject, model: Model, decoded: Decoded) -> Iterator[
     with _worker(subject) as worker:
         source = None
         if info.tokenizer is not None:
-            longest = 0 if info.task == "text-generation" else info.tokenizer.max_length
+            longest = 0 if generates(info.task) else info.tokenizer.max_length
             source = FolderTokens(model, longest)  # as the runtime: a decoder's text is not cut
             texts = [document.text for document in held_out]
             yield from tokens.rows(worker, source, texts)

@@ -5,13 +5,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from edgecompile import bundle, golden, host
+from edgecompile import bundle, golden, host, tokenizer
 from edgecompile.backends import Backend
 from edgecompile.checks import STREAM_ABOVE
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme
 from edgecompile.passes import Effort
 from edgecompile.sources.huggingface import tokenizer_files
+from edgecompile.tasks import TEXT_TO_TEXT, generates
 
 # Fitted to benchmarks/plan_against_facts.py on four x86-64 cores (docs/quality.md has its table).
 BASE_MIB = 740.0  # the process with torch and transformers, and the check's windows of logits
@@ -27,7 +28,9 @@ EXPORTER_SECONDS = 18.0  # where the engine's exporter, or torch's, has to be lo
 EXPORTERS = ("onnxruntime", "openvino", "executorch")
 ALWAYS_LOADED = ("executorch",)  # our writer of decoders takes its file format from there
 CHECK_SECONDS = 15.0  # opening the bundle, token ids, timings
-CHECK_PRODUCTS = {"text-generation": 4e9}  # parameters x tokens a second, a core
+CHECK_PRODUCTS = {  # parameters x tokens a second, a core
+    "text-generation": 4e9, TEXT_TO_TEXT: 4e9,
+}  # fmt: skip
 ENCODER_PRODUCTS = 18e9
 # At most, so that a bundle stays within a budget: its own files, then two passes' rows a tensor.
 MANIFEST_BYTES, MANIFEST_BYTES_PER_TENSOR = 14_000, 800
@@ -71,10 +74,10 @@ def estimate(
 
 def _context(model: Model, backend: Backend, limit: int) -> int:
     """Tokens of a decoder's context: the model's, cut by the target and by the backend."""
-    if model.task != "text-generation":
+    if not generates(model.task):
         return 0
     lengths = (
-        int(model.config.get("max_position_embeddings", 2048)), limit,
+        tokenizer.context_length(model), limit,
         int(getattr(backend, "context_length", 0)),
     )  # fmt: skip
     return min(length for length in lengths if length)
@@ -83,6 +86,9 @@ def _context(model: Model, backend: Backend, limit: int) -> int:
 def _cache_bytes_per_token(model: Model, backend: Backend) -> float:
     """Keys and values of one token in every layer."""
     config = model.config
+    if model.task == TEXT_TO_TEXT:  # float32, of the source and of the answer
+        layers = int(config.get("num_decoder_layers") or config.get("num_layers") or 0)
+        return 2 * 4.0 * 2 * layers * int(config["num_heads"]) * int(config["d_kv"])
     heads = int(config.get("num_attention_heads") or 1)
     kv_heads = int(config.get("num_key_value_heads") or heads)
     size = int(config.get("head_dim") or int(config.get("hidden_size") or 0) // heads)
@@ -119,7 +125,7 @@ def _exporter(model: Model, backend: Backend) -> bool:
 
 def check_tokens(model: Model) -> int:
     """Tokens that the default check sends through the source model."""
-    return 5000 if model.task == "text-generation" else 256 * 100
+    return 5000 if generates(model.task) else 256 * 100
 
 
 def _other_bytes(model: Model) -> int:

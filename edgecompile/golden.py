@@ -15,6 +15,7 @@ from edgecompile.runtime.golden import FORMAT, NAME, STEPS, TEXTS
 from edgecompile.runtime.manifest import NAME as MANIFEST
 from edgecompile.runtime.providers import CPU
 from edgecompile.runtime.worker_client import Worker
+from edgecompile.tasks import generates
 
 # A single step may stray further than the mean over a text (docs/decisions/0006-golden-inputs.md).
 STEP = 10.0
@@ -74,7 +75,7 @@ def most_bytes(model: Model) -> int:
     if model.task == "module":
         return 0
     answer = STEPS * STEP_BYTES
-    if model.task != "text-generation":
+    if not generates(model.task):
         labels = model.config.get("id2label") or ()
         width = len(labels) if "classification" in model.task else model.config["hidden_size"]
         answer = VALUE_BYTES * int(width)
@@ -84,7 +85,7 @@ def most_bytes(model: Model) -> int:
 def tolerance(manifest: dict[str, Any]) -> float:
     """How far another engine build or processor may stray: as the export may from its codes."""
     column = activation_column(manifest)
-    if manifest["model"]["task"] == "text-generation":
+    if generates(manifest["model"]["task"]):
         # The same rounding on both sides: a wide range costs no more here than blocks do.
         column = column if column == HALF else min(column, 1)
         return STEP * EXPORT["export_kl_mean"][0][column]

@@ -5,8 +5,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
+from edgecompile.backends import ReadWhenAsked
 from edgecompile.errors import UnsupportedError
-from edgecompile.tasks import TASKS
+from edgecompile.model import Model, Weights
+from edgecompile.structure import filled_in
+from edgecompile.tasks import TASKS, TEXT_TO_TEXT
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -16,6 +19,11 @@ if TYPE_CHECKING:
 Axes = Mapping[str, Mapping[int, str]]
 Made = TypeVar("Made")
 
+HALVES_AXES: Axes = {  # of an encoder-decoder's ports
+    "input_ids": {1: "source_length"}, "cross": {2: "source_length"},
+    "decoder_input_ids": {1: "length"}, "past": {0: "past_length"},
+    "logits": {1: "length"}, "present": {0: "length"},
+}  # fmt: skip
 EXAMPLE_SHAPE = (2, 7)  # neither is 1: exporters take a size of 1 for a constant
 
 
@@ -30,6 +38,7 @@ class Graph:
     given: Mapping[str, Tensor]
     axes: Axes
     outputs: tuple[str, ...]
+    name: str = ""  # where a model has several
 
     @property
     def fixed(self) -> Graph:
@@ -55,6 +64,47 @@ def graph(reference: Reference) -> Graph:
     # One tensor each: the exporter takes one tensor given twice for one input.
     ids = {n: torch.ones(EXAMPLE_SHAPE, dtype=torch.int64) for n in reference.input_names}
     return Graph(module, ids, {n: {0: "batch", 1: "length"} for n in ids}, (task.output,))
+
+
+def graphs(reference: Reference) -> tuple[Graph, ...]:
+    """All graphs of a task: an encoder-decoder has two, of one text (numerics.halves)."""
+    if reference.model.task != TEXT_TO_TEXT:
+        return (graph(reference),)
+    import torch
+
+    from edgecompile.numerics.halves import Decoder, Encoder
+
+    body, config = reference.body, filled_in(reference.model)
+    ids = torch.ones((1, EXAMPLE_SHAPE[1]), dtype=torch.int64)
+    given = {"input_ids": ids}
+    encoder = Graph(Encoder(body).eval(), given, _axes(given), ("cross",), "encoder")
+    with torch.inference_mode():
+        cross = encoder.module(ids)
+    new, before = torch.ones((1, 3), dtype=torch.int64), 5
+    past = torch.zeros((before, 2 * config.num_decoder_layers, config.num_heads, config.d_kv))
+    given = {"decoder_input_ids": new, "past": past, "cross": cross.clone()}
+    outputs = ("logits", "present")
+    return encoder, Graph(Decoder(body).eval(), given, _axes(given), outputs, "decoder")
+
+
+def _axes(given: Mapping[str, Tensor]) -> Axes:
+    return {name: HALVES_AXES[name] for name in given}
+
+
+def part_of(model: Model, graph: str) -> Model:
+    """The model with the tensors of one of an encoder-decoder's graphs alone."""
+    mine = [name for name in model.weights if graph in _readers(name)]
+    infos = {name: model.weights.infos[name] for name in mine}
+    codes = ReadWhenAsked((n for n in mine if n in model.quantized), model.quantized.__getitem__)
+    return replace(model, weights=Weights(infos), quantized=codes)
+
+
+def _readers(name: str) -> tuple[str, ...]:
+    """The graphs that read a tensor: cross keys and values are computed where the source is."""
+    if name.startswith("shared."):
+        return ("encoder", "decoder")
+    crossing = ".EncDecAttention.k." in name or ".EncDecAttention.v." in name
+    return ("encoder",) if crossing or name.startswith("encoder.") else ("decoder",)
 
 
 def _batch_axes(given: Mapping[str, Tensor]) -> Axes:

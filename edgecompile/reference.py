@@ -136,6 +136,21 @@ class Reference:
                     found = self.body(**inputs, **extra).logits[0]
                 yield (found if in_pieces else found[start : start + rows]).numpy()
 
+    def answer_logits(self, source: Sequence[int], ids: Sequence[int]) -> Float32:
+        """Logits float32 [tokens, vocabulary] after each of an answer's ids, its start token first.
+
+        An encoder-decoder's, of a source with its special tokens.
+        """
+        import torch
+
+        with torch.inference_mode():
+            found = self.body(
+                input_ids=torch.tensor([list(source)]), use_cache=False,
+                decoder_input_ids=torch.tensor([list(ids)]),
+            )  # fmt: skip
+        logits: Float32 = found.logits[0].numpy()
+        return logits
+
     def run(self, **arrays: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Outputs by name of one call with arrays by input name; unnamed ones are output_0, ..."""
         import torch

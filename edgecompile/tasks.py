@@ -19,6 +19,7 @@ class Task:
     endings: tuple[str, ...] = ()
 
 
+TEXT_TO_TEXT = "text2text-generation"
 TASKS: Mapping[str, Task] = {
     "embedding": Task("text", "AutoModel", "sentence_embedding"),
     "classification": Task(
@@ -26,6 +27,9 @@ TASKS: Mapping[str, Task] = {
     ),
     "text-generation": Task(
         "text", "AutoModelForCausalLM", "logits", ("ForCausalLM", "LMHeadModel")
+    ),
+    TEXT_TO_TEXT: Task(
+        "text", "AutoModelForSeq2SeqLM", "logits", ("T5ForConditionalGeneration",)
     ),
     "image-classification": Task(
         "picture", "AutoModelForImageClassification", "logits", ("ForImageClassification",)
@@ -42,4 +46,9 @@ def takes_text(task: str) -> bool:
 
 def one_call(task: str) -> bool:
     """Whether one call of the graph answers: everything but decoders."""
-    return task != "text-generation"
+    return not generates(task)
+
+
+def generates(task: str) -> bool:
+    """Whether the task's models give text, a token a call."""
+    return task in ("text-generation", TEXT_TO_TEXT)

@@ -10,7 +10,7 @@ from typing import Any
 from edgecompile.errors import BadInputError
 from edgecompile.model import Model
 from edgecompile.sources.huggingface import read_json
-from edgecompile.tasks import takes_text
+from edgecompile.tasks import TEXT_TO_TEXT, generates, takes_text
 
 FILE = "tokenizer/tokenizer.json"
 TEMPLATE = "tokenizer/chat_template.jinja"
@@ -95,18 +95,44 @@ def max_length(model: Model, settings: Mapping[str, Any]) -> int:
 
 def generation(model: Model) -> dict[str, Any] | None:
     """The manifest's generation section: context, stop tokens, the source's sampling defaults."""
-    if model.task != "text-generation":
+    if not generates(model.task):
         return None
     file = model.folder / "generation_config.json"
     table = read_json(file) if file.is_file() else {}
     stops = table.get("eos_token_id", model.config.get("eos_token_id"))
     stops = stops if isinstance(stops, list) else [] if stops is None else [stops]
     names = ("temperature", "top_p", "top_k", "repetition_penalty", "do_sample")
-    return {
-        "context_length": int(model.config.get("max_position_embeddings", 2048)),
+    found: dict[str, Any] = {
+        "context_length": context_length(model),
         "stop_token_ids": sorted({int(stop) for stop in stops}),
         "defaults": {name: table[name] for name in names if table.get(name) is not None},
     }
+    if model.task == TEXT_TO_TEXT:
+        found["start_token_id"] = _start_token(model, table)
+    return found
+
+
+def context_length(model: Model) -> int:
+    """Tokens of a text: of an encoder-decoder those of the source, and again of the answer.
+
+    T5 knows distances alone; what its config or tokenizer names is the length of its training.
+    """
+    if model.task != TEXT_TO_TEXT:
+        return int(model.config.get("max_position_embeddings", 2048))
+    stated = _settings(model.folder).get("model_max_length")
+    trained = stated if isinstance(stated, int) and 0 < stated < 10**9 else 512
+    return int(model.config.get("n_positions") or trained)
+
+
+def _start_token(model: Model, table: Mapping[str, Any]) -> int:
+    """What the answer begins after: transformers asks generation_config first."""
+    for place in (table, model.config):
+        if (token := place.get("decoder_start_token_id")) is not None:
+            return int(token)
+    raise BadInputError(
+        str(model.folder), "no decoder_start_token_id", "one in config.json",
+        "T5's is its padding token: add \"decoder_start_token_id\": 0",
+    )  # fmt: skip
 
 
 def _settings(folder: Path) -> dict[str, Any]:

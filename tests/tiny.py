@@ -62,6 +62,52 @@ def bert(folder: Path, seed: int = 0, **changes: Any) -> Path:
     return folder
 
 
+def t5(folder: Path, seed: int = 0, **changes: Any) -> Path:
+    """A T5 of two and three layers with a tied head, and a Unigram as SentencePiece's."""
+    import torch
+    import transformers
+
+    torch.manual_seed(seed)
+    settings: dict[str, Any] = {
+        "vocab_size": unigram(folder), "d_model": 64, "d_kv": 16, "d_ff": 96, "num_layers": 2,
+        "num_decoder_layers": 3, "num_heads": 4, "decoder_start_token_id": 0, "n_positions": 256,
+        "relative_attention_num_buckets": 12, "relative_attention_max_distance": 20,
+    }  # fmt: skip
+    config = transformers.T5Config(**settings | changes)
+    model = transformers.T5ForConditionalGeneration(config)
+    for name, weight in model.named_parameters():
+        if "norm" in name:  # made as ones, so that one norm is like another
+            torch.nn.init.uniform_(weight, 0.5, 1.5)
+    model.save_pretrained(folder)
+    card(folder)
+    return folder
+
+
+def unigram(folder: Path) -> int:
+    """tokenizer.json of a Unigram that ends texts with </s>; returns the vocabulary's size."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=120, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>",
+        show_progress=False,
+    )  # fmt: skip
+    tokenizer.train_from_iterator([TEXT] * 4, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>", "pad_token": "<pad>",
+        "unk_token": "<unk>", "model_max_length": 256,
+    }  # fmt: skip
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return int(tokenizer.get_vocab_size())
+
+
 def card(folder: Path) -> None:
     """A model card with a licence."""
     (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n# A tiny model\n")

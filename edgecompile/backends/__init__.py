@@ -46,6 +46,7 @@ class Export:
     shifted: Mapping[str, float] = field(default_factory=dict)  # source tensor -> what is added
     own: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # source tensor -> type
     notes: tuple[str, ...] = ()
+    graphs: Mapping[str, str] = field(default_factory=dict)  # name -> path, of several files
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from edgecompile.backends import Decoded, Export, Extent, Port, decoders, schemes_of
+from edgecompile.backends import Decoded, Export, Extent, Port, decoders, halves, schemes_of
 from edgecompile.backends.executorch_graph import scope
 from edgecompile.backends.quiet import quiet
 from edgecompile.errors import UnsupportedError
@@ -16,7 +16,8 @@ from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme
 from edgecompile.passes import Progress
 from edgecompile.structure import roles
-from edgecompile.tasks import EVERY, TASKS, takes_text
+from edgecompile.tasks import EVERY, TASKS, TEXT_TO_TEXT, generates, takes_text
+from edgecompile.tokenizer import context_length
 
 WHERE = "executorch backend"
 GRAPH_BYTES, GRAPH_BYTES_PER_TENSOR = 30_000, 1_700  # subgraphs, program, alignment
@@ -49,6 +50,8 @@ class Executorch:
             return reason
         if model.task not in self.tasks:
             return f"task {model.task!r} is not one of {', '.join(self.tasks)}"
+        if model.task == TEXT_TO_TEXT:
+            return halves.refusal(model)
         if model.task != "text-generation":
             return ""
         return decoders.refusal(model)
@@ -80,6 +83,8 @@ class Executorch:
         _refuse_schemes(model, schemes_of(model), roles(model))
         if model.task == "text-generation":
             return self._decoder(model, folder, progress)
+        if model.task == TEXT_TO_TEXT:
+            return self._halves(model, folder, progress)
         if self._device == scope.XNNPACK and not scope.encoder_refusal(model):
             return self._encoder(model, folder, progress)
         return self._lowered(model, folder, progress)
@@ -103,7 +108,7 @@ class Executorch:
         if self.partitioner == "xnnpack":
             only = "compute_precision 'float16': XNNPACK computes in float32 and int8"
             return only if self.compute_precision != "float32" else ""
-        if model.task == "text-generation":
+        if generates(model.task):
             return f"partitioner {self.partitioner!r}: decoders are drawn for XNNPACK only"
         return ""
 
@@ -128,6 +133,20 @@ class Executorch:
         logits = Port("logits", "float32", (1, "logits_length", plan.vocabulary))
         made = _export((ids, *position), (logits,), options, plan.unused)
         return replace(made, shifted=plan.shifted)
+
+    def _halves(self, model: Model, folder: Path, progress: Progress) -> Export:
+        with quiet():
+            from edgecompile.backends.executorch_graph import lowered
+
+        progress("lower graph", 0, 1)
+        context = min(context_length(model), self.context_length or CONTEXT)
+        done = lowered.write_halves(model, folder, context)
+        progress("lower graph", 1, 1)
+        options: dict[str, Any] = {"context_length": context}
+        if schemes_of(model):
+            options["activations"] = "dynamic"
+        options["places"] = dict(sorted(done.places.items()))
+        return _export(done.inputs, done.outputs, options, done.unused)
 
     def _lowered(self, model: Model, folder: Path, progress: Progress) -> Export:
         with quiet():
@@ -195,6 +214,7 @@ def _refuse_schemes(
 ) -> None:
     """XNNPACK has no kernels for some schemes; ExecuTorch's embeddings take all."""
     tied = model.task == "text-generation" and bool(model.config.get("tie_word_embeddings"))
+    tied = tied or (model.task == TEXT_TO_TEXT and "lm_head.weight" not in used)
     for name, scheme in schemes.items():
         if used.get(name) == "embedding" and not tied:
             continue

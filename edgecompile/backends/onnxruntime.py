@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 
 import onnx
 
-from edgecompile.backends import Decoded, Export, Extent, Port, decoders
+from edgecompile.backends import Decoded, Export, Extent, Port, decoders, halves
 from edgecompile.backends.onnx_graph import (
     decoder_graph,
     encode,
@@ -27,11 +27,12 @@ from edgecompile.backends.onnx_graph.decode import decode, extents
 from edgecompile.backends.onnx_graph.form import LENGTHS, LOGITS_START, GraphForm
 from edgecompile.backends.onnx_graph.rewrite import Rewritten, rewrite
 from edgecompile.errors import UnsupportedError
+from edgecompile.graphs import part_of
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme
 from edgecompile.passes import Progress
 from edgecompile.structure import roles
-from edgecompile.tasks import EVERY
+from edgecompile.tasks import EVERY, TEXT_TO_TEXT, generates
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,9 @@ class Onnxruntime:
             return f"task {model.task!r} is not one of {', '.join(self.tasks)}"
         if reason := gpu.refusal(self, model):
             return reason
+        if model.task == TEXT_TO_TEXT:
+            only = "format 'ort': an encoder-decoder is two graphs on one file of weights"
+            return only if self.format == "ort" else halves.refusal(model)
         if model.task != "text-generation" or model.architecture in BUILT:
             return ""
         return decoders.refusal(model)
@@ -93,6 +97,8 @@ class Onnxruntime:
         """Write model.onnx and model.onnx.data."""
         if reason := self.refusal(model):
             raise UnsupportedError("onnxruntime backend", reason)
+        if model.task == TEXT_TO_TEXT:
+            return self._halves(model, folder, progress)
         done = self._write(model, folder, progress)
         if self.format == "ort":
             ort_format.convert(folder)
@@ -127,6 +133,29 @@ class Onnxruntime:
             return gpu.wheel(self)
         version = metadata.version("onnxruntime")
         return f"onnxruntime>={_minor(version)}", version
+    def _halves(self, model: Model, folder: Path, progress: Progress) -> Export:
+        """Encoder and decoder, each with its part of the tensors, on one model.onnx.data."""
+        done: dict[str, Rewritten] = {}
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".graph-") as scratch:
+            progress("export graph", 0, 2)
+            for name, exported in _float_graphs(model).items():
+                part = part_of(model, name)
+                done[name] = rewrite(exported, Path(scratch), part, self._form(model))
+        progress("write file", 1, 2)
+        files = storage.write_graphs({name: one.model for name, one in done.items()}, folder)
+        progress("write file", 2, 2)
+        options: dict[str, Any] = {"accuracy_level": self.accuracy_level}
+        if shared := {n: at for one in done.values() for n, at in one.shared.items()}:
+            options["shared"] = dict(sorted(shared.items()))
+        version = metadata.version("onnxruntime")
+        graphs = [one.model.graph for one in done.values()]
+        absent = dict.fromkeys((n for one in done.values() for n in one.absent), ABSENT)
+        return Export(
+            engine="onnxruntime", requires=f"onnxruntime>={_minor(version)}", tested=version,
+            file=files[halves.DECODER], graphs=files, options=options, unused=absent,
+            inputs=tuple(port for graph in graphs for port in ports(graph.input)),
+            outputs=tuple(port for graph in graphs for port in ports(graph.output)),
+        )  # fmt: skip
 
     def _write(self, model: Model, folder: Path, progress: Progress) -> _Written:
         """Draw known decoders ourselves, a tensor at a time; rewrite an exporter's graph else."""
@@ -156,7 +185,7 @@ class Onnxruntime:
         chosen = self.activations
         if chosen == "auto":
             chosen = "static" if model.activations else "blocks"
-        if model.task == "text-generation":
+        if generates(model.task):
             chosen = "blocks"
         if chosen == "static" and not model.activations:
             raise UnsupportedError(
@@ -174,6 +203,7 @@ class Onnxruntime:
         return extents(folder)
 
 
+ABSENT = "not part of the exported graph"
 BUILT = ("gemma", "gemma2", "granite")  # decoders that onnxruntime-genai's builder draws
 GRAPH_BYTES_PER_TENSOR = 1350  # nodes, names, shapes and alignment, per tensor of the source
 
@@ -209,12 +239,18 @@ def _float_graph(model: Model, scratch: Path) -> onnx.ModelProto:
     return float_encoder.export(model)
 
 
+def _float_graphs(model: Model) -> dict[str, onnx.ModelProto]:
+    from edgecompile.backends.onnx_graph import float_encoder
+
+    return float_encoder.exports(model)
+
+
 def _minor(version: str) -> str:
     return ".".join(version.split(".")[:2])
 
 
 def _unused(done: Rewritten) -> dict[str, str]:
-    return dict.fromkeys(done.absent, "not part of the exported graph")
+    return dict.fromkeys(done.absent, ABSENT)
 
 
 def ports(values: Iterable[onnx.ValueInfoProto]) -> tuple[Port, ...]:

@@ -4,24 +4,25 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import openvino as ov
 
-from edgecompile.backends import Decoded, Export, Extent, Port, decoders, schemes_of
+from edgecompile.backends import Decoded, Export, Extent, Port, decoders, halves, schemes_of
 from edgecompile.backends.openvino_graph import decoder_graph, float_encoder, rewrite, storage
 from edgecompile.backends.openvino_graph.compressed import Constants
 from edgecompile.backends.openvino_graph.decode import decode, extents
 from edgecompile.errors import UnsupportedError
+from edgecompile.graphs import HALVES_AXES, part_of
 from edgecompile.model import Model
 from edgecompile.numerics.ranges import Range
 from edgecompile.numerics.schemes import Scheme
 from edgecompile.passes import Progress
 from edgecompile.structure import roles
-from edgecompile.tasks import EVERY
+from edgecompile.tasks import EVERY, TEXT_TO_TEXT, one_call
 
 GROUPS = (32, 64, 128)  # columns of an input that may share a scale
 GRAPH_BYTES_PER_TENSOR = 2600  # nodes, edges and names in the XML, per tensor of the source
@@ -50,6 +51,8 @@ class Openvino:
         """Unknown tasks and decoders; what torch cannot export is found as it is exported."""
         if model.task not in self.tasks:
             return f"task {model.task!r} is not one of {', '.join(self.tasks)}"
+        if model.task == TEXT_TO_TEXT:
+            return halves.refusal(model)
         return decoders.refusal(model) if model.task == "text-generation" else ""
 
     def size(self, model: Model, schemes: Mapping[str, Scheme]) -> int:
@@ -89,8 +92,9 @@ class Openvino:
             options["activation"] = "sigmoid"
         return Export(
             engine="openvino", requires=f"openvino>={'.'.join(version.split('.')[:2])}",
-            tested=version, file=storage.GRAPH, inputs=done.inputs, outputs=done.outputs,
-            options=options, unused=done.unused, shifted=done.shifted,
+            tested=version, file=done.graphs.get(halves.DECODER, storage.GRAPH),
+            inputs=done.inputs, outputs=done.outputs,
+            options=options, unused=done.unused, shifted=done.shifted, graphs=done.graphs,
         )  # fmt: skip
 
     def decode(self, folder: Path, manifest: Mapping[str, Any]) -> Decoded:
@@ -109,7 +113,7 @@ class Openvino:
                   for name, one in products.items()]  # fmt: skip
         fitting = [size for size in GROUPS if all(limit % size == 0 for limit in limits)]
         if not self.group:
-            return max(fitting, default=32) if model.task != "text-generation" else 32
+            return max(fitting, default=32) if one_call(model.task) else 32
         if self.group not in fitting:
             raise UnsupportedError(
                 "[options] group", f"{self.group} with weights in groups of {min(limits)}",
@@ -120,9 +124,9 @@ class Openvino:
     def _activations(self, model: Model) -> str:
         """What `activations` means for this model."""
         if self.activations == "auto":
-            static = bool(model.activations) and model.task != "text-generation"
+            static = bool(model.activations) and one_call(model.task)
             return "static" if static else "dynamic"
-        if self.activations == "static" and model.task == "text-generation":
+        if self.activations == "static" and not one_call(model.task):
             raise UnsupportedError(
                 "openvino backend", "static activations of a decoder", "an encoder's or a module's",
                 "activations=dynamic",
@@ -145,6 +149,7 @@ class _Written:
     unused: Mapping[str, str]
     rounded: frozenset[str] = frozenset()  # weights whose input has a range in the file
     shifted: Mapping[str, float] = field(default_factory=dict)
+    graphs: Mapping[str, str] = field(default_factory=dict)  # name -> file, of several
 
 
 def _write(
@@ -152,6 +157,8 @@ def _write(
 ) -> _Written:
     if model.task == "text-generation":
         return _write_decoder(model, folder, progress)
+    if model.task == TEXT_TO_TEXT:
+        return _write_halves(model, folder, progress)
     progress("export graph", 0, 3)
     graph = float_encoder.export(model)
     storage.number(graph, everything=True)
@@ -165,6 +172,30 @@ def _write(
     return _Written(ports(graph.inputs), ports(graph.outputs), options, unused, done.rounded)
 
 
+def _write_halves(model: Model, folder: Path, progress: Progress) -> _Written:
+    """Encoder and decoder, each with its part of the tensors, on one openvino_model.bin."""
+    progress("export graph", 0, 2)
+    graphs = float_encoder.exports(model)
+    shared: dict[str, str] = {}
+    absent: list[str] = []
+    for name, graph in graphs.items():
+        storage.number(graph, everything=True)
+        done = rewrite.rewrite(graph, part_of(model, name), {})
+        shared |= done.shared
+        absent += done.absent
+    progress("write file", 1, 2)
+    files = storage.write_graphs(graphs, folder)
+    progress("write file", 2, 2)
+    inputs, outputs = (
+        tuple(port for graph in graphs.values() for port in _halves_ports(getattr(graph, side)))
+        for side in ("inputs", "outputs")
+    )
+    return _Written(
+        inputs, outputs, {"shared": dict(sorted(shared.items()))} if shared else {},
+        dict.fromkeys(absent, "not part of the exported graph"), graphs=files,
+    )  # fmt: skip
+
+
 def _write_decoder(model: Model, folder: Path, progress: Progress) -> _Written:
     plan = decoders.plan(model)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".graph-") as scratch:
@@ -174,6 +205,13 @@ def _write_decoder(model: Model, folder: Path, progress: Progress) -> _Written:
         return _Written(
             ports(graph.inputs), ports(graph.outputs), {}, plan.unused, shifted=plan.shifted
         )
+
+
+def _halves_ports(values: Sequence[ov.Output]) -> Iterator[Port]:
+    """With the names that the graphs' axes have elsewhere."""
+    for port in ports(values):
+        free = HALVES_AXES[port.name]
+        yield replace(port, shape=tuple(free.get(at, n) for at, n in enumerate(port.shape)))
 
 
 def ports(values: Sequence[ov.Output]) -> tuple[Port, ...]:

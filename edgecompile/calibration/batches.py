@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgecompile.errors import BadInputError
+from edgecompile.errors import BadInputError, UnsupportedError
 from edgecompile.model import Model
 from edgecompile.reference import BATCH, build_entry_point
-from edgecompile.tasks import TASKS
+from edgecompile.tasks import TASKS, TEXT_TO_TEXT
 from edgecompile.text.parts import Document
 from edgecompile.text.pictures import open_picture
 from edgecompile.text.source_tokens import FolderTokens, windows
@@ -38,6 +38,11 @@ def text_batches(
     if TASKS[model.task].takes == "arrays":
         examples = build_entry_point(model.entry_point).examples
         return [Batch({name: torch.from_numpy(array) for name, array in examples.items()})]
+    if model.task == TEXT_TO_TEXT:
+        raise UnsupportedError(
+            "calibration", f"task {model.task}: an encoder and a decoder of blocks of two kinds",
+            "a model of one row of blocks", "--set quantize.method=rtn",
+        )  # fmt: skip
     if TASKS[model.task].takes == "picture":
         return _picture_batches(model, documents[:texts])
     written = [document.text for document in documents if document.text.strip()]

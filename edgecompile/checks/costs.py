@@ -13,6 +13,7 @@ from edgecompile.metrics import Measurement, cost
 from edgecompile.report import Row, judged
 from edgecompile.runtime.manifest import Manifest
 from edgecompile.runtime.worker_client import Worker
+from edgecompile.tasks import generates
 
 STEP = "cost"
 NO_GAIN = "no-gain"
@@ -41,7 +42,7 @@ def time_rows(
 ) -> Iterator[Row]:
     """Load time, then latency of one text or speed of generation from about 64 tokens `ids`."""
     yield judged(STEP, cost.load_time(worker.hello()["load_seconds"]), limits.get("load_time"))
-    if task == "text-generation":
+    if generates(task):
         runs = [worker.generate_timed(ids, options.new_tokens) for _ in range(GENERATIONS)]
         rates = [run["tokens_per_second"] or float("nan") for run in runs]
         for measured in cost.generation([run["first_token_ms"] for run in runs], rates):

@@ -168,6 +168,8 @@ def _seconds(level: Level, metric: str, value: float, samples: int) -> Row:
 
 
 def _task(subject: Subject, host: Worker) -> Task:
+    if subject.info.task == "text2text-generation":
+        raise UnsupportedError("--on", "two graphs", "a model of one", "check it on the device")
     if subject.info.task == "text-generation":
         return Generation(subject, host)
     if subject.info.task == "module":

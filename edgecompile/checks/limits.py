@@ -31,13 +31,13 @@ EXPORT: Mapping[str, tuple[tuple[float, float, float, float], bool]] = {
 HALF = 3  # the column of float16
 # Measured in every check and limited only where a recipe or a target's budget says so.
 COSTS = ("size", "load_time", "latency", "first_token", "decode_speed", "peak_memory")
+_GENERATES = ("kl_mean", "kl_p999", "perplexity_ratio", "top1_agreement", "export_kl_mean")
 REQUIRED: Mapping[str, tuple[str, ...]] = {
     "embedding": ("cosine_mean", "cosine_p1", "rank_correlation", "export_cosine_min"),
     "classification": ("class_agreement",),
     "image-classification": ("class_agreement", "export_cosine_min", "picture_error"),
-    "text-generation": (
-        "kl_mean", "kl_p999", "perplexity_ratio", "top1_agreement", "export_kl_mean",
-    ),
+    "text-generation": _GENERATES,
+    "text2text-generation": _GENERATES,
     "module": ("relative_error", "export_relative_error"),
 }  # fmt: skip
 HIGHER = {"decode_speed"}

@@ -20,7 +20,7 @@ from edgecompile.passes import Progress
 from edgecompile.reference import Reference
 from edgecompile.report import Row, judged, unproven
 from edgecompile.runtime.worker_client import Worker
-from edgecompile.tasks import TASKS
+from edgecompile.tasks import TASKS, TEXT_TO_TEXT
 from edgecompile.text.parts import Document
 from edgecompile.text.source_tokens import SourceTokens, windows
 from edgecompile.tokenizer import labels
@@ -75,6 +75,10 @@ def rows(comparison: Comparison, documents: Sequence[Document], context: int) ->
         yield from pictures.rows(comparison, documents)
     elif task == "text-generation":
         yield from generation_rows(comparison, [d.text for d in documents], context)
+    elif task == TEXT_TO_TEXT:
+        from edgecompile.checks import text2text
+
+        yield from text2text.rows(comparison, [d.text for d in documents], context)
     else:
         yield from module_rows(comparison)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import EdgecompileError, LimitError, UnsupportedError, UsageError
+from .manifest import GENERATING
 from .session import Session, load
 from .verify import MODES
 
@@ -68,7 +69,7 @@ def _run(bundle: Path, options: argparse.Namespace) -> int:
         raise UsageError("command line", "no text", "a text, or - to read it", "see --help")
     with load(bundle, options.verify, options.threads, options.provider) as session:
         task = session.info.task
-        if task == "text-generation":
+        if task in GENERATING:
             _print_stream(session, text, options)
         elif task == "embedding":
             _print_json({"embedding": session.embed([text])[0].tolist()})

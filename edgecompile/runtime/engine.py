@@ -58,6 +58,10 @@ def open_engine(
     `provider` asks for one of ONNX Runtime's by name (providers.BY_NAME); empty: the first there.
     """
     name = manifest.engine.name
+    if manifest.task == "text2text-generation":
+        from . import seq2seq_engines
+
+        return seq2seq_engines.open_engine(bundle, manifest, threads)
     if name == "onnxruntime":
         from .onnxruntime_engine import OnnxEngine
 

@@ -38,8 +38,7 @@ class ExecutorchEngine:
 
     def __init__(self, bundle: Path, manifest: Manifest, threads: int) -> None:
         self._file, self._manifest = bundle / manifest.engine.file, manifest
-        with _OPENING:
-            self._library = _library(manifest, threads)
+        self._library = library(manifest, threads)
         self._refuse_other_devices()
         self.version: str = metadata.version("executorch")
         ports = manifest.data["inputs"], manifest.data["outputs"]
@@ -162,12 +161,17 @@ def _check(port: Mapping[str, Any], array: NDArray[Any]) -> None:
         raise UsageError(f"run: input {port['name']}", f"shape {array.shape}", f"{shape}")
 
 
-def _library(manifest: Manifest, threads: int) -> ModuleType:
+def library(manifest: Manifest, threads: int) -> ModuleType:
     """The bindings, with kernels registered and threads set.
 
     They pass torch's tensors, so torch is imported. Their package imports the exporter as well:
     the extension module alone is quicker by seconds and prints no warnings.
     """
+    with _OPENING:
+        return _bindings(manifest, threads)
+
+
+def _bindings(manifest: Manifest, threads: int) -> ModuleType:
     try:
         torch = _torch()
         import executorch
@@ -175,17 +179,17 @@ def _library(manifest: Manifest, threads: int) -> ModuleType:
     except ImportError as error:
         way_out = f"pip install '{manifest.engine.requires}' torch"
         raise MissingLibraryError("executorch", str(error), way_out=way_out) from error
-    library: ModuleType = _C
-    if hasattr(library, "_edgecompile_threads"):
-        return library  # its pool may not change while a method uses it
+    found: ModuleType = _C
+    if hasattr(found, "_edgecompile_threads"):
+        return found  # its pool may not change while a method uses it
     root = Path(next(iter(executorch.__path__)))
     for pattern in OPERATORS:
-        for found in sorted(root.glob(pattern)):
-            torch.ops.load_library(str(found))
+        for kernels in sorted(root.glob(pattern)):
+            torch.ops.load_library(str(kernels))
     with _no_log():
-        library._unsafe_reset_threadpool(threads)
-    library._edgecompile_threads = threads  # type: ignore[attr-defined]
-    return library
+        found._unsafe_reset_threadpool(threads)
+    found._edgecompile_threads = threads  # type: ignore[attr-defined]
+    return found
 
 
 def _torch() -> Any:

@@ -17,7 +17,11 @@ NAME = "manifest.json"
 CHUNK = 4 << 20  # bytes that one entry of a file's `chunks` covers
 MANIFEST_LIMIT = 64 << 20  # bytes
 FILE_LIMIT = 1 << 40  # bytes of one file
-TASKS = ("embedding", "classification", "text-generation", "image-classification", "module")
+TASKS = (
+    "embedding", "classification", "text-generation", "text2text-generation",
+    "image-classification", "module",
+)  # fmt: skip
+GENERATING = ("text-generation", "text2text-generation")
 
 # From format n to n + 1, in order; a test opens a kept bundle of each older format.
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
@@ -39,13 +43,17 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Engine:
-    """What opens the model: `file` is its path in the bundle, `requires` a pip requirement."""
+    """What opens the model: `file` is its path in the bundle, `requires` a pip requirement.
+
+    `graphs` are paths by name where the model is more than one file.
+    """
 
     name: str
     requires: str
     tested: str
     file: str
     options: Mapping[str, Any]
+    graphs: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -72,11 +80,12 @@ class PoolingInfo:
 
 @dataclass(frozen=True)
 class GenerationInfo:
-    """Where generation ends; `defaults` are the source's own sampling options."""
+    """Where generation begins and ends; `defaults` are the source's own sampling options."""
 
     context_length: int
     stop_token_ids: tuple[int, ...]
     defaults: Mapping[str, Any]
+    start_token_id: int | None = None  # of an encoder-decoder, whose answer begins after it
 
 
 @dataclass(frozen=True)
@@ -127,7 +136,7 @@ def parse_manifest(raw: bytes, where: str = NAME) -> Manifest:
         engine=Engine(
             engine.text("name"), engine.text("requires"), engine.text("tested"),
             engine.listed("file", listed),
-            engine.table("options").data if engine.has("options") else {},
+            engine.table("options").data if engine.has("options") else {}, _graphs(engine, listed),
         ),
         tokenizer=_tokenizer(fields, listed),
         pooling=_pooling(fields),
@@ -207,6 +216,13 @@ def _file(table: _Fields, path: str) -> FileEntry:
     return entry
 
 
+def _graphs(engine: _Fields, listed: set[str]) -> dict[str, str]:
+    if not engine.has("graphs"):
+        return {}
+    table = engine.table("graphs")
+    return {name: table.listed(name, listed) for name in table.data}
+
+
 def _tokenizer(fields: _Fields, listed: set[str]) -> TokenizerInfo | None:
     if not fields.has("tokenizer"):
         return None
@@ -254,7 +270,10 @@ def _generation(fields: _Fields) -> GenerationInfo | None:
     if not isinstance(stops, list) or any(type(stop) is not int for stop in stops):
         table.bad("stop_token_ids", stops, "a list of numbers")
     defaults = table.table("defaults").data if table.has("defaults") else {}
-    return GenerationInfo(table.integer("context_length", 1 << 31), tuple(stops or ()), defaults)
+    key = "start_token_id"
+    start = table.integer(key, 1 << 31) if table.has(key) else None
+    context = table.integer("context_length", 1 << 31)
+    return GenerationInfo(context, tuple(stops or ()), defaults, start)
 
 
 class _Fields:

@@ -14,7 +14,7 @@ from .cpu import has_vnni
 from .device_probe import prompt_step
 from .engine import Decoder, Float32
 from .errors import BadInputError, MissingLibraryError, UnsupportedError, UsageError
-from .manifest import Manifest
+from .manifest import GENERATING, Manifest
 from .named_inputs import check_arrays, padded
 from .onnxruntime_decoder import PROMPT_CHUNK, DecoderLayout, OnnxDecoder
 from .onnxruntime_device import DeviceDecoder, DeviceLayout
@@ -37,9 +37,9 @@ class OnnxEngine:
     def __init__(
         self, bundle: Path, manifest: Manifest, threads: int, pad_id: int, provider: str = ""
     ) -> None:
-        library = _library(manifest)
-        self.version: str = library.__version__
-        opened = _opened(library, bundle, manifest, threads, provider)
+        found = library(manifest)
+        self.version: str = found.__version__
+        opened = _opened(found, bundle, manifest, threads, provider)
         self._session = opened.session
         self.device: dict[str, Any] = {
             "provider": opened.provider.name, "name": opened.device,
@@ -91,15 +91,21 @@ class OnnxEngine:
         return dict(zip(names, values, strict=True))
 
 
-def _library(manifest: Manifest) -> ModuleType:
+def library(manifest: Manifest) -> ModuleType:
+    """The engine, or MissingLibraryError that says how to install it."""
     try:
         import onnxruntime
     except ImportError as error:
         way_out = f"pip install '{manifest.engine.requires}'"
         raise MissingLibraryError("onnxruntime", "not installed", way_out=way_out) from error
     onnxruntime.disable_telemetry_events()
-    library: ModuleType = onnxruntime
-    return library
+    found: ModuleType = onnxruntime
+    return found
+
+
+def open_file(engine: ModuleType, file: Path, threads: int, task: str) -> InferenceSession:
+    """One graph on the CPU, with every setting that changes answers."""
+    return _open(engine, file, _options(engine, threads, task), [BY_NAME[CPU].engine])
 
 
 def on_device(manifest: Manifest) -> bool:
@@ -124,7 +130,7 @@ def _opened(
             return PROMPT_CHUNK
         if task == "text-generation":
             return prompt_step(library, bundle, manifest, provider)
-        if task != "module":  # whose inputs have names and sizes of their own
+        if manifest.tokenizer is not None:  # other inputs have sizes of their own
             _warm_up(session)
         return PROMPT_CHUNK
 
@@ -159,7 +165,7 @@ def _options(library: ModuleType, threads: int, task: str) -> Any:
         # Two u8 x s8 products saturate at 16 bits there; u8 x u8, half as fast, does not.
         options.add_session_config_entry("session.x64quantprecision", "1")
     # A memory plan is kept for every shape seen; a decoder sees a new one each token.
-    options.enable_mem_pattern = task != "text-generation"
+    options.enable_mem_pattern = task not in GENERATING
     options.log_severity_level = 4  # errors are raised as well; nothing goes to stderr
     return options
 

@@ -32,9 +32,9 @@ class OpenvinoEngine:
     """One compiled model; each caller has an infer request of its own."""
 
     def __init__(self, bundle: Path, manifest: Manifest, threads: int, pad_id: int) -> None:
-        library = _library(manifest)
-        self.version: str = library.__version__.partition("-")[0]
-        self._compiled = _open(library, bundle / manifest.engine.file, manifest, threads)
+        opened = library(manifest)
+        self.version: str = opened.__version__.partition("-")[0]
+        self._compiled = open_file(opened, bundle / manifest.engine.file, manifest, threads)
         ports = self._compiled.inputs
         self._inputs = {p.get_any_name(): p.get_element_type().to_dtype().name for p in ports}
         self._outputs = [port.get_any_name() for port in self._compiled.outputs]
@@ -100,21 +100,27 @@ class _Request:
         """Python frees the request."""
 
 
-def _library(manifest: Manifest) -> ModuleType:
+def library(manifest: Manifest) -> ModuleType:
+    """The engine, or MissingLibraryError that says how to install it."""
     try:
         import openvino
     except ImportError as error:
         way_out = f"pip install '{manifest.engine.requires}'"
         raise MissingLibraryError("openvino", "not installed", way_out=way_out) from error
-    library: ModuleType = openvino
-    return library
+    found: ModuleType = openvino
+    return found
 
 
-def _open(library: ModuleType, file: Path, manifest: Manifest, threads: int) -> CompiledModel:
-    core = library.Core()
+def open_file(
+    engine: ModuleType, file: Path, manifest: Manifest, threads: int, data: Path | None = None
+) -> CompiledModel:
+    """One graph, compiled; `data` are its constants where they are not beside it by its name."""
+    core = engine.Core()
     settings = _settings(core, manifest, threads)
     try:
-        compiled: CompiledModel = core.compile_model(str(file), DEVICE, settings)
+        compiled: CompiledModel = core.compile_model(
+            str(file) if data is None else core.read_model(str(file), str(data)), DEVICE, settings
+        )
     except RuntimeError as error:
         reason = _reason(error)
         raise BadInputError(str(file), reason, "an IR that OpenVINO can compile") from error

@@ -4,20 +4,20 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import golden
+from . import golden, seq2seq
 from .batching import activate, check_ids, encode_all, look_all
 from .chat import ChatTemplate, Messages, Tools
-from .engine import Engine, Float32, open_engine
+from .engine import Decoder, Engine, Float32, open_engine
 from .errors import BadInputError, UnsupportedError, UsageError
 from .golden import GoldenResult
-from .manifest import Manifest, read_manifest
+from .manifest import GENERATING, Manifest, read_manifest
 from .pictures import Picture
 from .sampling import Sampler, SamplingKeywords, SamplingOptions
 from .streaming import StopStrings, TextStream
@@ -177,13 +177,9 @@ class Session:
         self, ids: Sequence[int], max_new_tokens: int, options: SamplingOptions | None = None
     ) -> Generator[int, None, None]:
         """Token ids one at a time; stop tokens are given out like any other."""
-        engine = self._need("text-generation")
-        self._check_length(ids)
-        room = self._context() - len(ids)
-        sampler = Sampler(options or SamplingOptions(), ids)
-        with engine.decoder(len(ids) + min(max_new_tokens, room)) as decoder:
-            fed: Sequence[int] = ids
-            for _ in range(min(max_new_tokens, room)):
+        with self._started(ids, max_new_tokens) as (decoder, fed, room):
+            sampler = Sampler(options or SamplingOptions(), fed)
+            for _ in range(room):
                 self._need()
                 token = sampler.choose(decoder.feed(fed))
                 yield token
@@ -191,11 +187,8 @@ class Session:
 
     def greedy(self, ids: Sequence[int], steps: int) -> Iterator[tuple[int, Float32]]:
         """The likeliest token and the logits [vocab] it was taken from, `steps` times."""
-        engine = self._need("text-generation")
-        self._check_length(ids)
-        with engine.decoder(len(ids) + steps) as decoder:
-            fed: Sequence[int] = ids
-            for _ in range(min(steps, self._context() - len(ids))):
+        with self._started(ids, steps) as (decoder, fed, room):
+            for _ in range(room):
                 logits = decoder.feed(fed)
                 token = int(np.argmax(logits))
                 yield token, logits
@@ -211,18 +204,55 @@ class Session:
             raise UnsupportedError("self-test", "no golden inputs in this bundle", "a newer build")
         return golden.compare(self, golden.read(self._bundle, self.info.golden))
 
-    def logits(self, ids: Sequence[int]) -> Iterator[Float32]:
+    def logits(
+        self, ids: Sequence[int], source: Sequence[int] | None = None
+    ) -> Iterator[Float32]:
         """Logits after each token, float32 chunks [<=128, vocab]; a chunk is valid until the next.
 
-        Longer than the context: it goes on with an empty past every `context_length` tokens.
+        Longer than the context: it goes on with an empty past every `context_length` tokens. An
+        encoder-decoder has the ids of a `source`, and `ids` of the answer with its start token.
         """
-        engine = self._need("text-generation")
+        engine = self._need(*GENERATING)
         check_ids(ids)
+        if source is not None:
+            with engine.decoder(len(ids)) as decoder:
+                seq2seq.begin(decoder, source)
+                yield from decoder.feed_all(ids)
+            return
         window = self._context()
         for start in range(0, len(ids), window):
             part = ids[start : start + window]
             with engine.decoder(len(part)) as decoder:
                 yield from decoder.feed_all(part)
+
+    def translate(
+        self, texts: Sequence[str], *, max_new_tokens: int = 256,
+        **sampling: Unpack[SamplingKeywords],
+    ) -> list[str]:  # fmt: skip
+        """The whole answer to each text."""
+        self._need("text2text-generation")
+        return [
+            "".join(self.generate(text, max_new_tokens=max_new_tokens, **sampling))
+            for text in _texts(texts)
+        ]
+
+    @contextmanager
+    def _started(
+        self, ids: Sequence[int], limit: int
+    ) -> Iterator[tuple[Decoder, Sequence[int], int]]:
+        """A decoder, the tokens that it is fed first, and how many it may give, at most `limit`.
+
+        They are the prompt; of an encoder-decoder, whose prompt is encoded, its start token.
+        """
+        engine = self._need(*GENERATING)
+        self._check_length(ids)
+        start = self.info.generation.start_token_id if self.info.generation else None
+        first = ids if start is None else [start]
+        room = min(limit, self._context() - len(first))
+        with engine.decoder(len(first) + room) as decoder:
+            if start is not None:
+                seq2seq.begin(decoder, ids)
+            yield decoder, first, room
 
     def _labelled(self, scores: Float32) -> list[dict[str, float]]:
         probabilities = activate(scores, str(self.info.engine.options.get("activation", "softmax")))
@@ -245,11 +275,12 @@ class Session:
         if rest := stops.push(text.flush()) + stops.flush():
             yield rest
 
-    def _need(self, task: str = "") -> Engine:
+    def _need(self, *tasks: str) -> Engine:
         if self._opened is None:
             raise UsageError(f"session of {self.info.name}", "it is closed", "an open session")
-        if task and self.info.task != task:
-            raise UsageError(f"session of {self.info.name}", f"task {self.info.task}", task)
+        if tasks and self.info.task not in tasks:
+            found, expected = f"task {self.info.task}", " or ".join(tasks)
+            raise UsageError(f"session of {self.info.name}", found, expected)
         return self._opened
 
     def _need_tokens(self) -> Tokens:
@@ -273,7 +304,7 @@ def _open_tokens(bundle: Path, info: Manifest) -> Tokens | None:
     if info.tokenizer is None:
         return None
     # Encoders cut long texts as their source does; a prompt that does not fit is refused, not cut.
-    limit = 0 if info.task == "text-generation" else info.tokenizer.max_length
+    limit = 0 if info.task in GENERATING else info.tokenizer.max_length
     return Tokens(bundle / info.tokenizer.file, limit)
 
 

@@ -15,7 +15,7 @@ the reply to an unasked `hello`, or the error that kept the bundle from opening 
 | `hello` | | `manifest_sha256` `task` `engine` `versions` `threads` `load_seconds` `pid` |
 | `tokenize` | `texts` | `ids`: a list a text |
 | `render` | `cases`: what `Session.render` takes | `prompts`: `text` and `ids`, or `refused` |
-| `logits` | array `ids` int64 [tokens] | replies with array `logits` float32 [<=128, vocab] |
+| `logits` | array `ids` int64 [tokens] (and `source`) | replies: array `logits` [<=128, vocab] |
 | `embed` | `texts` or `ids` (a list a text), `normalize` | array `embeddings` [n, dim] |
 | `classify` | `texts` | `probabilities`: an object a text |
 | `prepare` | pictures uint8 [h, w, 3] under any names | array `pixels` [n, 3, height, width] |

@@ -106,7 +106,8 @@ def _prompt(session: Session, messages: Messages, **options: Any) -> dict[str, A
 
 
 def _logits(session: Session, _: dict[str, Any], arrays: Arrays) -> Iterator[Reply]:
-    chunks = session.logits(arrays["ids"].tolist())
+    source = arrays["source"].tolist() if "source" in arrays else None
+    chunks = session.logits(arrays["ids"].tolist(), source)
     rows_left = len(arrays["ids"])
     for chunk in chunks:
         for start in range(0, len(chunk), LOGIT_ROWS):

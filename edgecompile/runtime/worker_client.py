@@ -68,9 +68,17 @@ class Worker:
         reply = self._ask({"op": "render", "cases": [dict(case) for case in cases]})[0]
         return cast("list[dict[str, Any]]", reply["prompts"])
 
-    def logits(self, ids: Sequence[int]) -> Iterator[Float32]:
-        """Logits after each token of `ids`, as float32 chunks [<=128, vocab] in order."""
-        self._send({"op": "logits"}, {"ids": np.asarray(ids, np.int64)})
+    def logits(
+        self, ids: Sequence[int], source: Sequence[int] | None = None
+    ) -> Iterator[Float32]:
+        """Logits after each token of `ids`, as float32 chunks [<=128, vocab] in order.
+
+        An encoder-decoder has the ids of a `source` too.
+        """
+        given = {"ids": np.asarray(ids, np.int64)}
+        if source is not None:
+            given["source"] = np.asarray(source, np.int64)
+        self._send({"op": "logits"}, given)
         more = True
         while more:
             header, arrays = self._reply()  # an error is a request's last reply: it may raise here

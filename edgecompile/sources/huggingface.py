@@ -4,13 +4,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from edgecompile.errors import BadInputError, UnsupportedError, UsageError
-from edgecompile.model import Licence, Model, Pooling, Source, Weights
+from edgecompile.model import Licence, Model, Pooling, Source, TensorInfo, Weights
 from edgecompile.runtime.pictures import PictureInput
 from edgecompile.sources import card, processors, text_part
 from edgecompile.sources.safetensors_header import read_header
@@ -49,8 +49,7 @@ def describe(folder: Path, name: str, task: str = "") -> Model:
         for tensor, info in read_header(file).items()
     }
     config, infos, notes = text_part.of(config, infos)
-    if config.get("tie_word_embeddings", False) and "lm_head.weight" in infos and len(infos) > 1:
-        infos.pop("lm_head.weight")  # the same tensor as the embedding, stored twice
+    infos = {name: info for name, info in infos.items() if not _copied(name, infos, config)}
     task = task or task_of(folder, config)
     source = Source("huggingface", str(folder), "", notes)
     return Model(
@@ -58,6 +57,20 @@ def describe(folder: Path, name: str, task: str = "") -> Model:
         pooling=_pooling(folder, config) if task == "embedding" else None,
         pictures=_pictures(folder) if TASKS[task].takes == "picture" else None,
     )  # fmt: skip
+
+
+def _copied(name: str, infos: Mapping[str, TensorInfo], config: Mapping[str, Any]) -> bool:
+    """Whether a tensor is the embedding, stored twice.
+
+    T5's config says by a scale of the last activations, not by that key, whether the head is: it
+    is tied where they are scaled.
+    """
+    if name.endswith("coder.embed_tokens.weight") and "shared.weight" in infos:
+        return True
+    if name != "lm_head.weight" or len(infos) == 1:
+        return False
+    scaled = config.get("model_type") != "t5" or config.get("scale_decoder_outputs", True)
+    return bool(config.get("tie_word_embeddings", config.get("model_type") == "t5") and scaled)
 
 
 def _pictures(folder: Path) -> PictureInput:

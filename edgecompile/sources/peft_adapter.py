@@ -57,6 +57,7 @@ def _merge(adapter: Path, base: Path, folder: Path) -> None:
     task = huggingface.task_of(base, config)
     auto = {
         "text-generation": transformers.AutoModelForCausalLM,
+        "text2text-generation": transformers.AutoModelForSeq2SeqLM,
         "classification": transformers.AutoModelForSequenceClassification,
     }.get(task, transformers.AutoModel)
     model = auto.from_pretrained(base, dtype="auto", local_files_only=True, use_safetensors=True)

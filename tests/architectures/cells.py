@@ -31,6 +31,7 @@ BACKENDS: Mapping[str, Any] = {
 }  # fmt: skip
 ENCODER, DECODER = "embedding", "text-generation"
 CLASSIFIER, PICTURES = "classification", "image-classification"
+TEXT_TO_TEXT = "text2text-generation"
 ENCODER_SIZES: dict[str, Any] = {
     "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
     "max_position_embeddings": 40, "initializer_range": 0.1, "pad_token_id": 0,
@@ -46,6 +47,12 @@ TRANSFORMER: dict[str, Any] = {
     "patch_size": 8, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
     "num_attention_heads": 4, "layer_norm_eps": 1e-2,
 }  # fmt: skip
+T5_SIZES: dict[str, Any] = {
+    "d_model": 64, "d_kv": 16, "d_ff": 96, "num_layers": 1, "num_decoder_layers": 2, "num_heads": 4,
+    "decoder_start_token_id": 0, "relative_attention_num_buckets": 12,
+    "relative_attention_max_distance": 20, "layer_norm_epsilon": 1e-2, "n_positions": 256,
+}  # fmt: skip
+GATED = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
 SMALL_HEADS = {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 8}
 MODERN = {
     "global_attn_every_n_layers": 2, "local_attention": 8, "cls_token_id": 2, "sep_token_id": 3,
@@ -84,11 +91,11 @@ KINDS = (
     Kind("GPT-2", "gpt2", (DECODER,)),
     Kind("ViT", "vit", (PICTURES,), TRANSFORMER),
     Kind("MobileNetV2", "mobilenet_v2", (PICTURES,), {"depth_multiplier": 0.25}),
+    Kind("T5", "t5", (TEXT_TO_TEXT,)),
+    Kind("T5 1.1, Flan-T5", "t5", (TEXT_TO_TEXT,), GATED),
 )
-SLOW = {  # torch.export, XNNPACK's passes
-    ("mpnet", "executorch"), ("modernbert", "executorch"), ("vit", "executorch"),
-    ("mobilenet_v2", "executorch"),
-}  # fmt: skip
+# torch.export, XNNPACK's passes
+SLOW = {(kind, "executorch") for kind in ("mpnet", "modernbert", "t5", "vit", "mobilenet_v2")}
 HEAD = (
     "# Architectures and engines", "",
     "Made by `python -m tests.architectures.cells`. `tests/architectures` proves each *yes* on a",
@@ -100,8 +107,8 @@ HEAD = (
     "|---|---|---|---|---|---|",
 )  # fmt: skip
 TAIL = (
-    "Not built yet, refused by `plan` with exit 3: encoder-decoders (T5, Whisper), CLIP, labels of",
-    "tokens. A torch module with example inputs (`package.module:function`) goes",
+    "Not built yet, refused by `plan` with exit 3: other encoder-decoders (Whisper, BART), CLIP,",
+    "labels of tokens. A torch module with example inputs (`package.module:function`) goes",
     "to ONNX Runtime, OpenVINO and ExecuTorch whatever it is. Of a Gemma 3 that takes pictures the",
     "text part is built.", "",
 )  # fmt: skip
@@ -109,6 +116,7 @@ AUTO = {
     ENCODER: transformers.AutoModel, DECODER: transformers.AutoModelForCausalLM,
     CLASSIFIER: transformers.AutoModelForSequenceClassification,
     PICTURES: transformers.AutoModelForImageClassification,
+    TEXT_TO_TEXT: transformers.AutoModelForSeq2SeqLM,
 }  # fmt: skip
 
 
@@ -121,11 +129,13 @@ def make(kind: Kind, task: str, folder: Path) -> Model:
     module = AUTO[task].from_config(config)
     if task == PICTURES:
         _settle(module)
+    if task == TEXT_TO_TEXT and not module.config.tie_word_embeddings:
+        module.lm_head.weight = torch.nn.Parameter(torch.randn_like(module.lm_head.weight))
     module.save_pretrained(folder)
     tiny.card(folder)
-    model = sources.load(sources.resolve(str(folder), task=task), lambda *_: None)
+    loaded = sources.load(sources.resolve(str(folder), task=task), lambda *_: None)
     mean = Pooling("mean", normalize=True, max_length=32) if task == ENCODER else None
-    return replace(model, pooling=mean)
+    return replace(loaded, pooling=mean)
 
 
 def _settle(module: torch.nn.Module) -> None:
@@ -139,10 +149,10 @@ def _settle(module: torch.nn.Module) -> None:
 
 
 def _text_sizes(task: str, folder: Path) -> dict[str, Any]:
-    decoder = task == DECODER
-    sizes = dict(DECODER_SIZES if decoder else ENCODER_SIZES)
-    sizes["vocab_size"] = tiny.byte_bpe(folder) if decoder else tiny.word_piece(folder)
-    return sizes
+    """Sizes, with a tokenizer in the folder."""
+    kinds = {DECODER: (DECODER_SIZES, tiny.byte_bpe), TEXT_TO_TEXT: (T5_SIZES, tiny.unigram)}
+    known, tokenizer = kinds.get(task, (ENCODER_SIZES, tiny.word_piece))
+    return {**known, "vocab_size": tokenizer(folder)}
 
 
 def _picture_sizes(folder: Path) -> dict[str, Any]:

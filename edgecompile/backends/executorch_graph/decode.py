@@ -102,9 +102,10 @@ def decode(folder: Path, manifest: Mapping[str, Any]) -> Decoded:
             found.append(_weight(reader, weights[place.label], place.start, count))
         if place.label in tables:
             found.append(_table(reader, tables[place.label], weights.get(place.label)))
+        found = [as_named(one, schemes.get(name)) for one in found]
         if len(found) == 2 and found[0].digest(name) != found[1].digest(name):
             raise BadInputError(reader.where, f"{name} is there twice, and differs")
-        return as_named(found[0], schemes.get(name))
+        return found[0]
 
     def values(name: str) -> Float32:
         place = dense[name]
@@ -134,16 +135,18 @@ def _rows(labels: Mapping[str, Any] | list[str], rows: Mapping[str, int]) -> dic
 def _names(places: Mapping[str, str]) -> dict[str, list[str]]:
     """What a lowered file's keys hold, by the manifest: equal tensors have one key.
 
+    A tied head's tensor has two, with a space between them.
+
     A weight's name is under both of its keys, as rows of equal codes may have other scales.
     """
     names: dict[str, list[str]] = {}
-    for name, key in places.items():
-        if name.endswith(SCALES) and not key.startswith("#"):
-            continue
-        if name.endswith(CODES) and not key.startswith("#"):
-            scales = places[name.removesuffix(CODES) + SCALES]
-            names.setdefault(f"{key} {scales}", []).append(name)
-        else:
+    for name, there in places.items():
+        for key in there.split(" "):
+            if name.endswith(SCALES) and not key.startswith("#"):
+                continue
+            if name.endswith(CODES) and not key.startswith("#"):
+                scales = places[name.removesuffix(CODES) + SCALES].split(" ")[-1]
+                key = f"{key} {scales}"
             names.setdefault(key, []).append(name)
     return names
 

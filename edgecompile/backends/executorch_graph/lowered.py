@@ -7,7 +7,7 @@ Source tensors are found again in the file by content.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,12 +32,15 @@ from edgecompile.backends.executorch_graph.pte_read import PteReader
 from edgecompile.backends.executorch_graph.scope import FILE, XNNPACK, Device
 from edgecompile.backends.quiet import quiet
 from edgecompile.errors import UnsupportedError
-from edgecompile.graphs import Graph, graph
+from edgecompile.graphs import HALVES_AXES, Graph, graph, graphs
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import QuantizedTensor
 from edgecompile.numerics.swap import parameter_names
 from edgecompile.reference import Reference, flat_outputs
 from edgecompile.tasks import TASKS
+
+METHOD = "forward"
+ANSWER = 128  # tokens of an answer in one call, at most
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,8 @@ def write(model: Model, folder: Path, longest: int, device: Device = XNNPACK) ->
         one = _graph(reference)
         inputs, outputs = _ports(one)
         _put_codes(reference, model, "int8_asym_per_token" if device == XNNPACK else None)
-        data = _lower(one, longest, device)
+        length = torch.export.Dim("length", min=1, max=longest)
+        data = _lower({METHOD: one}, {"length": length}, device)
     (folder / FILE).write_bytes(data)
     reader = PteReader(folder / FILE)
     if device == XNNPACK:
@@ -77,11 +81,34 @@ def write(model: Model, folder: Path, longest: int, device: Device = XNNPACK) ->
     else:
         used = [name for name in model.weights if name not in reference.unused]
         places, lost = devices.constants(reader, device).places(model, used, device.precision)
+    _refuse_lost(lost)
+    unused = dict.fromkeys(reference.unused, "not part of the exported graph")
+    return Lowered(inputs, outputs, places, unused)
+
+
+def _refuse_lost(lost: Sequence[str]) -> None:
     if lost:
         raise UnsupportedError(
             "executorch backend", f"{lost[0]} is not in the lowered file as it was given",
             "tensors that ExecuTorch's passes leave alone", "--target cpu",
         )  # fmt: skip
+
+
+def write_halves(model: Model, folder: Path, longest: int) -> Lowered:
+    """The same with two methods, `encoder` and `decoder`; `longest` of a source and an answer."""
+    with Reference(model).quantized({}, model.replaced) as reference:
+        both = graphs(reference)
+        inputs, outputs = (sum(side, ()) for side in zip(*map(_ports, both), strict=True))
+        _put_codes(reference, model, "int8_asym_per_token")
+        sizes = {
+            "source_length": torch.export.Dim("source_length", min=1, max=longest),
+            "length": torch.export.Dim("length", min=1, max=ANSWER),
+            "past_length": torch.export.Dim("past_length", min=1, max=longest + 1),
+        }
+        data = _lower({one.name: one for one in both}, sizes, XNNPACK)
+    (folder / FILE).write_bytes(data)
+    places, lost = _places(PteReader(folder / FILE), model, reference.unused)
+    _refuse_lost(lost)
     unused = dict.fromkeys(reference.unused, "not part of the exported graph")
     return Lowered(inputs, outputs, places, unused)
 
@@ -108,7 +135,10 @@ def _ports(one: Graph) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
         for name, value in one.given.items()
     )
     named = zip(one.outputs, values, strict=True)
-    return inputs, tuple(Port(name, _dtype(value), tuple(value.shape)) for name, value in named)
+    free = HALVES_AXES if one.name else {}
+    return inputs, tuple(
+        Port(name, _dtype(value), _shape(value, free.get(name, {}))) for name, value in named
+    )
 
 
 def _dtype(value: Tensor) -> str:
@@ -125,27 +155,35 @@ def _put_codes(reference: Reference, model: Model, activations: str | None) -> N
 
     for source, name in parameter_names(reference.body, model.quantized).items():
         path, _, leaf = name.rpartition(".")
-        owner, tensor = reference.body.get_submodule(path), model.quantized[source]
+        held, tensor = getattr(reference.body.get_submodule(path), leaf), model.quantized[source]
         group = tensor.codes.shape[1] // tensor.scales.shape[1]
         scales = torch.from_numpy(np.array(tensor.scales))
-        rounding = activations if isinstance(owner, nn.Linear) else None
-        kind = getattr(torch, f"int{tensor.scheme.bits}")
-        codes = IntxUnpackedToInt8Tensor(
-            torch.from_numpy(np.array(tensor.codes)), scales,
-            torch.zeros_like(scales, dtype=torch.int8), kind, (1, group), torch.float32, rounding,
-        )  # fmt: skip
-        setattr(owner, leaf, nn.Parameter(codes, requires_grad=False))
+        codes, kind = torch.from_numpy(np.array(tensor.codes)), f"int{tensor.scheme.bits}"
+        for owner in _holders(reference.body, held):
+            rounding = activations if isinstance(owner, nn.Linear) else None
+            coded = IntxUnpackedToInt8Tensor(
+                codes, scales, torch.zeros_like(scales, dtype=torch.int8), getattr(torch, kind),
+                (1, group), torch.float32, rounding,
+            )  # fmt: skip
+            setattr(owner, leaf, nn.Parameter(coded, requires_grad=False))
     for child in reference.body.modules():
         if isinstance(child, nn.Embedding):
             child.padding_idx = None  # its quantized look-up has none
 
 
-def _lower(one: Graph, longest: int, device: Device) -> bytes:
-    length = torch.export.Dim("length", min=1, max=longest)
-    shapes = {name: dict.fromkeys(axes, length) for name, axes in one.axes.items()} or None
+def _holders(body: nn.Module, weight: Tensor) -> list[nn.Module]:
+    """The modules that a parameter is the weight of: several where it is tied."""
+    return [
+        child for child in body.modules()
+        if any(own is weight for own in child.parameters(recurse=False))
+    ]  # fmt: skip
+
+
+def _lower(methods: Mapping[str, Graph], sizes: Mapping[str, Any], device: Device) -> bytes:
+    """A program of graphs by method; `sizes` are the Dims of those that vary, by name."""
     try:
         with quiet():
-            exported = torch.export.export(one.module, (), dict(one.given), dynamic_shapes=shapes)
+            exported = {name: _exported(one, sizes) for name, one in methods.items()}
             edge = to_edge_transform_and_lower(exported, partitioner=_partitioners(device))
             _settle(edge, device)
             made = edge.to_executorch(ExecutorchBackendConfig(do_quant_fusion_and_const_prop=True))
@@ -156,6 +194,11 @@ def _lower(one: Graph, longest: int, device: Device) -> bytes:
             "executorch backend", f"ExecuTorch cannot lower this module: {lines[0][:300]}",
             way_out="--target cpu, or avoid the operator it names",
         ) from error  # fmt: skip
+
+
+def _exported(one: Graph, sizes: Mapping[str, Any]) -> torch.export.ExportedProgram:
+    shapes = {n: {at: sizes[name] for at, name in axes.items()} for n, axes in one.axes.items()}
+    return torch.export.export(one.module, (), dict(one.given), dynamic_shapes=shapes or None)
 
 
 def _partitioners(device: Device) -> list[Any]:
@@ -179,7 +222,9 @@ def _places(
     reader: PteReader, model: Model, unused: tuple[str, ...]
 ) -> tuple[dict[str, str], list[str]]:
     """Where each source tensor's data are, by SHA-256 of what they should be; what is lost."""
-    known = dict(_digests(reader))
+    known: dict[str, list[str]] = {}
+    for digest, place in _digests(reader):
+        known.setdefault(digest, []).append(place)
     places: dict[str, str] = {}
     lost = []
     for source in model.weights:
@@ -188,14 +233,21 @@ def _places(
         wanted = _wanted(model, source)
         found = {end: known[digest] for end, digest in wanted.items() if digest in known}
         if ".codes" in found and ".scales" in found:
-            places |= {source + end: place for end, place in found.items() if end}
+            places |= {source + end: _both(there) for end, there in found.items() if end}
         elif "" in found:
-            places[source] = found[""]
+            places[source] = found[""][-1]
         elif PERMUTED in found:
-            places[source] = PERMUTED + found[PERMUTED]
+            places[source] = PERMUTED + found[PERMUTED][-1]
         else:
             lost.append(source)
     return places, lost
+
+
+def _both(there: Sequence[str]) -> str:
+    """A tied head's codes are the program's constant and XNNPACK's data: the two, with a space."""
+    own = [place for place in there if place.startswith("#")]
+    named = [place for place in there if not place.startswith("#")]
+    return " ".join((*own[-1:], *named[-1:]))
 
 
 def _wanted(model: Model, source: str) -> dict[str, str]:

@@ -11,6 +11,7 @@ import onnx
 from numpy.typing import NDArray
 
 from edgecompile.backends import Decoded, Extent, ReadWhenAsked, packing
+from edgecompile.backends.halves import joined
 from edgecompile.backends.onnx_graph import activations, ort_format, storage
 from edgecompile.backends.onnx_graph.encode import CODES, JOIN
 from edgecompile.backends.onnx_graph.weights import initializer_array
@@ -26,7 +27,14 @@ def decode(folder: Path, manifest: Mapping[str, Any]) -> Decoded:
 
     A row's scale that is stored for each of its blocks is taken for one where the manifest says so.
     """
-    graph = _graph(folder)
+    files = [folder / Path(path).name for path in manifest["engine"].get("graphs", {}).values()]
+    if not files:
+        return _decoded(_graph(folder), folder, manifest)
+    graphs = (onnx.load(str(file), load_external_data=False).graph for file in files)
+    return joined([_decoded(graph, folder, manifest) for graph in graphs])
+
+
+def _decoded(graph: onnx.GraphProto, folder: Path, manifest: Mapping[str, Any]) -> Decoded:
     stored = _Stored(folder, {t.name: t for t in graph.initializer})
     tensors = {entry["name"]: entry for entry in manifest["tensors"]}
     floats = {entry["name"]: entry for entry in manifest["floats"]}
@@ -58,11 +66,25 @@ def _graph(folder: Path) -> onnx.GraphProto:
 
 
 def extents(folder: Path) -> Iterator[Extent]:
-    """Every tensor of the graph and of the graphs inside it."""
-    for at, tensor in enumerate(_tensors(_graph(folder))):
+    """Every tensor of each graph and of the graphs inside it."""
+    for name, graph in _graphs(folder):
+        yield from _extents(name, graph, folder)
+
+
+def _graphs(folder: Path) -> Iterator[tuple[str, onnx.GraphProto]]:
+    """The file's graph under its name, or those of an encoder-decoder's files."""
+    if (folder / ort_format.FILE).is_file() or (folder / storage.GRAPH).is_file():
+        yield "the graph", _graph(folder)
+        return
+    for file in sorted(folder.glob("*.onnx")):
+        yield file.name, onnx.load(str(file), load_external_data=False).graph
+
+
+def _extents(name: str, graph: onnx.GraphProto, folder: Path) -> Iterator[Extent]:
+    for at, tensor in enumerate(_tensors(graph)):
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             held = np.frombuffer(tensor.raw_data, np.uint8)  # our writer leaves none but raw data
-            yield Extent(tensor.name, ("the graph", at), held)
+            yield Extent(tensor.name, (name, at), held)
             continue
         where = {entry.key: entry.value for entry in tensor.external_data}
         data = initializer_array(tensor, folder).reshape(-1).view(np.uint8)

@@ -7,7 +7,7 @@ import onnx
 
 from edgecompile.backends.quiet import quiet
 from edgecompile.errors import UnsupportedError
-from edgecompile.graphs import Graph, graph, with_axes_if_possible
+from edgecompile.graphs import Graph, graph, graphs, with_axes_if_possible
 from edgecompile.model import Model
 from edgecompile.reference import Reference
 
@@ -21,6 +21,12 @@ def export(model: Model) -> onnx.ModelProto:
     """
     with Reference(model).quantized({}, model.replaced) as reference:
         return with_axes_if_possible(_export, graph(reference), model.task)
+
+
+def exports(model: Model) -> dict[str, onnx.ModelProto]:
+    """The same by name, of a task of several graphs."""
+    with Reference(model).quantized({}, model.replaced) as reference:
+        return {one.name: _export(one) for one in graphs(reference)}
 
 
 def _export(one: Graph) -> onnx.ModelProto:

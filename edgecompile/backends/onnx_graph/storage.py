@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -84,6 +84,19 @@ def write(model: onnx.ModelProto, folder: Path) -> None:
         for tensor in proto.graph.initializer:
             data.move(tensor)
     write_graph(proto, folder)
+
+
+def write_graphs(models: Mapping[str, onnx.ModelProto], folder: Path) -> dict[str, str]:
+    """`<name>.onnx` of each and one model.onnx.data, with equal bytes in it once; files by name."""
+    with DataFile(folder) as data:
+        for name, model in models.items():
+            proto = onnx.ModelProto()
+            proto.CopyFrom(model)
+            _canonical(proto)
+            for tensor in proto.graph.initializer:
+                data.move(tensor)
+            (folder / f"{name}.onnx").write_bytes(proto.SerializeToString(deterministic=True))
+    return {name: f"{name}.onnx" for name in models}
 
 
 def write_graph(proto: onnx.ModelProto, folder: Path) -> None:

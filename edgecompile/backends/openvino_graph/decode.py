@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edgecompile.backends import Decoded, Extent, ReadWhenAsked
 from edgecompile.backends.decoders import QKV
+from edgecompile.backends.halves import joined
 from edgecompile.backends.openvino_graph import compressed, ir, rewrite
 from edgecompile.backends.openvino_graph.compressed import CODES, JOIN, SCALES
 from edgecompile.backends.openvino_graph.decoder_graph import FREQUENCIES, SPLIT
@@ -25,7 +26,13 @@ BITS = {"i4": 4, "i8": 8}
 
 def decode(folder: Path, manifest: Mapping[str, Any]) -> Decoded:
     """Tensors under their source names; schemes are the file's own, not the manifest's."""
-    graph = ir.Graph(folder)
+    files = [Path(path).name for path in manifest["engine"].get("graphs", {}).values()]
+    if not files:
+        return _decoded(ir.Graph(folder), manifest)
+    return joined([_decoded(ir.Graph(folder, file), manifest) for file in files])
+
+
+def _decoded(graph: ir.Graph, manifest: Mapping[str, Any]) -> Decoded:
     tensors = {entry["name"]: entry for entry in manifest["tensors"]}
     floats = {entry["name"]: entry for entry in manifest["floats"]}
     rows = {n: entry["shape"][0] for n, entry in (tensors | floats).items() if entry["shape"]}
@@ -49,11 +56,12 @@ def decode(folder: Path, manifest: Mapping[str, Any]) -> Decoded:
 
 
 def extents(folder: Path) -> Iterator[Extent]:
-    """Every constant of the graph."""
-    graph = ir.Graph(folder)
-    for layer in graph.of_kind("Const"):
-        offset, data = graph.stored(layer)
-        yield Extent(layer.name, (DATA, offset), data)
+    """Every constant of each graph."""
+    for file in sorted(folder.glob("*.xml")):
+        graph = ir.Graph(folder, file.name)
+        for layer in graph.of_kind("Const"):
+            offset, data = graph.stored(layer)
+            yield Extent(layer.name, (DATA, offset), data)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import openvino as ov
 
 from edgecompile.backends.quiet import quiet
 from edgecompile.errors import UnsupportedError
-from edgecompile.graphs import Graph, graph, with_axes_if_possible
+from edgecompile.graphs import Graph, graph, graphs, with_axes_if_possible
 from edgecompile.model import Model
 from edgecompile.reference import Reference
 from edgecompile.structure import filled_in
@@ -23,6 +23,12 @@ def export(model: Model) -> ov.Model:
     """
     with _reference(model).quantized({}, model.replaced) as reference:
         return with_axes_if_possible(_converted, graph(reference), model.task)
+
+
+def exports(model: Model) -> dict[str, ov.Model]:
+    """The same by name, of a task of several graphs."""
+    with Reference(model).quantized({}, model.replaced) as reference:
+        return {one.name: _converted(one) for one in graphs(reference)}
 
 
 def _reference(model: Model) -> Reference:
@@ -80,4 +86,4 @@ def _with_ports(found: ov.Model, one: Graph) -> ov.Model:
     for result, name in zip(results, one.outputs, strict=True):
         result.input_value(0).set_names({name})
     # A torch module may leave an input unused: it stays a port, as in other engines' files.
-    return ov.Model(results, [parameters[name] for name in one.given], "encoder")
+    return ov.Model(results, [parameters[name] for name in one.given], one.name or "encoder")

@@ -36,10 +36,10 @@ class Layer:
 
 
 class Graph:
-    """The layers of an openvino_model.xml, by name and number."""
+    """The layers of an openvino_model.xml, or of one of several graphs, by name and number."""
 
-    def __init__(self, folder: Path) -> None:
-        self.file, self._data = folder / GRAPH, folder / DATA
+    def __init__(self, folder: Path, file: str = GRAPH) -> None:
+        self.file, self._data = folder / file, folder / DATA
         try:
             text = self.file.read_bytes()
             if b"<!DOCTYPE" in text or b"<!ENTITY" in text:
