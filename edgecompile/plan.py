@@ -110,7 +110,7 @@ def _refuse_data(data: Path | None, task: str) -> None:
     folder = TASKS[task].takes == "picture"
     if data and not (data.is_dir() if folder else data.is_file()):
         kind = "folder of pictures" if folder else "file of text"
-        raise UsageError("--data", f"{str(data)!r} is no {kind}")
+        raise UsageError("--data", f"{str(data)!r} is no {kind}", f"a {kind} for a {task} model")
 
 
 def _refuse_unbuilt(one: Target) -> None:

@@ -149,7 +149,7 @@ def test_what_is_not_proven_does_not_get_the_bundles_name(llama: Path, tmp_path:
 def test_a_model_without_a_plain_task_asks_for_it(tmp_path: Path) -> None:
     folder = tiny.bert(tmp_path / "m")
     (folder / "modules.json").unlink()
-    with pytest.raises(UsageError, match="--task embedding"):
+    with pytest.raises(UsageError, match="--task with one of embedding"):
         plan(Request(str(folder), ("cpu",), tmp_path))
 
 
