@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from edgecompile.backends import Port
 from edgecompile.backends.executorch_graph import devices, encode
 from edgecompile.backends.executorch_graph.decode import PERMUTED
+from edgecompile.backends.executorch_graph.once import store_once
 from edgecompile.backends.executorch_graph.pte_read import PteReader
 from edgecompile.backends.executorch_graph.scope import FILE, XNNPACK, Device
 from edgecompile.backends.quiet import quiet
@@ -107,6 +108,7 @@ def write_halves(model: Model, folder: Path, longest: int) -> Lowered:
         }
         data = _lower({one.name: one for one in both}, sizes, XNNPACK)
     (folder / FILE).write_bytes(data)
+    store_once(folder / FILE)
     places, lost = _places(PteReader(folder / FILE), model, reference.unused)
     _refuse_lost(lost)
     unused = dict.fromkeys(reference.unused, "not part of the exported graph")

@@ -83,7 +83,7 @@ class PteFile:
             mutable_data_segments=None, named_data=named,
         )  # fmt: skip
         data = self._folder / DATA
-        head = _with_header(program, data.stat().st_size)
+        head = with_header(program, data.stat().st_size)
         with (self._folder / FILE).open("wb") as file, data.open("rb") as body:
             file.write(head)
             file.write(b"\0" * (-len(head) % ALIGNMENT))
@@ -103,7 +103,7 @@ class PteFile:
         return Stored(key, self._there[whole.digest()], size)
 
 
-def _with_header(program: schema.Program, data_bytes: int) -> bytes:
+def with_header(program: schema.Program, data_bytes: int) -> bytes:
     """The flatbuffer with ExecuTorch's extended header: where it ends and the segments begin."""
     made = _program_to_flatbuffer(program, constant_tensor_alignment=16)
     room = -(-_ExtendedHeader.EXPECTED_LENGTH // made.max_alignment) * made.max_alignment
