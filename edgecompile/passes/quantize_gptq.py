@@ -101,7 +101,7 @@ class Job:
         moments = self.walk.outside(rest) if chosen == count else {}
         for done, (name, number) in enumerate(rest.items()):
             self.work.progress("quantize the rest", done, len(rest))
-            weight = torch.from_numpy(self.walk.model.weights.float32(name))
+            weight = torch.from_numpy(self.walk.model.weights.matrix(name))
             tensor, row = self.rounded(name, weight, moments.get(name))
             codes.add_part(self.work.folder, number, codes.Part({name: tensor}, layers=[row]))
         self.work.progress("quantize the rest", len(rest), len(rest))

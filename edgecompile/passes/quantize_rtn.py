@@ -20,13 +20,13 @@ class QuantizeRtn(GridOptions):
     reads_target: ClassVar[bool] = False
 
     def __call__(self, model: Model, work: Work) -> PassResult:
-        """Quantize all linear weights and the input embedding (with a tied head, one tensor)."""
+        """Quantize all products' weights and the input embedding (with a tied head, one tensor)."""
         schemes = self.schemes(model)
         done = set(codes.parts(work.folder))
         for number, (name, scheme) in enumerate(schemes.items()):
             work.progress("quantize", number, len(schemes))
             if number not in done:
-                weight = model.weights.float32(name)
+                weight = model.weights.matrix(name)
                 tensor = quantize(weight, scheme, self.scale_search)
                 error = weight_error(weight, tensor)
                 row = LayerReport(name, "changed", scheme.name, error)
