@@ -14,6 +14,8 @@ import numpy as np
 from edgecompile import codes
 from edgecompile.errors import UsageError
 from edgecompile.model import Model
+from edgecompile.numerics.balance import balanced
+from edgecompile.numerics.rtn import quantize
 from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme
 from edgecompile.passes import Effort, LayerReport, PassResult
 from edgecompile.structure import roles
@@ -100,6 +102,16 @@ class GridOptions:
         if scheme.group_size and columns % scheme.group_size:
             return f"{columns} columns do not divide into groups of {scheme.group_size}"
         return ""
+
+    def nearest(self, name: str, weight: Float32, scheme: Scheme, model: Model) -> QuantizedTensor:
+        """Codes of a weight [out, in] from itself alone; a convolution's with errors that cancel.
+
+        Kernels have three axes or four, and nothing else that gets codes does.
+        """
+        tensor, shape = quantize(weight, scheme, self.scale_search), model.weights.infos[name].shape
+        if len(shape) < 3:
+            return tensor
+        return balanced(weight, tensor, math.prod(shape[2:]))
 
     def result(self, model: Model, folder: Path) -> PassResult:
         """The model with what the finished parts in `folder` hold, a row for every tensor."""

@@ -18,7 +18,6 @@ from edgecompile.errors import BadInputError
 from edgecompile.model import Model
 from edgecompile.numerics.gptq import LARGEST_DAMPING, Rounding, gptq
 from edgecompile.numerics.parallel import one_thread_a_piece
-from edgecompile.numerics.rtn import quantize
 from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme
 from edgecompile.passes import Effort, LayerReport, PassResult, Work
 from edgecompile.passes.grid import GridOptions, in_range, weight_error
@@ -153,7 +152,7 @@ class Job:
         scheme = self.schemes[name]
         if moments is None or not moments.tokens:
             array = weight.numpy()
-            tensor = quantize(array, scheme, self.options.scale_search)
+            tensor = self.options.nearest(name, array, scheme, self.walk.model)
             detail = f"{scheme.name}, rounded to nearest: no calibration inputs"
             return tensor, LayerReport(name, "changed", detail, weight_error(array, tensor))
         how = Rounding(

@@ -6,7 +6,6 @@ from typing import ClassVar
 
 from edgecompile import codes
 from edgecompile.model import Model
-from edgecompile.numerics.rtn import quantize
 from edgecompile.passes import LayerReport, PassResult, Work
 from edgecompile.passes.grid import GridOptions, weight_error
 
@@ -27,7 +26,7 @@ class QuantizeRtn(GridOptions):
             work.progress("quantize", number, len(schemes))
             if number not in done:
                 weight = model.weights.matrix(name)
-                tensor = quantize(weight, scheme, self.scale_search)
+                tensor = self.nearest(name, weight, scheme, model)
                 error = weight_error(weight, tensor)
                 row = LayerReport(name, "changed", scheme.name, error)
                 codes.add_part(work.folder, number, codes.Part({name: tensor}, layers=[row]))

@@ -14,7 +14,7 @@ import onnxruntime
 import openvino
 import pytest
 
-from edgecompile import bundle, sources
+from edgecompile import bundle, sources, target
 from edgecompile.backends import Backend, Export
 from edgecompile.backends.executorch import Executorch
 from edgecompile.backends.onnxruntime import Onnxruntime
@@ -22,9 +22,12 @@ from edgecompile.backends.openvino import Openvino
 from edgecompile.checks.sealed import worst_group
 from edgecompile.errors import UnsupportedError
 from edgecompile.model import Model
+from edgecompile.numerics.balance import balanced
 from edgecompile.numerics.rtn import quantize
 from edgecompile.numerics.schemes import SMALLEST_SCALE, Scheme
 from edgecompile.passes.quantize_rtn import QuantizeRtn
+from edgecompile.plan import make_pass
+from edgecompile.recipe import Recipe, pass_choices
 from edgecompile.reference import Reference
 from edgecompile.structure import roles
 from tests import tiny
@@ -216,7 +219,9 @@ def test_a_group_of_zeros_has_to_stay_zero() -> None:
     assert worst_group(other, weight) == np.inf
 
 
-def test_calibrated_passes_round_convolutions_to_nearest(source: Model, tmp_path: Path) -> None:
+def test_calibrated_passes_give_convolutions_the_codes_of_rounding(
+    source: Model, tmp_path: Path
+) -> None:
     from edgecompile.passes.quantize_gptq import QuantizeGptq
 
     result = QuantizeGptq(bits=8, scale_search=False)(source, tiny.work(tmp_path))
@@ -225,3 +230,29 @@ def test_calibrated_passes_round_convolutions_to_nearest(source: Model, tmp_path
     assert {n: found[n].digest(n) for n in CONVOLUTIONS} == {
         n: nearest[n].digest(n) for n in CONVOLUTIONS
     }
+
+
+def test_a_phone_gets_convolutions_as_floats_by_default(source: Model) -> None:
+    table = target.find("mobile").quantize
+    (choice,) = pass_choices(Recipe("net", Path()), "module", table)
+    assert set(make_pass(choice).preview(source)) == {"head.weight"}
+
+
+def test_the_errors_of_a_kernel_cancel_to_half_a_step() -> None:
+    weight = np.random.default_rng(0).standard_normal((64, 9)).astype(np.float32)
+    tensor = quantize(weight, Scheme(8, 0), search=False)
+    errors = weight / tensor.scales - balanced(weight, tensor, 9).codes
+    assert np.abs(errors.sum(1)).max() < 0.501
+
+
+def test_the_errors_of_a_channel_cancel_where_a_kernel_has_one_weight() -> None:
+    weight = np.random.default_rng(0).standard_normal((8, 96)).astype(np.float32)
+    tensor = quantize(weight, Scheme(8, 0), search=False)
+    errors = weight / tensor.scales - balanced(weight, tensor, 1).codes
+    assert np.abs(errors.sum(1)).max() < 0.501
+
+
+def test_balanced_codes_stay_within_the_limit_of_rounding_to_nearest() -> None:
+    weight = np.random.default_rng(0).standard_normal((512, 9)).astype(np.float32)
+    tensor = quantize(weight, Scheme(8, 0), search=False)
+    assert worst_group(balanced(weight, tensor, 9), weight) < 1.25
