@@ -132,9 +132,9 @@ def tensor_entries(model: Model, export: Export) -> list[dict[str, Any]]:
     """`tensors` of the manifest, from the codes that the quantize stage chose."""
 
     def entry(name: str) -> dict[str, Any]:
-        tensor = model.quantized[name]
+        tensor, shape = model.quantized[name], model.weights.infos[name].shape
         return {
-            "name": name, "shape": list(tensor.codes.shape), "scheme": tensor.scheme.name,
+            "name": name, "shape": list(shape), "scheme": tensor.scheme.name,
             "sha256": tensor.digest(name),
         }  # fmt: skip
 

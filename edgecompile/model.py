@@ -1,6 +1,7 @@
 """A model on its way through the stages: safetensors, and what the passes made of them."""
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,12 @@ class TensorInfo:
     shape: tuple[int, ...]
     dtype: str
     stored: str = ""  # its name in the file, where it goes by another
+
+
+    @property
+    def matrix(self) -> tuple[int, int]:
+        """[out, in]: a convolution's [out, in / groups, ...] with its kernels as columns."""
+        return self.shape[0], math.prod(self.shape[1:])
 
 
 class Weights(Mapping[str, "torch.Tensor"]):
@@ -57,6 +64,10 @@ class Weights(Mapping[str, "torch.Tensor"]):
         """The tensor as float32 numpy; exact from float16 and bfloat16."""
         array: Float32 = self[name].float().numpy().astype(np.float32, copy=False)
         return array
+
+    def matrix(self, name: str) -> Float32:
+        """The same as [out, in], which codes are chosen for."""
+        return self.float32(name).reshape(self.infos[name].matrix)
 
 
 @dataclass(frozen=True)
@@ -125,5 +136,5 @@ class Model:
     def dense(self, name: str) -> Float32:
         """The tensor as engines will see it: codes dequantized where there are any, or float32."""
         if name in self.quantized:
-            return self.quantized[name].dequantize()
+            return self.quantized[name].dequantize().reshape(self.weights.infos[name].shape)
         return self.replaced[name] if name in self.replaced else self.weights.float32(name)

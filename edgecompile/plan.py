@@ -22,6 +22,7 @@ from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme
 from edgecompile.recipe import PassChoice, Recipe, pass_choices
 from edgecompile.sources import SourceRef
+from edgecompile.structure import roles
 from edgecompile.target import Target
 from edgecompile.tasks import TASKS
 
@@ -175,15 +176,24 @@ def _target_plan(request: Request, source: SourceRef, model: Model, one: Target)
         )  # fmt: skip
     if reason := backend.refusal(model):
         raise UnsupportedError(where, reason, way_out=f"build for {_others(model.task, one)}")
-    choices = pass_choices(
-        source.recipe, model.task, one.quantize, model.parameters, model.architecture
-    )
+    table = _quantize_table(one, model)
+    choices = pass_choices(source.recipe, model.task, table, model.parameters, model.architecture)
     schemes = _schemes(choices, model)
     efforts = [make_pass(choice).effort(model) for choice in choices]
     estimated = estimate.estimate(model, backend, schemes, efforts, one.context_length)
     _refuse_budget(one, estimated)
     output = output_folder(request, source, one)
     return TargetPlan(one, backend, choices, schemes, output, estimated)
+
+
+def _quantize_table(one: Target, model: Model) -> Mapping[str, Any]:
+    """The target's; what it says of convolutions is left out where the model has none.
+
+    Such a model's codes are the same for all targets then, and made once.
+    """
+    if "convolutions" not in one.quantize or "convolution" in roles(model).values():
+        return one.quantize
+    return {key: value for key, value in one.quantize.items() if key != "convolutions"}
 
 
 def _backend(one: Target, where: str) -> Backend:

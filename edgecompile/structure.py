@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def roles(model: Model) -> Mapping[str, str]:
-    """Source tensor -> `linear`, `embedding` (the input vocabulary), or `other`.
+    """Source tensor -> `linear`, `convolution`, `embedding` (the input vocabulary), or `other`.
 
     Tensors that the task's module has no place for (a pooler) are `unused`. Shapes that differ from
     the config raise BadInputError that names the tensor.
@@ -65,6 +65,8 @@ def _parameter_roles(module: nn.Module) -> dict[str, str]:
     for path, child in module.named_modules():
         if isinstance(child, nn.Linear):
             found[f"{path}.weight" if path else "weight"] = "linear"
+        elif isinstance(child, nn.Conv1d | nn.Conv2d):
+            found[f"{path}.weight" if path else "weight"] = "convolution"
         elif isinstance(child, nn.Embedding) and child is embedding:
             found[f"{path}.weight"] = "embedding"
     return found

@@ -67,7 +67,7 @@ class Executorch:
             elements = math.prod(info.shape)
             if name in schemes:
                 scheme = schemes[name]
-                scales = info.shape[0] * scheme.groups(info.shape[1])
+                scales = info.shape[0] * scheme.groups(info.matrix[1])
                 total += elements * scheme.bits // 8 + scales * (2 if scheme.group_size else 4)
             else:
                 total += elements * 4
@@ -216,9 +216,14 @@ def _refuse_schemes(
     tied = model.task == "text-generation" and bool(model.config.get("tie_word_embeddings"))
     tied = tied or (model.task == TEXT_TO_TEXT and "lm_head.weight" not in used)
     for name, scheme in schemes.items():
+        if used.get(name) == "convolution":
+            raise UnsupportedError(
+                WHERE, f"{name} is a convolution with codes", "floats: its kernels are XNNPACK's",
+                "--set quantize.convolutions=false, or --target cpu",
+            )  # fmt: skip
         if used.get(name) == "embedding" and not tied:
             continue
-        if reason := scope.linear_refusal(name, scheme, model.weights.infos[name].shape[1]):
+        if reason := scope.linear_refusal(name, scheme, model.weights.infos[name].matrix[1]):
             raise UnsupportedError(
                 WHERE, reason, "int4 in groups of 32, 64, ... or int8 a row",
                 "leave group_size to the recipe's bits (-1), with bits = 4 or 8",

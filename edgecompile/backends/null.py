@@ -38,7 +38,7 @@ class Null:
         for name, info in model.weights.infos.items():
             rows = math.prod(info.shape[:1])
             elements = math.prod(info.shape)
-            groups = schemes[name].groups(info.shape[1]) if name in schemes else 0
+            groups = schemes[name].groups(info.matrix[1]) if name in schemes else 0
             total += elements + 4 * rows * groups if name in schemes else 4 * elements
         return total
 

@@ -216,8 +216,10 @@ def file_bytes(model: Model, schemes: Mapping[str, Scheme], width: int = 4) -> i
         if used[name] == "unused":
             continue
         elements = math.prod(info.shape)
-        if name in schemes:
-            scheme, columns = schemes[name], info.shape[1]
+        if name in schemes and used[name] == "convolution":
+            total, elements = total + elements, info.shape[0]
+        elif name in schemes:
+            scheme, columns = schemes[name], info.matrix[1]
             block = scheme.group_size or encode.row_block(columns)
             blocks = -(-columns // block)
             elements = info.shape[0] * blocks

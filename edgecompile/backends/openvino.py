@@ -64,7 +64,7 @@ class Openvino:
             elements = math.prod(info.shape)
             if name in schemes:
                 scheme = schemes[name]
-                scales = info.shape[0] * scheme.groups(info.shape[1])
+                scales = info.shape[0] * scheme.groups(info.matrix[1])
                 total += elements * scheme.bits // 8 + scales * 2
             else:
                 total += elements * 4

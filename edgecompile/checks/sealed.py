@@ -19,6 +19,7 @@ from edgecompile.host import usable_cores
 from edgecompile.metrics import Measurement
 from edgecompile.model import Model, Weights
 from edgecompile.numerics.schemes import (
+    SMALLEST_SCALE,
     Float32,
     QuantizedTensor,
     float_digest,
@@ -110,8 +111,8 @@ def _look(
     ratio = None
     with ThreadPoolExecutor(1) as hashing:
         digest = hashing.submit(found.digest, name)
-        if name in infos and tuple(infos[name].shape) == found.codes.shape:
-            weight = Weights({name: infos[name]}).float32(name)  # unmapped after
+        if name in infos and infos[name].matrix == found.codes.shape:
+            weight = Weights({name: infos[name]}).matrix(name)  # unmapped after
             ratio = worst_group(found, weight)
     difference = _difference(name, found, digest.result(), entry, expected.get(name))
     return _Seen(name, digest.result(), difference, ratio)
@@ -231,7 +232,8 @@ def own_rows(decoded: Decoded, manifest: Mapping[str, Any], model: Model) -> Ite
 def worst_group(tensor: QuantizedTensor, weight: Float32) -> float:
     """max over groups of |w - codes x scale| / |w|, over the bound sqrt(n) / (2 high).
 
-    A group of zeros has to stay zero.
+    A group of zeros has to stay zero. No scale is below SMALLEST_SCALE, so a group whose norm is
+    (a dead channel of a depthwise convolution) may lose half of that step an element.
     """
     rows, columns = weight.shape
 
@@ -253,5 +255,6 @@ def _group_errors(tensor: QuantizedTensor, weight: Float32) -> Float32:
     error, values = (weight - tensor.dequantize()).reshape(shape), weight.reshape(shape)
     errors, norms = (np.sqrt(np.einsum("ogi,ogi->og", v, v)) for v in (error, values))
     with np.errstate(invalid="ignore", divide="ignore"):
-        ratio: Float32 = np.where(errors == 0, np.float32(0), errors / norms)
+        least = np.where(norms == 0, norms, np.maximum(norms, SMALLEST_SCALE * tensor.scheme.high))
+        ratio: Float32 = np.where(errors == 0, np.float32(0), errors / least)
     return ratio

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 Int8 = NDArray[np.int8]
 Float32 = NDArray[np.float32]
 
+SMALLEST_SCALE = np.float32(2.0**-17)  # float16's subnormals below lose bits
+
 
 @dataclass(frozen=True)
 class Scheme:
@@ -58,6 +60,7 @@ class Scheme:
 class QuantizedTensor:
     """A weight [out, in] as codes int8 [out, in] and scales float32 [out, groups], scales > 0.
 
+    A convolution's [out, in / groups, height, width] is [out, in / groups x height x width] here.
     `inputs` float32 [in], where there are any, are factors that the layer's inputs take before the
     product (SmoothQuant without a neighbour to fold into): the codes are those of weight / inputs.
     """
@@ -113,4 +116,4 @@ def representable_scale(scale: Float32) -> Float32:
     """
     mantissa, exponent = np.frexp(np.asarray(scale, np.float32))
     rounded = np.ldexp(np.rint(mantissa * 256.0) / 256.0, exponent)
-    return np.clip(rounded, np.float32(2.0**-17), np.float32(65280.0)).astype(np.float32)
+    return np.clip(rounded, SMALLEST_SCALE, np.float32(65280.0)).astype(np.float32)

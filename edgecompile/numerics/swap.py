@@ -208,8 +208,9 @@ def swapped(
             if lazily and len(holders) == 1 and type(holders[0]) is nn.Linear:
                 stack.callback(Feed(holders[0], _dequantizer(tensor)).close)
             else:
-                value = _dequantizer(tensor)()
-                stack.enter_context(_swapped_now(module.get_parameter(name), value))
+                parameter = module.get_parameter(name)
+                value = _dequantizer(tensor)().view(parameter.shape)
+                stack.enter_context(_swapped_now(parameter, value))
         yield
 
 

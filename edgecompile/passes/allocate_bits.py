@@ -23,7 +23,7 @@ from edgecompile.numerics.allocate import Choice, allocate
 from edgecompile.numerics.rtn import quantize
 from edgecompile.numerics.schemes import Float32, Scheme
 from edgecompile.passes import Effort, LayerReport, PassResult, Work
-from edgecompile.passes.grid import FLOAT_BITS, GridOptions, in_range
+from edgecompile.passes.grid import CONVOLUTION, FLOAT_BITS, GridOptions, in_range
 from edgecompile.passes.quantize_gptq import QuantizeGptq
 from edgecompile.structure import roles
 
@@ -37,7 +37,8 @@ class AllocateBits:
 
     The mean bits per weight count codes and 16 bits a scale, over all tensors that can be
     quantized; it is the same for every target, where the size of a bundle is its target's own.
-    `widths` are the bits to choose from; 16 leaves a tensor as it is. With `calibrated`, the errors
+    `widths` are the bits to choose from; 16 leaves a tensor as it is. Convolutions have one width
+    alone, so nothing is chosen for them. With `calibrated`, the errors
     weighed are those of GPTQ's codes, else those of rounding to nearest.
     """
 
@@ -81,7 +82,7 @@ class AllocateBits:
 
     def effort(self, model: Model) -> Effort:
         """A forward and a backward run of the tuning text, and GPTQ's codes where they count."""
-        first = QuantizeGptq(bits=4, skip=self.skip).effort(model)
+        first = self._gptq().effort(model)
         products = 3.0 * model.parameters * self.texts * self.length
         grown = 4.0 * model.parameters * (1 + host.usable_cores() + len(self.widths) / 2)
         if self.calibrated:
@@ -119,11 +120,14 @@ class AllocateBits:
         wanted = f"{self.bits_per_weight:g} at most"
         return UsageError("[allocate_bits] bits_per_weight", found, wanted, way_out)
 
+    def _gptq(self) -> QuantizeGptq:
+        return QuantizeGptq(bits=4, skip=self.skip, convolutions=False)
+
     def _grid(self, bits: int, model: Model) -> dict[str, Scheme]:
         """Schemes of all tensors that can be quantized, at one width."""
         if bits == FLOAT_BITS:
             bits = 8
-        options = GridOptions(bits=bits, skip=self.skip)  # type: ignore[arg-type]
+        options = GridOptions(bits=bits, skip=self.skip, convolutions=False)  # type: ignore[arg-type]
         return options.schemes(dataclasses.replace(model, bits={}))
 
     def _weighed(
@@ -163,15 +167,14 @@ class AllocateBits:
         if bits == 4 and self.calibrated:
             folder = work.folder / "four"
             folder.mkdir(exist_ok=True)
-            four = QuantizeGptq(bits=4, skip=self.skip)
             part = dataclasses.replace(work, folder=folder)
-            codes = four(dataclasses.replace(model, bits={}), part).model.quantized
+            codes = self._gptq()(dataclasses.replace(model, bits={}), part).model.quantized
             changed = {n: _change(codes[n].dequantize(), model, n) for n in names}
             shutil.rmtree(folder)
             return changed
         return {
             name: _change(
-                quantize(model.weights.float32(name), schemes[name]).dequantize(), model, name
+                quantize(model.weights.matrix(name), schemes[name]).dequantize(), model, name
             )
             for name in names
         }
@@ -184,7 +187,8 @@ class AllocateBits:
             total = self.bits_per_weight * _weights(model, names)
             return lambda n, b: _nominal(model, n, b), int(total / 8)
         most = parse_size(self.max_size, "[allocate_bits] max_size")
-        return _marginal(model, names, size), most - size({})
+        fixed = {name: CONVOLUTION for name, role in roles(model).items() if role == "convolution"}
+        return _marginal(model, names, lambda found: size({**fixed, **found})), most - size(fixed)
 
 
 def _change(values: Float32, model: Model, name: str) -> Tensor:

@@ -18,7 +18,6 @@ from edgecompile.errors import BadInputError
 from edgecompile.model import Model
 from edgecompile.numerics.gptq import LARGEST_DAMPING, Rounding, gptq
 from edgecompile.numerics.parallel import one_thread_a_piece
-from edgecompile.numerics.rtn import quantize
 from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme
 from edgecompile.passes import Effort, LayerReport, PassResult, Work
 from edgecompile.passes.grid import GridOptions, in_range, weight_error
@@ -101,7 +100,7 @@ class Job:
         moments = self.walk.outside(rest) if chosen == count else {}
         for done, (name, number) in enumerate(rest.items()):
             self.work.progress("quantize the rest", done, len(rest))
-            weight = torch.from_numpy(self.walk.model.weights.float32(name))
+            weight = torch.from_numpy(self.walk.model.weights.matrix(name))
             tensor, row = self.rounded(name, weight, moments.get(name))
             codes.add_part(self.work.folder, number, codes.Part({name: tensor}, layers=[row]))
         self.work.progress("quantize the rest", len(rest), len(rest))
@@ -153,7 +152,7 @@ class Job:
         scheme = self.schemes[name]
         if moments is None or not moments.tokens:
             array = weight.numpy()
-            tensor = quantize(array, scheme, self.options.scale_search)
+            tensor = self.options.nearest(name, array, scheme, self.walk.model)
             detail = f"{scheme.name}, rounded to nearest: no calibration inputs"
             return tensor, LayerReport(name, "changed", detail, weight_error(array, tensor))
         how = Rounding(

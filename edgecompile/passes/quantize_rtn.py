@@ -6,7 +6,6 @@ from typing import ClassVar
 
 from edgecompile import codes
 from edgecompile.model import Model
-from edgecompile.numerics.rtn import quantize
 from edgecompile.passes import LayerReport, PassResult, Work
 from edgecompile.passes.grid import GridOptions, weight_error
 
@@ -20,14 +19,14 @@ class QuantizeRtn(GridOptions):
     reads_target: ClassVar[bool] = False
 
     def __call__(self, model: Model, work: Work) -> PassResult:
-        """Quantize all linear weights and the input embedding (with a tied head, one tensor)."""
+        """Quantize all products' weights and the input embedding (with a tied head, one tensor)."""
         schemes = self.schemes(model)
         done = set(codes.parts(work.folder))
         for number, (name, scheme) in enumerate(schemes.items()):
             work.progress("quantize", number, len(schemes))
             if number not in done:
-                weight = model.weights.float32(name)
-                tensor = quantize(weight, scheme, self.scale_search)
+                weight = model.weights.matrix(name)
+                tensor = self.nearest(name, weight, scheme, model)
                 error = weight_error(weight, tensor)
                 row = LayerReport(name, "changed", scheme.name, error)
                 codes.add_part(work.folder, number, codes.Part({name: tensor}, layers=[row]))

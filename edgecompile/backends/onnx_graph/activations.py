@@ -17,12 +17,12 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from edgecompile.backends.onnx_graph.encode import CODES, DOMAIN, JOIN, Site
+from edgecompile.backends.onnx_graph.encode import CODES, DOMAIN, JOIN, SCALES, Site
 from edgecompile.numerics.ranges import Range
 from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme
 
 W8 = Scheme(8, 0)
-SCALES, FACTORS = ".scales", ".inputs"
+FACTORS = ".inputs"
 RANGE = RANGE_SCALE, RANGE_ZERO = ".range_scale", ".range_zero"
 
 Activations = Literal["blocks", "dynamic", "static"]

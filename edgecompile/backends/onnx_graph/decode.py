@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from edgecompile.backends import Decoded, Extent, ReadWhenAsked, packing
 from edgecompile.backends.halves import joined
-from edgecompile.backends.onnx_graph import activations, ort_format, storage
-from edgecompile.backends.onnx_graph.encode import CODES, JOIN
+from edgecompile.backends.onnx_graph import activations, kernels, ort_format, storage
+from edgecompile.backends.onnx_graph.encode import CODES, JOIN, SCALES
 from edgecompile.backends.onnx_graph.weights import initializer_array
 from edgecompile.errors import BadInputError
 from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme
@@ -165,10 +165,13 @@ def _expect_range(
 def _tensor(
     stored: _Stored, place: _Place, entry: Mapping[str, Any], bits: int
 ) -> QuantizedTensor:
+    joint = place.initializer.removesuffix(CODES)
+    if len(entry["shape"]) > 2:
+        found = stored.array(place.initializer), stored.array(joint + SCALES)
+        return kernels.tensor(*found, entry)
     name, (rows, columns) = entry["name"], entry["shape"]
     part = slice(place.start, place.start + rows)
-    joint = place.initializer.removesuffix(CODES)
-    packed, scales = stored.array(place.initializer), stored.array(f"{joint}.scales")[part]
+    packed, scales = stored.array(place.initializer), stored.array(joint + SCALES)[part]
     factors = joint + activations.FACTORS
     if packed.ndim == 2 and packed.dtype == np.int8:
         given = stored.array(factors) if factors in stored.headers else None

@@ -18,7 +18,7 @@ from edgecompile.errors import UnsupportedError
 from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme
 
 DOMAIN = "com.microsoft"
-CODES = ".codes"  # of an initializer's name, after the source's
+CODES, SCALES = ".codes", ".scales"  # of an initializer's name, after the source's
 JOIN = "|"  # between source names whose rows one initializer holds
 LARGEST_BLOCK = 128  # columns a scale of the file covers when a whole row shares one scale
 
@@ -29,7 +29,7 @@ class Site:
 
     node: onnx.NodeProto
     source: str
-    kind: str  # matmul, gather
+    kind: str  # matmul, gather, convolution
     bias: str = ""  # initializer added by a Gemm
 
 

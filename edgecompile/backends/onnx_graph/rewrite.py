@@ -1,18 +1,18 @@
 """Put a model's codes into an exported float graph and name what it holds after the source."""
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 from onnx import numpy_helper
 
-from edgecompile.backends.onnx_graph import encode, whole_rows
+from edgecompile.backends.onnx_graph import encode, kernels, whole_rows
 from edgecompile.backends.onnx_graph.activations import Form
 from edgecompile.backends.onnx_graph.encode import Site
 from edgecompile.backends.onnx_graph.weights import Match, initializer_array, match, stored_name
-from edgecompile.errors import EdgecompileError
+from edgecompile.errors import EdgecompileError, UnsupportedError
 from edgecompile.model import Model
 
 
@@ -36,6 +36,8 @@ def rewrite(
     graph = exported.graph
     matches = match(graph, folder, model)
     sites = {id(site.node): site for site in _sites(graph, matches, model)}
+    convolved = {site.source for site in sites.values() if site.kind == "convolution"}
+    left = set(convolved)  # whose values no node has computed yet
     rows = whole_rows.write(graph, folder, matches, list(sites.values()), model, form)
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
@@ -46,13 +48,23 @@ def rewrite(
             nodes.append(node)
         elif site.kind == "gather":
             nodes += encode.gather_nodes(site, model.quantized[site.source])
+        elif site.kind == "convolution":
+            nodes += kernels.nodes(site.source) if site.source in left else []
+            nodes.append(node)
+            node.input[1] = site.source + kernels.VALUES
+            left.discard(site.source)
         else:
             nodes += encode.matmul_node(
                 site, model.quantized[site.source], form.accuracy_level
             )
     coded = {site.source for site in sites.values()}
-    new = _initializers(graph, folder, matches, model, coded, rows.sources)
+    elsewhere = {*rows.sources, *convolved}
+    new = _initializers(graph, folder, matches, model, coded, elsewhere)
     new |= {tensor.name: tensor for tensor in rows.initializers}
+    for name in sorted(convolved):
+        shape = model.weights.infos[name].shape
+        made = kernels.initializers(name, model.quantized[name], shape)
+        new |= {tensor.name: tensor for tensor in made}
     for site in sites.values():
         if site.kind == "gather":
             new[f"{site.source}.table_shape"] = encode.table_shape(
@@ -63,7 +75,18 @@ def rewrite(
     _refuse_leftovers(result, model)
     shared = {n: m.names[0] for m in matches.values() for n in m.names[1:]}
     present = {name for found in matches.values() for name in found.names}
-    return Rewritten(result, shared, tuple(n for n in model.weights if n not in present))
+    absent = tuple(n for n in model.weights if n not in present)
+    _refuse_changed([name for name in absent if name in model.quantized])
+    return Rewritten(result, shared, absent)
+
+
+def _refuse_changed(names: Sequence[str]) -> None:
+    """A quantized tensor that is not found as it was would ship other numbers than were chosen."""
+    if names:
+        raise UnsupportedError(
+            "onnxruntime backend", f"the exported graph does not hold {names[0]} as it is",
+            "every quantized tensor", f"--set 'quantize.skip=[\"{names[0]}\"]'",
+        )  # fmt: skip
 
 
 def _sites(graph: onnx.GraphProto, matches: Mapping[str, Match], model: Model) -> Iterator[Site]:
@@ -92,6 +115,8 @@ def _site(node: onnx.NodeProto, position: int, source: str, flipped: bool) -> Si
     attributes = {a.name: helper_value(a) for a in node.attribute}
     if node.op_type == "MatMul" and position == 1 and flipped:
         return Site(node, source, "matmul")
+    if node.op_type == "Conv" and position == 1 and not flipped:
+        return Site(node, source, "convolution")
     if node.op_type == "Gather" and position == 0 and not flipped and not attributes.get("axis"):
         return Site(node, source, "gather")
     plain = attributes.get("alpha", 1.0) == attributes.get("beta", 1.0) == 1.0
@@ -162,5 +187,5 @@ def _refuse_leftovers(result: onnx.ModelProto, model: Model) -> None:
             ]  # fmt: skip
             raise EdgecompileError(
                 "onnxruntime backend", f"{name} is quantized but {readers} reads it as floats",
-                "MatMul, Gemm or Gather", f"--set 'quantize.skip=[\"{name}\"]'",
+                "MatMul, Gemm, Gather or Conv", f"--set 'quantize.skip=[\"{name}\"]'",
             )  # fmt: skip

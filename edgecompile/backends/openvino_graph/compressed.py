@@ -2,7 +2,8 @@
 
 OpenVINO's opset13; its CPU plug-in recognizes the pattern in front of MatMul and Gather and reads
 the codes as they are. Groups: codes i4 or i8 [out, groups, group], scales float16 [out, groups, 1];
-whole rows: [out, in] and [out, 1]. i4 holds two's complement, the even element in the low nibble.
+whole rows: [out, in] and [out, 1], a convolution's [out, in / groups, ...] and [out, 1, ...].
+i4 holds two's complement, the even element in the low nibble.
 """
 from __future__ import annotations
 
@@ -106,6 +107,22 @@ def unpacked(stored: NDArray[np.uint8]) -> NDArray[np.int8]:
     return packing.unpack(stored ^ np.uint8(SIGNS), 4)
 
 
+def kernels(
+    name: str, tensor: QuantizedTensor, shape: Sequence[int], constants: Constants
+) -> ov.Node:
+    """A float32 [out, in / groups, ...] in the graph; the engine computes it as it compiles."""
+    scales = tensor.scales.astype(np.float16).reshape(-1, *[1] * (len(shape) - 1))
+    codes = constants.add(codes_array(tensor, name).reshape(shape), name + CODES, ov.Type.i8)
+    return named(_product(codes, constants.add(scales, name + SCALES), name), name)
+
+
+def _product(codes: ov.Node, scales: ov.Node, name: str) -> ov.Node:
+    return ops.multiply(
+        named(ops.convert(codes, ov.Type.f32), f"{name}.codes.float"),
+        named(ops.convert(scales, ov.Type.f32), f"{name}.scales.float"),
+    )
+
+
 def weight(
     names: Sequence[str], tensors: Sequence[QuantizedTensor], constants: Constants
 ) -> ov.Node:
@@ -120,12 +137,7 @@ def weight(
     codes = constants.add(whole, name + CODES, TYPES[scheme.bits], split)
     scales = np.concatenate([tensor.scales for tensor in tensors]).astype(np.float16)
     scales = scales.reshape([*split[:-1], 1])
-    value = ops.multiply(
-        named(ops.convert(codes, ov.Type.f32), f"{name}.codes.float"),
-        named(
-            ops.convert(constants.add(scales, name + SCALES), ov.Type.f32), f"{name}.scales.float"
-        ),
-    )
+    value = _product(codes, constants.add(scales, name + SCALES), name)
     if not scheme.group_size:
         return named(value, name)
     return named(ops.reshape(named(value, f"{name}.groups"), constants.rows, True), name)

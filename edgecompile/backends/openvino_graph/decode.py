@@ -90,10 +90,15 @@ def _tensor(graph: ir.Graph, place: _Place, entry: Mapping[str, Any]) -> Quantiz
     part = slice(place.start, place.start + rows)
     layer = graph.constants[place.constant]
     bits, shape = BITS.get(layer.attributes.get("element_type", ""), 0), graph.shape(layer)
-    _expect_dequantized(graph, layer, joint, grouped=len(shape) == 3)
+    kernels = len(entry["shape"]) > 2  # a convolution's, in the source's own shape
+    grouped = len(shape) == 3 and not kernels
+    _expect_dequantized(graph, layer, joint, None if kernels else grouped)
     scales = graph.array(joint + SCALES)
-    whole = len(shape) in (2, 3) and part.stop <= shape[0]
-    if not (bits and whole) or scales.shape != (*shape[:-1], 1):
+    if kernels:
+        whole, expected = shape == tuple(entry["shape"]), (shape[0], *[1] * (len(shape) - 1))
+    else:
+        whole, expected = len(shape) in (2, 3) and part.stop <= shape[0], (*shape[:-1], 1)
+    if not (bits and whole) or scales.shape != expected:
         raise BadInputError(
             place.constant, f"{bits} bits, shape {shape}, scales {scales.shape}",
             "4 or 8 bits, a scale for each group or row",
@@ -101,11 +106,14 @@ def _tensor(graph: ir.Graph, place: _Place, entry: Mapping[str, Any]) -> Quantiz
     stored = graph.array(place.constant)[part].reshape(rows, -1)
     codes = compressed.unpacked(stored) if bits == 4 else np.array(stored)
     kept = np.array(scales[part], np.float32).reshape(rows, -1)
-    return QuantizedTensor(Scheme(bits, shape[2] if len(shape) == 3 else 0), codes, kept)
+    return QuantizedTensor(Scheme(bits, shape[2] if grouped else 0), codes, kept)
 
 
-def _expect_dequantized(graph: ir.Graph, codes: ir.Layer, joint: str, grouped: bool) -> None:
-    """Raise unless the codes go through Convert and Multiply by their scales, and nothing else."""
+def _expect_dequantized(graph: ir.Graph, codes: ir.Layer, joint: str, grouped: bool | None) -> None:
+    """Raise unless the codes go through Convert and Multiply by their scales, and nothing else.
+
+    What follows joins the groups of a row; after kernels (`grouped` None) it may be anything.
+    """
     converts = graph.readers(codes)
     products = [node for one in converts for node in graph.readers(one)]
     scales = [graph.source(one).name for node in products for one in graph.sources(node)
@@ -113,7 +121,7 @@ def _expect_dequantized(graph: ir.Graph, codes: ir.Layer, joint: str, grouped: b
     shapes = [node.kind for one in products for node in graph.readers(one)]
     found = [node.kind for node in (*converts, *products)], scales
     straight = found == (["Convert", "Multiply"], [joint + SCALES])
-    if not straight or grouped != (shapes == ["Reshape"]):
+    if not straight or (grouped is not None and grouped != (shapes == ["Reshape"])):
         raise BadInputError(codes.name, f"{found} then {shapes}", f"codes * {joint}{SCALES}")
 
 

@@ -12,7 +12,6 @@ from edgecompile.graphs import Graph, graph, graphs, with_axes_if_possible
 from edgecompile.model import Model
 from edgecompile.reference import Reference
 from edgecompile.structure import filled_in
-from edgecompile.tasks import TASKS
 
 
 def export(model: Model) -> ov.Model:
@@ -36,7 +35,7 @@ def _reference(model: Model) -> Reference:
 
     Not where layers see a window: a padded place that sees nothing gives NaN in that operator.
     """
-    if TASKS[model.task].takes == "arrays":
+    if model.entry_point:
         return Reference(model)
     if "sliding_attention" in (getattr(filled_in(model), "layer_types", None) or ()):
         return Reference(model)

@@ -75,9 +75,7 @@ def _name_or_compress(place: Place, work: _Work) -> None:
         return
     readers = list(place.constant.output(0).get_target_inputs())
     if name not in work.weights:
-        work.weights[name] = compressed.weight(
-            [name], [work.model.quantized[name]], work.constants
-        )
+        work.weights[name] = _weight(name, work)
     value = work.weights[name]
     if place.transposed:
         order = constant(np.array([1, 0], np.int64), f"{name}.order")
@@ -85,6 +83,13 @@ def _name_or_compress(place: Place, work: _Work) -> None:
     _change_inputs(name, readers, work)
     for reader in readers:
         reader.replace_source_output(value.output(0))
+
+
+def _weight(name: str, work: _Work) -> ov.Node:
+    tensor, shape = work.model.quantized[name], work.model.weights.infos[name].shape
+    if len(shape) > 2:
+        return compressed.kernels(name, tensor, shape, work.constants)
+    return compressed.weight([name], [tensor], work.constants)
 
 
 def _change_inputs(name: str, readers: Sequence[ov.Input], work: _Work) -> None:
