@@ -29,7 +29,7 @@ def run(*words: str, monkeypatch: pytest.MonkeyPatch) -> int:
         (("build", "no-such-model", "--target", "cpu"), 2, "no folder, file, recipe"),
         (("build", "weights.bin", "--target", "cpu"), 2, "no folder, file, recipe"),
         (("build", "all-minilm-l6-v2", "--target", "cpu", "--set", "quantize.bist=4"), 2, "'bits'"),
-        (("build", "all-minilm-l6-v2", "--target", "cpu", "--data", "none.txt"), 2, "no file of text"),
+        (("build", "all-minilm-l6-v2", "--target", "cpu", "--data", "none.txt"), 2, "file of text"),
         (("inspect", "nowhere"), 5, "manifest.json"),
         (("verify", "nowhere"), 5, "manifest.json"),
         (("summary", "nowhere"), 2, "no *.report"),
