@@ -137,6 +137,7 @@ def test_greedy_answers_are_those_of_transformers(
             torch.tensor([ids]), max_new_tokens=12, do_sample=False, eos_token_id=None
         )  # fmt: skip
     found = list(session.generate_ids(ids, 12))
+    assert len(set(found)) > 2
     near = [np.sort(row)[-1] - np.sort(row)[-2] for row in source.answer_logits(ids, right[0])]
     same = next((i for i, (a, b) in enumerate(zip(found, right[0, 1:].tolist(), strict=True))
                  if a != b), 12)  # fmt: skip
@@ -145,6 +146,7 @@ def test_greedy_answers_are_those_of_transformers(
 
 def test_translate_gives_a_whole_answer_a_text(session: Session) -> None:
     pieces = list(session.generate(TEXT, max_new_tokens=9))
+    assert "".join(pieces)
     assert session.translate([TEXT, TEXT], max_new_tokens=9) == ["".join(pieces)] * 2
 
 

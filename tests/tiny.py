@@ -78,6 +78,7 @@ def t5(folder: Path, seed: int = 0, **changes: Any) -> Path:
     for name, weight in model.named_parameters():
         if "norm" in name:  # made as ones, so that one norm is like another
             torch.nn.init.uniform_(weight, 0.5, 1.5)
+    torch.nn.init.normal_(model.shared.weight, std=0.1)  # or a tied head repeats what it is fed
     model.save_pretrained(folder)
     card(folder)
     return folder

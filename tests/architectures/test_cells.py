@@ -48,9 +48,10 @@ EXACT = ("onnxruntime", "openvino")  # products with codes, activations in float
 
 
 def slow(kind: Kind, task: str, backend: str) -> bool:
-    """Minutes of ExecuTorch's own exporter, or seconds of another for what is much like BERT's."""
+    """Minutes of ExecuTorch's own exporter, or seconds of another for what is like another's."""
     like_bert = task == "classification" and kind.model_type != "bert" and backend in EXACT
-    return like_bert or (kind.model_type, backend) in SLOW
+    like_t5 = task == TEXT_TO_TEXT and bool(kind.config) and backend in EXACT
+    return like_bert or like_t5 or (kind.model_type, backend) in SLOW
 
 
 CELLS = [
