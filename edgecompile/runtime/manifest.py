@@ -17,7 +17,10 @@ NAME = "manifest.json"
 CHUNK = 4 << 20  # bytes that one entry of a file's `chunks` covers
 MANIFEST_LIMIT = 64 << 20  # bytes
 FILE_LIMIT = 1 << 40  # bytes of one file
-TASKS = ("embedding", "classification", "text-generation", "image-classification", "module")
+TASKS = (
+    "embedding", "classification", "token-classification", "fill-mask", "text-ranking",
+    "text-generation", "image-classification", "module",
+)  # fmt: skip
 
 # From format n to n + 1, in order; a test opens a kept bundle of each older format.
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
@@ -57,6 +60,7 @@ class TokenizerInfo:
     max_length: int
     bos_token: str | None
     eos_token: str | None
+    mask_token: str | None = None  # what stands for a word to be filled in
 
 
 @dataclass(frozen=True)
@@ -215,6 +219,7 @@ def _tokenizer(fields: _Fields, listed: set[str]) -> TokenizerInfo | None:
         table.integer("max_length", 1 << 31) if table.has("max_length") else 0,
         table.text("bos_token") if table.has("bos_token") else None,
         table.text("eos_token") if table.has("eos_token") else None,
+        table.text("mask_token") if table.has("mask_token") else None,
     )
 
 
