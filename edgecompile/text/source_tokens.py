@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecompile.errors import UnsupportedError
 from edgecompile.model import Model
 
 
@@ -15,6 +16,12 @@ class SourceTokens(Protocol):
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text."""
+        ...
+
+    def encode_pairs(
+        self, pairs: Sequence[tuple[str, str]]
+    ) -> list[tuple[list[int], list[int]]]:
+        """Token ids of each pair of texts, and which of the two a token is of."""
         ...
 
 
@@ -48,6 +55,18 @@ class FolderTokens:
         cut = {"truncation": True, "max_length": self.max_length} if self.max_length else {}
         found: list[list[int]] = self._tokenizer(list(texts), padding=False, **cut)["input_ids"]
         return found
+
+
+    def encode_pairs(
+        self, pairs: Sequence[tuple[str, str]]
+    ) -> list[tuple[list[int], list[int]]]:
+        """Token ids of each pair of texts, cut at `max_length`, and which of the two each is of."""
+        if self._fast is not None:
+            raise UnsupportedError("pairs of texts", "a GGUF source", "a Hugging Face folder")
+        cut = {"truncation": True, "max_length": self.max_length} if self.max_length else {}
+        first, second = [a for a, _ in pairs], [b for _, b in pairs]
+        found = self._tokenizer(first, second, padding=False, return_token_type_ids=True, **cut)
+        return list(zip(found["input_ids"], found["token_type_ids"], strict=True))
 
 
 def windows(
