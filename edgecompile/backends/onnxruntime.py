@@ -27,6 +27,7 @@ from edgecompile.errors import UnsupportedError
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme
 from edgecompile.passes import Progress
+from edgecompile.sources.heads import activation_option
 from edgecompile.structure import roles
 from edgecompile.tasks import EVERY
 
@@ -89,8 +90,7 @@ class Onnxruntime:
             options["shared"] = dict(sorted(done.shared.items()))
         if model.task == "text-generation":
             options |= decoder_options(done.graph) | decoders.context_option(model)
-        if model.config.get("problem_type") == "multi_label_classification":
-            options["activation"] = "sigmoid"
+        options |= activation_option(model.task, model.config)
         return Export(
             engine="onnxruntime", requires=f"onnxruntime>={_minor(version)}", tested=version,
             file=ort_format.FILE if self.format == "ort" else storage.GRAPH,

@@ -24,9 +24,12 @@ from tests import tiny
 from tests.architectures.cells import (
     BACKENDS,
     DECODER,
+    FILLER,
     KINDS,
     PAGE,
+    RANKER,
     SLOW,
+    TAGGER,
     Kind,
     make,
     page,
@@ -35,6 +38,7 @@ from tests.architectures.cells import (
 from tests.backends.codes import rounded
 
 TEXTS = [[2, 10, 11, 12, 13, 14, 20, 21, 22, 23, 24, 3], [2, 20, 3]]
+TYPES = [[0] * 7 + [1] * 5, [0, 0, 1]]
 WINDOW = [0, *range(5, 190, 7)]
 NEAR, LLAMA_CPP = 1e-4, {"embedding": 1e-3, DECODER: 1e-2}  # its KV cache is float16
 EXACT = ("onnxruntime", "openvino")  # products with codes, activations in float32
@@ -42,7 +46,8 @@ EXACT = ("onnxruntime", "openvino")  # products with codes, activations in float
 
 def slow(kind: Kind, task: str, backend: str) -> bool:
     """Minutes of ExecuTorch's own exporter, or seconds of another for what is much like BERT's."""
-    like_bert = task == "classification" and kind.model_type != "bert" and backend in EXACT
+    heads = task not in ("embedding", DECODER)
+    like_bert = heads and kind.model_type != "bert" and backend in EXACT
     return like_bert or (kind.model_type, backend) in SLOW
 
 
@@ -77,9 +82,12 @@ def opened(folder: Path, model: Model, written: Export) -> Opened:
 
 def answers(engine: Opened, model: Model) -> NDArray[np.float32]:
     if model.task != DECODER:
-        found = engine.encode(TEXTS)
-        length = np.linalg.norm(found, axis=1, keepdims=True)
-        return found / length if model.task == "embedding" else found
+        found = engine.encode(TEXTS, TYPES if model.task == RANKER else None)
+        if model.task in (TAGGER, FILLER):
+            return np.concatenate([row[: len(ids)] for row, ids in zip(found, TEXTS, strict=True)])
+        rows = np.stack(list(found))
+        length = np.linalg.norm(rows, axis=1, keepdims=True)
+        return rows / length if model.task == "embedding" else rows
     with engine.decoder(len(WINDOW)) as decoder:
         return np.concatenate([np.array(chunk) for chunk in decoder.feed_all(WINDOW)])
 
@@ -87,7 +95,10 @@ def answers(engine: Opened, model: Model) -> NDArray[np.float32]:
 def expected(model: Model) -> NDArray[np.float32]:
     reference = Reference(model)
     with reference.quantized(model.quantized, model.replaced):
-        return reference.logits(WINDOW) if model.task == DECODER else reference.embed(TEXTS)
+        if model.task == DECODER:
+            return reference.logits(WINDOW)
+        rows = reference.rows(TEXTS, TYPES if model.task == RANKER else None)
+        return np.concatenate(rows) if model.task in (TAGGER, FILLER) else np.stack(rows)
 
 
 def altered(model: Model) -> Iterator[tuple[str, Model]]:
