@@ -60,6 +60,16 @@ DECODERS: Mapping[str, Decoder] = {
 
 
 @dataclass(frozen=True)
+class WordHead:
+    """Names of the head that guesses words behind masks; its last weight may be the embedding."""
+
+    dense: str = "lm_head.dense"
+    norm: str = "lm_head.layer_norm"
+    out: str = "lm_head.decoder"
+    bias: str = "lm_head.bias"
+
+
+@dataclass(frozen=True)
 class Encoder:
     """Names of an encoder's tensors without `.weight`; below `prefix` where there is a head."""
 
@@ -77,6 +87,7 @@ class Encoder:
     mlp_norm: str = "output.LayerNorm"
     head: tuple[str, str] = ("", "classifier")  # of classes, from the first token; whole names
     head_activation: str = "tanh"
+    word_head: WordHead = WordHead()
     after_padding: bool = False  # positions count from the padding id + 1
     epsilon: float = 0.0  # of its norms; 0: the config's layer_norm_eps
 
@@ -85,7 +96,13 @@ _ROBERTA = Encoder(
     "roberta.", head=("classifier.dense", "classifier.out_proj"), after_padding=True
 )
 ENCODERS: Mapping[str, Encoder] = {
-    "bert": Encoder("bert.", head=("bert.pooler.dense", "classifier")),
+    "bert": Encoder(
+        "bert.", head=("bert.pooler.dense", "classifier"),
+        word_head=WordHead(
+            "cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm",
+            "cls.predictions.decoder", "cls.predictions.bias",
+        ),
+    ),
     "roberta": _ROBERTA,
     "xlm-roberta": _ROBERTA,
     "distilbert": Encoder(
@@ -94,6 +111,9 @@ ENCODERS: Mapping[str, Encoder] = {
         attention_norm="sa_layer_norm", up="ffn.lin1", down="ffn.lin2",
         mlp_norm="output_layer_norm", head=("pre_classifier", "classifier"),
         head_activation="relu", epsilon=1e-12,
+        word_head=WordHead(
+            "vocab_transform", "vocab_layer_norm", "vocab_projector", "vocab_projector.bias"
+        ),
     ),
 }  # fmt: skip
 

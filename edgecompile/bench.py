@@ -19,7 +19,7 @@ from edgecompile.runtime import golden
 from edgecompile.runtime.manifest import read_manifest
 from edgecompile.runtime.threads import probed_cores
 from edgecompile.runtime.worker_client import Worker
-from edgecompile.tasks import TASKS, generates
+from edgecompile.tasks import PAIRS, PER_TOKEN, TASKS, generates
 
 SEED_TEXT = "the quick brown fox jumps over the lazy dog "
 
@@ -60,6 +60,8 @@ def _round(worker: Worker, tokens: int) -> dict[str, float]:
         return {n: timing[n] for n in ("first_token_ms", "tokens_per_second") if timing[n]}
     if task == "embedding":
         return {"latency_ms": statistics.median(timed(lambda: worker.embed_ids([ids]), 5))}
+    if task in (*PER_TOKEN, *PAIRS):
+        return {"latency_ms": statistics.median(timed(lambda: worker.rows([ids]), 5))}
     text = SEED_TEXT * (1 + tokens // 12)
     return {"latency_ms": statistics.median(timed(lambda: worker.classify([text]), 5))}
 

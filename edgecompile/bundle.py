@@ -22,7 +22,7 @@ from edgecompile.passes import PassResult
 from edgecompile.recipe import PassChoice
 from edgecompile.runtime.manifest import CHUNK, FORMAT, NAME
 from edgecompile.target import Target
-from edgecompile.tasks import TASKS
+from edgecompile.tasks import LABELLED, PAIRS, TASKS
 
 RUNTIME = Path(__file__).parent / "runtime"
 HASHED_AT_ONCE = 4  # tensors in memory
@@ -85,7 +85,7 @@ def describe(contents: Contents, tokenizer_section: dict[str, Any] | None) -> di
         "model": {
             "name": model.name, "task": model.task, "architecture": model.architecture,
             "parameters": model.parameters,
-            "labels": tokenizer.labels(model.config) if "classification" in model.task else [],
+            "labels": tokenizer.labels(model.config) if model.task in LABELLED else [],
         },
         "source": {
             "kind": model.source.kind, "digest": model.source.digest,
@@ -217,6 +217,9 @@ def runtime_files() -> Iterable[Path]:
 READMES = {
     "embedding": 'vectors = session.embed(["first text", "second text"])  # float32 [2, dim]',
     "classification": 'answers = session.classify(["a text"])  # label -> probability',
+    "token-classification": 'tokens = session.classify_tokens(["a text"])  # word, start, label',
+    "fill-mask": 'words = session.fill([f"A {session.mask_token}."])  # the likeliest, a mask',
+    "text-ranking": 'scores = session.score([("a question", "an answer")])  # float32 [1]',
     "text-generation": 'print(*session.generate([{"role": "user", "content": "Hello"}]), sep="")',
     "text2text-generation": 'print(session.translate(["a text"])[0])',
     "image-classification": 'answers = session.classify_image(["a.png"])  # label -> probability',
@@ -252,7 +255,12 @@ checked before the engine opens it.
 
 def _shell(task: str) -> str:
     """What a user gives the bundle's own command line."""
-    return {"text": '"some text"', "picture": "a.png", "arrays": "--self-test"}[TASKS[task].takes]
+    if task == "fill-mask":
+        return '"a text with the mask token"'
+    second = ' "its second text"' if task in PAIRS else ""
+    return {"text": '"some text"' + second, "picture": "a.png", "arrays": "--self-test"}[
+        TASKS[task].takes
+    ]
 
 
 def seal(staging: Path, final: Path, overwrite: bool) -> None:

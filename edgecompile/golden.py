@@ -15,7 +15,7 @@ from edgecompile.runtime.golden import FORMAT, NAME, STEPS, TEXTS
 from edgecompile.runtime.manifest import NAME as MANIFEST
 from edgecompile.runtime.providers import CPU
 from edgecompile.runtime.worker_client import Worker
-from edgecompile.tasks import generates
+from edgecompile.tasks import LABELLED, generates
 
 # A single step may stray further than the mean over a text (docs/decisions/0006-golden-inputs.md).
 STEP = 10.0
@@ -74,18 +74,26 @@ def most_bytes(model: Model) -> int:
     """The largest size of golden.json, from the config: every byte of text may be a token."""
     if model.task == "module":
         return 0
-    answer = STEPS * STEP_BYTES
-    if not generates(model.task):
-        labels = model.config.get("id2label") or ()
-        width = len(labels) if "classification" in model.task else model.config["hidden_size"]
-        answer = VALUE_BYTES * int(width)
-    return sum(CASE_BYTES + (ID_BYTES + 1) * len(text.encode()) + answer for text in TEXTS)
+    sizes = [len(text.encode()) for text in TEXTS]
+    if model.task == "text-ranking":  # each text with all of them
+        return sum(CASE_BYTES + (ID_BYTES + 1) * (3 * size + sum(sizes)) for size in sizes)
+    return sum(CASE_BYTES + (ID_BYTES + 1) * size + _answer_bytes(model, size) for size in sizes)
+
+
+def _answer_bytes(model: Model, tokens: int) -> int:
+    """A case's answer, of a text of at most so many tokens and two special ones."""
+    if generates(model.task) or model.task == "fill-mask":
+        return STEPS * STEP_BYTES
+    width = len(tokenizer.labels(model.config))
+    if model.task == "token-classification":
+        return VALUE_BYTES * width * (tokens + 2)
+    return VALUE_BYTES * (width if model.task in LABELLED else int(model.config["hidden_size"]))
 
 
 def tolerance(manifest: dict[str, Any]) -> float:
     """How far another engine build or processor may stray: as the export may from its codes."""
     column = activation_column(manifest)
-    if generates(manifest["model"]["task"]):
+    if generates(manifest["model"]["task"]) or manifest["model"]["task"] == "fill-mask":
         # The same rounding on both sides: a wide range costs no more here than blocks do.
         column = column if column == HALF else min(column, 1)
         return STEP * EXPORT["export_kl_mean"][0][column]

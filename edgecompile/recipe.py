@@ -40,8 +40,8 @@ def default_quantize(task: str, parameters: int, architecture: str = "") -> Tabl
 IMPORTANCE, IMPORTANCE_OPTIONS = "importance", ("texts", "length")
 
 Task = Literal[
-    "", "embedding", "classification", "text-generation", "text2text-generation",
-    "image-classification", "module",
+    "", "embedding", "classification", "token-classification", "fill-mask", "text-ranking",
+    "text-generation", "text2text-generation", "image-classification", "module",
 ]
 
 

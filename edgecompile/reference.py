@@ -89,13 +89,25 @@ class Reference:
 
         Texts of like length run together, padded to the longest of BATCH and masked.
         """
+        found = self.rows(ids)
+        return np.stack(found) if found else np.zeros((0, 0), "f4")
+
+    def rows(
+        self, ids: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None = None
+    ) -> list[Float32]:
+        """As `embed`, also of pairs and of tokens: float32 [width] or [tokens, width] each.
+
+        `types` say of which text of a pair a token is; None: all are of the first.
+        """
         module, found = self.torch_module(), dict[int, Float32]()
         order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
         for start in range(0, len(ids), BATCH):
             chosen = order[start : start + BATCH]
-            rows = self._run(module, self._text_inputs([ids[index] for index in chosen]))[0]
-            found.update(zip(chosen, rows, strict=True))
-        return np.stack([found[i] for i in range(len(ids))]) if found else np.zeros((0, 0), "f4")
+            kinds = [types[index] for index in chosen] if types else None
+            inputs = self._text_inputs([ids[index] for index in chosen], kinds)
+            for index, row in zip(chosen, self._run(module, inputs)[0], strict=True):
+                found[index] = row[: len(ids[index])] if row.ndim > 1 else row
+        return [found[index] for index in range(len(ids))]
 
     def classify(self, ids: Sequence[Sequence[int]]) -> Float32:
         """Logits float32 [texts, labels] of token ids, special ones included."""
@@ -163,18 +175,21 @@ class Reference:
         fixed = TASKS[self.model.task].output
         return [fixed] if fixed else [f"output_{index}" for index in range(count)]
 
-    def _text_inputs(self, rows: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+    def _text_inputs(
+        self, rows: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None = None
+    ) -> dict[str, Tensor]:
         """int64 [texts, longest]; what is padded has the config's padding id and mask 0."""
         import torch
 
         shape = len(rows), max(map(len, rows))
         tokens = torch.full(shape, int(self.model.config.get("pad_token_id") or 0))
-        mask = torch.zeros(shape, dtype=torch.int64)
+        mask, kinds = (torch.zeros(shape, dtype=torch.int64) for _ in range(2))
         for index, row in enumerate(rows):
             tokens[index, : len(row)] = torch.tensor(list(row))
             mask[index, : len(row)] = 1
-        given = {"input_ids": tokens, "attention_mask": mask}
-        given["token_type_ids"] = torch.zeros_like(tokens)
+            if types is not None:
+                kinds[index, : len(row)] = torch.tensor(list(types[index]))
+        given = {"input_ids": tokens, "attention_mask": mask, "token_type_ids": kinds}
         return {name: given[name] for name in self.input_names}
 
     @staticmethod

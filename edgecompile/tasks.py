@@ -25,6 +25,12 @@ TASKS: Mapping[str, Task] = {
     "classification": Task(
         "text", "AutoModelForSequenceClassification", "logits", ("ForSequenceClassification",)
     ),
+    "token-classification": Task(
+        "text", "AutoModelForTokenClassification", "logits", ("ForTokenClassification",)
+    ),
+    "fill-mask": Task("text", "AutoModelForMaskedLM", "logits", ("ForMaskedLM",)),
+    # Classifiers with a single label: sources.heads tells them from the others.
+    "text-ranking": Task("text", "AutoModelForSequenceClassification", "logits"),
     "text-generation": Task(
         "text", "AutoModelForCausalLM", "logits", ("ForCausalLM", "LMHeadModel")
     ),
@@ -37,6 +43,9 @@ TASKS: Mapping[str, Task] = {
     "module": Task("arrays"),
 }
 EVERY = tuple(TASKS)
+PER_TOKEN = ("token-classification", "fill-mask")  # a row of answers a token, not a text
+LABELLED = ("classification", "token-classification", "text-ranking", "image-classification")
+PAIRS = ("text-ranking",)  # their texts come in twos
 
 
 def takes_text(task: str) -> bool:

@@ -13,6 +13,7 @@ from edgecompile.sources.huggingface import read_json
 from edgecompile.tasks import TEXT_TO_TEXT, generates, takes_text
 
 FILE = "tokenizer/tokenizer.json"
+MASKS = ("[MASK]", "<mask>")
 TEMPLATE = "tokenizer/chat_template.jinja"
 TOOL_TEMPLATE = "tokenizer/chat_template.tool_use.jinja"
 # What templates may name beside bos_token and eos_token (transformers' SPECIAL_TOKENS_ATTRIBUTES)
@@ -40,6 +41,7 @@ def ship(model: Model, bundle: Path) -> dict[str, Any] | None:
         "max_length": max_length(model, settings),
         "bos_token": _token(settings.get("bos_token")),
         "eos_token": _token(settings.get("eos_token")),
+        "mask_token": mask_token(model.folder, text) if model.task == "fill-mask" else None,
         "stock": None,
         "special_tokens": named,
         **extra,
@@ -91,6 +93,21 @@ def max_length(model: Model, settings: Mapping[str, Any]) -> int:
     stated = settings.get("model_max_length", longest)
     usable = isinstance(stated, int) and 0 < stated < 10**9
     return min(stated, longest) if usable and longest else longest
+
+
+def mask_token(folder: Path, tokenizer: str) -> str:
+    """What stands for a word to be filled in, from the settings or the names that all use."""
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        table = read_json(folder / name) if (folder / name).is_file() else {}
+        if found := _token(table.get("mask_token")):
+            return found
+    added = [str(token.get("content")) for token in json.loads(tokenizer).get("added_tokens", ())]
+    if found := next((name for name in MASKS if name in added), None):
+        return found
+    raise BadInputError(
+        str(folder), "no mask token", "mask_token in tokenizer_config.json",
+        "save the tokenizer with AutoTokenizer.save_pretrained beside the weights",
+    )  # fmt: skip
 
 
 def generation(model: Model) -> dict[str, Any] | None:
@@ -149,8 +166,8 @@ def _token(value: Any) -> str | None:
 
 
 def labels(config: Mapping[str, Any]) -> list[str]:
-    """A classifier's label names in the order of its outputs."""
-    table = config.get("id2label") or {}
+    """A classifier's label names in the order of its outputs; transformers saves no default."""
+    table = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
     return [str(table[key]) for key in sorted(table, key=int)]
 
 

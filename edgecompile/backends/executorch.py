@@ -15,8 +15,9 @@ from edgecompile.errors import UnsupportedError
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme
 from edgecompile.passes import Progress
+from edgecompile.sources.heads import activation_option
 from edgecompile.structure import roles
-from edgecompile.tasks import EVERY, TASKS, TEXT_TO_TEXT, generates, takes_text
+from edgecompile.tasks import EVERY, PAIRS, TASKS, TEXT_TO_TEXT, generates, takes_text
 from edgecompile.tokenizer import context_length
 
 WHERE = "executorch backend"
@@ -167,9 +168,11 @@ class Executorch:
 
         unused = encoder.write(model, folder, progress)
         name = TASKS[model.task].output
-        ids = Port("input_ids", "int64", (1, "length"))
-        scores = Port(name, "float32", (1, "width"))
-        return _export((ids,), (scores,), _encoder_options(model), unused)
+        pair = model.task in PAIRS and scope.has_kinds(model)
+        given = ("input_ids", "token_type_ids") if pair else ("input_ids",)
+        ids = tuple(Port(one, "int64", (1, "length")) for one in given)
+        scores = Port(name, "float32", scope.answer_shape(model))
+        return _export(ids, (scores,), _encoder_options(model), unused)
 
 
 def _for_device(made: Export, model: Model, device: scope.Device) -> Export:
@@ -191,9 +194,9 @@ def _encoder_options(model: Model) -> dict[str, Any]:
         options["vocabulary"] = int(model.config["vocab_size"])
     if schemes_of(model):
         options["activations"] = "dynamic"
-    if model.config.get("problem_type") == "multi_label_classification":
-        options["activation"] = "sigmoid"
-    return options
+    if model.task == "classification" and scope.has_kinds(model):
+        options["single_texts"] = True  # all tokens are of the first kind
+    return options | activation_option(model.task, model.config)
 
 
 def _export(

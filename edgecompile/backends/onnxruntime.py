@@ -31,6 +31,7 @@ from edgecompile.graphs import part_of
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme
 from edgecompile.passes import Progress
+from edgecompile.sources.heads import activation_option
 from edgecompile.structure import roles
 from edgecompile.tasks import EVERY, TEXT_TO_TEXT, generates
 
@@ -115,8 +116,7 @@ class Onnxruntime:
             options |= decoder_options(done.graph) | decoders.context_option(model)
         if self.device == "gpu":
             options |= gpu.options(self, done.graph, model.task)
-        if model.config.get("problem_type") == "multi_label_classification":
-            options["activation"] = "sigmoid"
+        options |= activation_option(model.task, model.config)
         requires, tested = self._wheel()
         return Export(
             engine="onnxruntime", requires=requires, tested=tested,

@@ -21,6 +21,7 @@ from edgecompile.model import Model
 from edgecompile.numerics.ranges import Range
 from edgecompile.numerics.schemes import Scheme
 from edgecompile.passes import Progress
+from edgecompile.sources.heads import activation_option
 from edgecompile.structure import roles
 from edgecompile.tasks import EVERY, TEXT_TO_TEXT, one_call
 
@@ -88,8 +89,7 @@ class Openvino:
             options |= {"activations": "static", "ranges": found}
         if model.task == "text-generation":
             options |= {"kv_cache": self.kv_cache, **decoders.context_option(model)}
-        if model.config.get("problem_type") == "multi_label_classification":
-            options["activation"] = "sigmoid"
+        options |= activation_option(model.task, model.config)
         return Export(
             engine="openvino", requires=f"openvino>={'.'.join(version.split('.')[:2])}",
             tested=version, file=done.graphs.get(halves.DECODER, storage.GRAPH),

@@ -71,7 +71,7 @@ def probe(module: nn.Module, batch: Batch, task: str, seed: int) -> tuple[Tensor
     """A number whose gradient samples the Fisher information, and how many answers it covers."""
     chance = torch.Generator().manual_seed(seed)
     result = module(**batch.inputs)
-    if task == "text-generation" or "classification" in task:
+    if task in ("text-generation", "fill-mask") or "classification" in task:
         scores = torch.log_softmax(result.logits.flatten(0, -2), dim=-1)
         drawn = torch.multinomial(scores.detach().exp(), 1, generator=chance)
         return scores.gather(1, drawn).sum(), len(scores)

@@ -27,6 +27,7 @@ from edgecompile.passes import Progress
 from edgecompile.report import Row, exact, judged
 from edgecompile.runtime.manifest import Manifest
 from edgecompile.runtime.worker_client import Worker
+from edgecompile.tasks import PAIRS, PER_TOKEN
 
 # Emulation takes 10 to 100 times as long: few inputs, and they are short.
 TEXTS = 8
@@ -174,6 +175,10 @@ def _task(subject: Subject, host: Worker) -> Task:
         return Generation(subject, host)
     if subject.info.task == "module":
         return ModuleRuns(subject)
+    if subject.info.task in (*PER_TOKEN, *PAIRS):
+        raise UnsupportedError(
+            "check --on", f"task {subject.info.task}", "vectors, classes of texts or generation"
+        )
     return Encoding(subject, host)
 
 

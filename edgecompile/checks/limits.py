@@ -19,6 +19,7 @@ TABLE: Mapping[str, tuple[tuple[float, float, float], bool]] = {
     "rank_correlation": ((0.999, 0.99, 0.93), True),
     "accuracy_ratio": ((0.99, 0.99, 0.97), True),
     "class_agreement": ((0.99, 0.99, 0.97), True),
+    "f1_ratio": ((0.99, 0.99, 0.97), True),
     "picture_error": ((1e-5, 1e-5, 1e-5), False),
     "relative_error": ((0.02, 0.098, 0.316), False),
 }
@@ -31,13 +32,16 @@ EXPORT: Mapping[str, tuple[tuple[float, float, float, float], bool]] = {
 HALF = 3  # the column of float16
 # Measured in every check and limited only where a recipe or a target's budget says so.
 COSTS = ("size", "load_time", "latency", "first_token", "decode_speed", "peak_memory")
-_GENERATES = ("kl_mean", "kl_p999", "perplexity_ratio", "top1_agreement", "export_kl_mean")
+_DISTRIBUTIONS = ("kl_mean", "kl_p999", "perplexity_ratio", "top1_agreement", "export_kl_mean")
 REQUIRED: Mapping[str, tuple[str, ...]] = {
     "embedding": ("cosine_mean", "cosine_p1", "rank_correlation", "export_cosine_min"),
     "classification": ("class_agreement",),
+    "token-classification": ("class_agreement", "export_cosine_min"),
+    "fill-mask": _DISTRIBUTIONS,
+    "text-ranking": ("rank_correlation", "export_relative_error"),
     "image-classification": ("class_agreement", "export_cosine_min", "picture_error"),
-    "text-generation": _GENERATES,
-    "text2text-generation": _GENERATES,
+    "text-generation": _DISTRIBUTIONS,
+    "text2text-generation": _DISTRIBUTIONS,
     "module": ("relative_error", "export_relative_error"),
 }  # fmt: skip
 HIGHER = {"decode_speed"}

@@ -20,7 +20,7 @@ from edgecompile.passes import Progress
 from edgecompile.reference import Reference
 from edgecompile.report import Row, judged, unproven
 from edgecompile.runtime.worker_client import Worker
-from edgecompile.tasks import TASKS, TEXT_TO_TEXT
+from edgecompile.tasks import PAIRS, PER_TOKEN, TASKS, TEXT_TO_TEXT
 from edgecompile.text.parts import Document
 from edgecompile.text.source_tokens import SourceTokens, windows
 from edgecompile.tokenizer import labels
@@ -73,6 +73,10 @@ def rows(comparison: Comparison, documents: Sequence[Document], context: int) ->
         from edgecompile.checks import pictures
 
         yield from pictures.rows(comparison, documents)
+    elif task in (*PER_TOKEN, *PAIRS):
+        from edgecompile.checks import heads
+
+        yield from heads.rows(comparison, documents)
     elif task == "text-generation":
         yield from generation_rows(comparison, [d.text for d in documents], context)
     elif task == TEXT_TO_TEXT:
@@ -87,7 +91,7 @@ def embedding_rows(comparison: Comparison, texts: Sequence[str]) -> Iterator[Row
     """Cosine and rank correlation on texts; then the least cosine to the same codes in torch."""
     options = comparison.options
     texts = texts[: options.texts]
-    ids = _need(comparison.source_tokens).encode(texts)
+    ids = need(comparison.source_tokens).encode(texts)
     found = _in_batches(comparison, texts)
     source = _embed(comparison, ids, "embed with the source")
     for measured in cosine.measure(cosine.cosines(source, found)):
@@ -124,7 +128,7 @@ def classification_rows(comparison: Comparison, documents: Sequence[Document]) -
     documents = documents[: classified(comparison.options)]
     texts = [d.text for d in documents]
     names = labels(comparison.model.config)
-    source = _embed(comparison, _need(comparison.source_tokens).encode(texts), "classify")
+    source = _embed(comparison, need(comparison.source_tokens).encode(texts), "classify")
     answers = comparison.worker.classify(texts)
     found = np.array([[answer[name] for name in names] for answer in answers])
     yield from class_rows(comparison, documents, source, found)
@@ -146,7 +150,7 @@ def class_rows(
     """
     names = labels(comparison.model.config)
     agreement = replace(top1.measure(top1.agreements(source, found)), metric="class_agreement")
-    truth = [_class_name(d.label, names) for d in documents if d.label is not None]
+    truth = [class_name(d.label, names) for d in documents if d.label is not None]
     labelled = len(truth) == len(documents) >= LEAST_LABELLED
     if not labelled and len(documents) >= LEAST_ALIKE:
         yield comparison.judge(QUALITY, agreement)
@@ -164,7 +168,7 @@ def class_rows(
         yield comparison.judge(QUALITY, measured)
 
 
-def _class_name(label: str, names: Sequence[str]) -> str:
+def class_name(label: str, names: Sequence[str]) -> str:
     """The class that a label means: a name, or the number of one."""
     if label in names:
         return label
@@ -193,7 +197,7 @@ def windows_of(
     comparison: Comparison, texts: Sequence[str], size: int, tokens: int
 ) -> Windows:
     """Token ids of the texts in windows of `size`, `tokens` in all."""
-    return windows(_need(comparison.source_tokens), texts, size, tokens)
+    return windows(need(comparison.source_tokens), texts, size, tokens)
 
 
 def _way(comparison: Comparison) -> Callable[[Comparison, Windows, Windows], Steps]:
@@ -266,7 +270,8 @@ def perturbed(
         yield changed
 
 
-def _need(tokens: SourceTokens | None) -> SourceTokens:
+def need(tokens: SourceTokens | None) -> SourceTokens:
+    """The source's tokenizer, which every model of text has."""
     if tokens is None:
         raise BadInputError("manifest", "no tokenizer for a model of text", "a tokenizer section")
     return tokens

@@ -44,6 +44,16 @@ class LogitComparison:
 
         Row i predicts ids[i + 1], so the last row has divergence but no surprisal.
         """
+        self.add_rows(ids[1:], len(ids), source, found)
+
+    def add_rows(
+        self,
+        truth: NDArray[np.int64],
+        rows: int,
+        source: Iterable[NDArray[np.float32]],
+        found: Iterable[NDArray[np.float32]],
+    ) -> None:
+        """`rows` distributions of both sides; row i predicts truth[i], where there is one."""
         from edgecompile.metrics import kl, perplexity, top1
 
         done = 0
@@ -51,11 +61,11 @@ class LogitComparison:
             a, b = log_softmax(p), log_softmax(q)
             self._kl.append(kl.divergences(a, b))
             self._top1.append(top1.agreements(p, q))
-            following = ids[done + 1 : done + 1 + len(p)]
+            following = truth[done : done + len(p)]
             self._source.append(perplexity.surprisals(a[: len(following)], following))
             self._found.append(perplexity.surprisals(b[: len(following)], following))
             done += len(p)
-        if done != len(ids):
+        if done != rows:
             self._kl.append(np.full(1, np.nan))  # a side that stopped early is a fault
 
     def measure(self) -> tuple[Measurement, ...]:

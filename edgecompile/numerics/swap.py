@@ -138,12 +138,12 @@ def _bytes(weights: Weights) -> int:
 
 def _linears(module: nn.Module, names: Mapping[str, str]) -> dict[str, nn.Linear]:
     """Source name -> the plain nn.Linear that alone holds its weight."""
-    owners = _owners(module)
+    held = owners(module)
     found = {}
     for source, name in names.items():
         path, _, leaf = name.rpartition(".")
         owner = module.get_submodule(path)
-        alone = leaf == "weight" and len(owners.get(id(getattr(owner, leaf)), ())) == 1
+        alone = leaf == "weight" and len(held.get(id(getattr(owner, leaf)), ())) == 1
         tied = name in getattr(module, "all_tied_weights_keys", {})
         if type(owner) is nn.Linear and alone and not tied:
             found[source] = owner
@@ -190,7 +190,7 @@ def swapped(
     if lost := sorted({*quantized, *replaced} - set(names)):
         raise BadInputError("tensors of a pass", f"{lost[0]} is no parameter of the module")
     lazily = sum(tensor.codes.size * 4 for tensor in quantized.values()) > KEEP_BYTES
-    owners = _owners(module)
+    held = owners(module)
     with ExitStack() as stack:
         for source in replaced:
             if names[source] in feeds:
@@ -204,7 +204,7 @@ def swapped(
             if name in feeds:
                 stack.enter_context(_fed(feeds[name], _dequantizer(tensor)))
                 continue
-            holders = owners[id(module.get_parameter(name))]
+            holders = held[id(module.get_parameter(name))]
             if lazily and len(holders) == 1 and type(holders[0]) is nn.Linear:
                 stack.callback(Feed(holders[0], _dequantizer(tensor)).close)
             else:
@@ -231,13 +231,13 @@ def _fed(feed: Feed, supply: Callable[[], torch.Tensor]) -> Iterator[None]:
         feed.supply = before
 
 
-def _owners(module: nn.Module) -> dict[int, list[nn.Module]]:
+def owners(module: nn.Module) -> dict[int, list[nn.Module]]:
     """Identity of a parameter -> the modules that hold it (several when tied)."""
-    owners: dict[int, list[nn.Module]] = {}
+    found: dict[int, list[nn.Module]] = {}
     for child in module.modules():
         for value in child.parameters(recurse=False):
-            owners.setdefault(id(value), []).append(child)
-    return owners
+            found.setdefault(id(value), []).append(child)
+    return found
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from .manifest import GENERATING
 from .session import Session, load
 from .verify import MODES
 
-SHOWN_LABELS = 5  # of a picture's, the likeliest
+SHOWN_LABELS = 5  # of a picture's or a mask's, the likeliest
 
 
 def main(bundle: Path, argv: Sequence[str]) -> int:
@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -I BUNDLE/runtime", description=__doc__)
     add = parser.add_argument
     add("text", nargs="?", help="the input, or a picture's file; - reads it from standard input")
+    add("second", nargs="?", help="the second text of a pair (text-ranking, classification)")
     add("--max-new-tokens", type=int, default=256, help="where generation ends at the latest")
     add("--temperature", type=float, default=0.0, help="0 takes the likeliest token")
     add("--top-k", type=int, default=0)
@@ -74,13 +75,26 @@ def _run(bundle: Path, options: argparse.Namespace) -> int:
         elif task == "embedding":
             _print_json({"embedding": session.embed([text])[0].tolist()})
         elif task == "classification":
-            _print_json(session.classify([text])[0])
+            both = text if options.second is None else (text, options.second)
+            _print_json(session.classify([both])[0])
+        elif task == "token-classification":
+            _print_json(session.classify_tokens([text])[0])
+        elif task == "fill-mask":
+            _print_json(session.fill([text], top_k=options.top_k or SHOWN_LABELS)[0])
+        elif task == "text-ranking":
+            _print_json({"score": _score(session, text, options.second)})
         elif task == "image-classification":
             _print_json(_likeliest(session.classify_image([text])[0]))
         else:
             way_out = "load the bundle in Python and call session.run(name=array)"
             raise UnsupportedError("command line", f"task {task}", "a task on text", way_out)
     return 0
+
+
+def _score(session: Session, text: str, second: str | None) -> float:
+    if second is None:
+        raise UsageError("command line", "one text", "two, of which the second answers the first")
+    return float(session.score([(text, second)])[0])
 
 
 def _likeliest(answer: dict[str, float]) -> dict[str, float]:

@@ -37,8 +37,13 @@ class Engine(Protocol):
         """The file's outputs by name for its inputs by name."""
         ...
 
-    def encode(self, ids: Sequence[Sequence[int]]) -> Float32:
-        """One row a token list: pooled vectors [n, dim] or class scores [n, labels]."""
+    def encode(
+        self, ids: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None = None
+    ) -> Sequence[Float32] | Float32:
+        """One answer a token list: [n, width], or a row a token, padded: n times [>= len, width].
+
+        `types` say of which text of a pair a token is, None: all are of the first.
+        """
         ...
 
     def decoder(self, length: int) -> AbstractContextManager[Decoder]:

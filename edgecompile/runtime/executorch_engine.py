@@ -65,11 +65,26 @@ class ExecutorchEngine:
             values = method.call(ordered)
         return dict(zip(self._outputs, values, strict=True))
 
-    def encode(self, ids: Sequence[Sequence[int]]) -> Float32:
-        """The file's first output, float32 [n, width]: each text by itself, none is padded."""
+    def encode(
+        self, ids: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None = None
+    ) -> list[Float32]:
+        """The file's first output [width] or [len, width]: each text by itself, none is padded."""
+        given = [[self._tokens(row)] for row in ids]
+        for at, arrays in enumerate(given):
+            arrays.extend(self._kinds(len(ids[at]), types[at] if types else ()))
         with self._methods.lease() as method:
-            rows = [method.call([self._tokens(row)])[0][0] for row in ids]
-        return np.stack(rows).astype(np.float32, copy=False)
+            return [method.call(arrays)[0][0].astype(np.float32, copy=False) for arrays in given]
+
+    def _kinds(self, length: int, types: Sequence[int]) -> list[NDArray[np.int64]]:
+        """The second input of a file that takes pairs: nothing for others."""
+        if "token_type_ids" in self._inputs:
+            return [np.array([types or [0] * length], np.int64)]
+        if any(types) and self._manifest.engine.options.get("single_texts"):
+            raise UnsupportedError(
+                "pairs of texts", "this file takes all tokens for the first text's", "single texts",
+                "build it for text-ranking, or for another engine",
+            )  # fmt: skip
+        return []
 
     def decoder(self, length: int) -> AbstractContextManager[ExecutorchDecoder]:
         """A decoder whose cache is as long as the file says."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from . import heads
 from .errors import BadInputError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -59,7 +60,12 @@ def observe(session: Session, texts: Sequence[str] = TEXTS) -> Iterator[dict[str
     if session.info.pictures is not None:
         yield from map(functools.partial(_seen, session), texts if texts != TEXTS else PATTERNS)
         return
+    if session.info.task == "fill-mask" and texts == TEXTS:
+        texts = [masked(text, heads.mask_token(session.info)) for text in texts]
     for text in texts:
+        if session.info.task == "text-ranking":
+            yield _scored(session, text)
+            continue
         ids = session.tokenize([text])[0]
         if not ids:
             continue
@@ -68,6 +74,10 @@ def observe(session: Session, texts: Sequence[str] = TEXTS) -> Iterator[dict[str
             case["values"] = _short(session.embed_ids([ids])[0])
         elif session.info.task == "classification":
             case["values"] = list(session.classify([text])[0].values())
+        elif session.info.task == "token-classification":
+            case["values"] = _short(session.rows([ids])[0].ravel())
+        elif session.info.task == "fill-mask":
+            case["steps"] = [_step(scores) for scores in _mask_rows(session, ids)]
         else:
             case["steps"] = list(_greedy(session, ids))
         yield case
@@ -89,13 +99,38 @@ def picture(pattern: int) -> NDArray[np.uint8]:
 def _greedy(session: Session, ids: Sequence[int]) -> Iterator[dict[str, Any]]:
     """Log-probabilities of the likeliest tokens, greedy token after greedy token."""
     for token, logits in session.greedy(ids, STEPS):
-        scores = _log_softmax(logits)
-        order = np.lexsort((np.arange(len(scores)), -scores))[:LIKELIEST]
-        clear = len(order) > 1 and scores[order[0]] - scores[order[1]] >= CLEAR
-        yield {
-            "token": int(token), "clear": bool(clear), "likeliest": order.tolist(),
-            "log_probabilities": _short(scores[order]),
-        }  # fmt: skip
+        yield {**_step(logits), "token": int(token)}
+
+
+def _step(logits: Float32) -> dict[str, Any]:
+    """One choice: the likeliest token, whether it leads by far, and the likeliest few."""
+    scores = _log_softmax(logits)
+    order = np.lexsort((np.arange(len(scores)), -scores))[:LIKELIEST]
+    clear = len(order) > 1 and scores[order[0]] - scores[order[1]] >= CLEAR
+    return {
+        "token": int(order[0]), "clear": bool(clear), "likeliest": order.tolist(),
+        "log_probabilities": _short(scores[order]),
+    }  # fmt: skip
+
+
+def _mask_rows(session: Session, ids: Sequence[int]) -> Float32:
+    """Logits [masks, vocabulary] of a text's masks."""
+    mask = session.mask_id
+    return session.rows([ids], at=[[at for at, token in enumerate(ids) if token == mask]])[0]
+
+
+def masked(text: str, mask: str) -> str:
+    """The text with its third word hidden."""
+    words = text.split(" ")
+    return " ".join([*words[:2], mask, *words[3:]])
+
+
+def _scored(session: Session, text: str) -> dict[str, Any]:
+    """The text before each of TEXTS: one number alone has no direction to compare."""
+    encoded = session.encode_whole([(text, other) for other in TEXTS])
+    rows = session.rows([one.ids for one in encoded], [one.types for one in encoded])
+    ids = [token for one in encoded for token in one.ids]
+    return {"text": text, "ids": ids, "values": _short(np.concatenate(rows))}
 
 
 def read(bundle: Path, name: str) -> dict[str, Any]:

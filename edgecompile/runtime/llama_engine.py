@@ -51,8 +51,12 @@ class LlamaEngine:
         """llama.cpp has no raw inputs by name."""
         raise UnsupportedError("run", f"inputs {sorted(arrays)}", "embed or generate")
 
-    def encode(self, ids: Sequence[Sequence[int]]) -> Float32:
-        """Pooled vectors float32 [n, dim], not normalized."""
+    def encode(
+        self, ids: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None = None
+    ) -> Float32:
+        """Pooled vectors float32 [n, dim], not normalized; it has no pairs."""
+        if types is not None:
+            raise UnsupportedError("llama.cpp", "a pair of texts", "single texts")
         longest = max(map(len, ids))
         if longest > self._limit:
             raise UsageError("token ids", f"{longest} tokens", f"at most {self._limit}")

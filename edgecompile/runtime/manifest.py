@@ -18,8 +18,8 @@ CHUNK = 4 << 20  # bytes that one entry of a file's `chunks` covers
 MANIFEST_LIMIT = 64 << 20  # bytes
 FILE_LIMIT = 1 << 40  # bytes of one file
 TASKS = (
-    "embedding", "classification", "text-generation", "text2text-generation",
-    "image-classification", "module",
+    "embedding", "classification", "token-classification", "fill-mask", "text-ranking",
+    "text-generation", "text2text-generation", "image-classification", "module",
 )  # fmt: skip
 GENERATING = ("text-generation", "text2text-generation")
 
@@ -67,6 +67,7 @@ class TokenizerInfo:
     eos_token: str | None
     tool_template: str | None = None  # for prompts with tools, where it is another one
     special_tokens: Mapping[str, str] = field(default_factory=dict)  # what templates may name
+    mask_token: str | None = None  # what stands for a word to be filled in
 
 
 @dataclass(frozen=True)
@@ -235,6 +236,7 @@ def _tokenizer(fields: _Fields, listed: set[str]) -> TokenizerInfo | None:
         table.text("eos_token") if table.has("eos_token") else None,
         table.listed("tool_template", listed) if table.has("tool_template") else None,
         _special_tokens(table),
+        table.text("mask_token") if table.has("mask_token") else None,
     )
 
 

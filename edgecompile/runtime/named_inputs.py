@@ -20,16 +20,22 @@ def check_arrays(arrays: Mapping[str, NDArray[Any]], dtypes: Mapping[str, str]) 
 
 
 def padded(
-    ids: Sequence[Sequence[int]], pad_id: int, dtypes: Mapping[str, str]
-) -> dict[str, NDArray[Any]]:
-    """A text encoder's inputs [n, longest] of those names that it has, padded at the end."""
+    ids: Sequence[Sequence[int]], pad_id: int, dtypes: Mapping[str, str],
+    types: Sequence[Sequence[int]] | None = None,
+) -> dict[str, NDArray[Any]]:  # fmt: skip
+    """A text encoder's inputs [n, longest] of those names that it has, padded at the end.
+
+    `types` say of which text of a pair a token is; None: all are of the first.
+    """
     length = max(map(len, ids))
     tokens = np.full((len(ids), length), pad_id, np.int64)
-    mask = np.zeros((len(ids), length), np.int64)
+    mask, kinds = (np.zeros((len(ids), length), np.int64) for _ in range(2))
     for row, row_ids in enumerate(ids):
         tokens[row, : len(row_ids)] = row_ids
         mask[row, : len(row_ids)] = 1
-    known = {"input_ids": tokens, "attention_mask": mask, "token_type_ids": np.zeros_like(mask)}
+        if types is not None:
+            kinds[row, : len(row_ids)] = types[row]
+    known = {"input_ids": tokens, "attention_mask": mask, "token_type_ids": kinds}
     if unknown := dtypes.keys() - known.keys():
         raise BadInputError("engine file", f"inputs {sorted(unknown)}", f"{sorted(known)}")
     return {name: known[name].astype(dtype, copy=False) for name, dtype in dtypes.items()}

@@ -62,9 +62,11 @@ class OnnxEngine:
         check_arrays(arrays, self._inputs)
         return self._call(arrays)
 
-    def encode(self, ids: Sequence[Sequence[int]]) -> Float32:
-        """The graph's first output, float32 [n, width], of the ids padded to their longest."""
-        arrays = padded(ids, self._pad_id, self._inputs)
+    def encode(
+        self, ids: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None = None
+    ) -> Float32:
+        """The graph's first output [n, width] or [n, longest, width] of the ids, padded."""
+        arrays = padded(ids, self._pad_id, self._inputs, types)
         first = next(iter(self._call(arrays).values()))
         return np.asarray(first, np.float32)
 

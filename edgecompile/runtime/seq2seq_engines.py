@@ -36,7 +36,9 @@ class Seq2SeqEngine:
         """The graphs have no use of their own."""
         raise UnsupportedError("run", f"inputs {sorted(arrays)}", "generate, or logits")
 
-    def encode(self, ids: Sequence[Sequence[int]]) -> Float32:
+    def encode(
+        self, ids: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None = None
+    ) -> Float32:
         """No row stands for a text here."""
         raise UnsupportedError("encode", f"{len(ids)} texts", "generate, or logits")
 

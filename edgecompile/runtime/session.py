@@ -11,7 +11,7 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from . import golden, seq2seq
+from . import golden, heads, seq2seq
 from .batching import activate, check_ids, encode_all, look_all
 from .chat import ChatTemplate, Messages, Tools
 from .engine import Decoder, Engine, Float32, open_engine
@@ -22,7 +22,7 @@ from .pictures import Picture
 from .sampling import Sampler, SamplingKeywords, SamplingOptions
 from .streaming import StopStrings, TextStream
 from .threads import probed_cores
-from .tokens import Tokens
+from .tokens import Encoded, Pair, Tokens
 from .verify import verify as verify_files
 
 
@@ -103,10 +103,51 @@ class Session:
             vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return vectors
 
-    def classify(self, texts: Sequence[str]) -> list[dict[str, float]]:
-        """Label -> probability for each text."""
-        engine = self._need("classification")
-        return self._labelled(encode_all(engine, self.tokenize(texts), len(self.info.labels)))
+    def encode_whole(self, inputs: Sequence[str | Pair]) -> list[Encoded]:
+        """Token ids of texts or pairs of texts, with types, offsets and which are special."""
+        pairs = not isinstance(inputs, str) and all(map(heads.is_pair, inputs))
+        return self._need_tokens().encode_whole(inputs if pairs else _texts(inputs))  # type: ignore[arg-type]
+
+    def classify(self, texts: Sequence[str | Pair]) -> list[dict[str, float]]:
+        """Label -> probability for each text, or each pair of texts (premise, hypothesis)."""
+        self._need("classification")
+        encoded = self.encode_whole(texts)
+        types = [one.types for one in encoded] if encoded and heads.is_pair(texts[0]) else None
+        rows = self.rows([one.ids for one in encoded], types)
+        return self._labelled(np.array(rows, np.float32).reshape(len(rows), len(self.info.labels)))
+
+    def classify_tokens(self, texts: Sequence[str]) -> list[list[dict[str, Any]]]:
+        """For each text its tokens as {word, start, end, label, score}; start, end: characters."""
+        engine = self._need("token-classification")
+        return heads.token_labels(engine, self.info, texts, self.encode_whole(_texts(texts)))
+
+    def fill(self, texts: Sequence[str], *, top_k: int = 5) -> list[list[list[dict[str, Any]]]]:
+        """For each text and mask token in it the likeliest tokens as {token, id, score}."""
+        engine = self._need("fill-mask")
+        return heads.fillings(engine, self.info, self._need_tokens(), _texts(texts), top_k)
+
+    def score(self, pairs: Sequence[Pair]) -> Float32:
+        """float32 [n]: how well the second text of each pair answers the first."""
+        engine = self._need("text-ranking")
+        encoded = self.encode_whole(heads.check_pairs(pairs))
+        return heads.scores(engine, self.info, encoded)
+
+    @property
+    def mask_token(self) -> str:
+        """What stands for a word to be filled in."""
+        return heads.mask_token(self.info)
+
+    @property
+    def mask_id(self) -> int:
+        """The token that stands for a word to be filled in."""
+        return heads.mask_id(self.info, self._need_tokens())
+
+    def rows(
+        self, ids: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None = None,
+        at: Sequence[Sequence[int]] | None = None,
+    ) -> list[Float32]:  # fmt: skip
+        """The graph's own scores: [width] a token list, or [tokens, width], of the tokens `at`."""
+        return heads.raw_rows(self._need(), self.info, ids, types, at)
 
     def classify_image(self, pictures: Sequence[Picture]) -> list[dict[str, float]]:
         """Label -> probability for each picture: a path, bytes, PIL image or uint8 [h, w, 3]."""

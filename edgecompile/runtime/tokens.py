@@ -2,15 +2,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import BadInputError, MissingLibraryError, UsageError
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
 
+Pair = tuple[str, str]
 _PAD_NAMES = ("[PAD]", "<pad>", "<|pad|>", "<|endoftext|>")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One text or pair, a number a token: `types` is the text that it is of, 0 or 1.
+
+    `offsets` are characters of that text (start, end); `special` is 1 where the template added it.
+    """
+
+    ids: list[int]
+    types: list[int]
+    offsets: list[tuple[int, int]]
+    special: list[int]
 
 
 class Tokens:
@@ -31,13 +46,21 @@ class Tokens:
     def encode(self, texts: Sequence[str], *, special: bool = True) -> list[list[int]]:
         """Token ids of each text; `special` adds what the tokenizer's template adds."""
         # One by one: encode_batch starts a thread a core, which outlives it and warns when forked.
-        return [self._encode(text, special) for text in texts]
+        return [self._encode(text, None, special).ids for text in texts]
 
-    def _encode(self, text: str, special: bool) -> list[int]:
+    def encode_whole(self, inputs: Sequence[str | Pair]) -> list[Encoded]:
+        """Texts, or pairs of them, with all that the tokenizer says of their tokens."""
+        pairs = ((one, None) if isinstance(one, str) else one for one in inputs)
+        found = (self._encode(text, second) for text, second in pairs)
+        return [Encoded(e.ids, e.type_ids, e.offsets, e.special_tokens_mask) for e in found]
+
+    def _encode(self, text: str, second: str | None, special: bool = True) -> Encoding:
+        """Of one text or two; too long a pair loses tokens of the longer one first."""
         try:
-            return self._tokenizer.encode(text, add_special_tokens=special).ids
+            return self._tokenizer.encode(text, second, add_special_tokens=special)
         except (TypeError, ValueError) as error:  # a lone surrogate, as of a broken command line
-            raise UsageError("text", f"{text!r:.100} ({error})", "valid Unicode") from error
+            shown = text if second is None else (text, second)
+            raise UsageError("text", f"{shown!r:.100} ({error})", "valid Unicode") from error
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of the ids, special tokens left out; incomplete bytes become U+FFFD."""

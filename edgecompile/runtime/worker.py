@@ -70,6 +70,7 @@ def _hello(session: Session) -> dict[str, Any]:
     return {
         "manifest_sha256": session.info.digest,
         "task": session.info.task,
+        "mask_id": session.mask_id if session.info.task == "fill-mask" else None,
         "engine": engine.name,
         "versions": {
             "python": sys.version.split()[0],
@@ -123,6 +124,20 @@ def _embed(session: Session, header: dict[str, Any], _: Arrays) -> Iterator[Repl
 
 def _classify(session: Session, header: dict[str, Any], _: Arrays) -> Iterator[Reply]:
     yield {"probabilities": session.classify(header["texts"])}, {}
+
+
+def _encode(session: Session, header: dict[str, Any], _: Arrays) -> Iterator[Reply]:
+    given = [one if isinstance(one, str) else tuple(one) for one in header["inputs"]]
+    yield {"encoded": [vars(one) for one in session.encode_whole(given)]}, {}
+
+
+def _rows(session: Session, header: dict[str, Any], _: Arrays) -> Iterator[Reply]:
+    rows = session.rows(header["ids"], header.get("types"), header.get("at"))
+    yield {}, {str(index): row for index, row in enumerate(rows)}
+
+
+def _score(session: Session, header: dict[str, Any], _: Arrays) -> Iterator[Reply]:
+    yield {}, {"scores": session.score([(first, second) for first, second in header["pairs"]])}
 
 
 def _look(session: Session, _: dict[str, Any], arrays: Arrays) -> Iterator[Reply]:
@@ -190,6 +205,9 @@ _OPERATIONS: dict[str, Callable[[Session, dict[str, Any], Arrays], Iterator[Repl
     "logits": _logits,
     "embed": _embed,
     "classify": _classify,
+    "encode": _encode,
+    "rows": _rows,
+    "score": _score,
     "look": _look,
     "prepare": _prepare,
     "run": _run,

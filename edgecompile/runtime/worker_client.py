@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import EdgecompileError
+from .tokens import Encoded, Pair
 from .wire import Arrays, raise_error, receive, send
 
 Float32 = NDArray[np.float32]
@@ -104,6 +105,24 @@ class Worker:
         """Label -> probability for each text."""
         answer = self._ask({"op": "classify", "texts": list(texts)})[0]["probabilities"]
         return cast("list[dict[str, float]]", answer)
+
+    def encode_whole(self, inputs: Sequence[str | Pair]) -> list[Encoded]:
+        """Texts or pairs of texts as the shipped tokenizer gives them."""
+        found = self._ask({"op": "encode", "inputs": list(inputs)})[0]["encoded"]
+        return [Encoded(**one) for one in found]
+
+    def rows(
+        self, ids: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None = None,
+        at: Sequence[Sequence[int]] | None = None,
+    ) -> list[Float32]:  # fmt: skip
+        """The graph's own scores: [width] a token list, or [tokens, width], of the tokens `at`."""
+        header = {"op": "rows", "ids": list(ids), "types": types, "at": at}
+        found = self._ask(header)[1]
+        return [found[str(index)] for index in range(len(ids))]
+
+    def score(self, pairs: Sequence[Pair]) -> Float32:
+        """A number a pair, float32 [n]."""
+        return self._ask({"op": "score", "pairs": list(pairs)})[1]["scores"]
 
     def prepare(self, pictures: Sequence[NDArray[np.uint8]]) -> Float32:
         """Pictures uint8 [h, w, 3] as the graph takes them, float32 [n, 3, height, width]."""

@@ -12,7 +12,7 @@ from typing import Any
 from edgecompile.errors import BadInputError, UnsupportedError, UsageError
 from edgecompile.model import Licence, Model, Pooling, Source, TensorInfo, Weights
 from edgecompile.runtime.pictures import PictureInput
-from edgecompile.sources import card, processors, text_part
+from edgecompile.sources import card, heads, processors, text_part
 from edgecompile.sources.safetensors_header import read_header
 from edgecompile.tasks import TASKS
 
@@ -28,8 +28,8 @@ TASK_OF_SUFFIX = {ending: name for name, task in TASKS.items() for ending in tas
 # Classes whose inputs or outputs no task here has; a torch module may still wrap them.
 OTHER_SUFFIXES = (
     "ForConditionalGeneration", "ForSeq2SeqLM", "ForObjectDetection",
-    "ForSemanticSegmentation", "ForAudioClassification", "ForCTC", "ForTokenClassification",
-    "ForQuestionAnswering", "CLIPModel",
+    "ForSemanticSegmentation", "ForAudioClassification", "ForCTC", "ForQuestionAnswering",
+    "CLIPModel",
 )  # fmt: skip
 POOLING_KEYS = {
     "pooling_mode_cls_token": "cls",
@@ -51,6 +51,8 @@ def describe(folder: Path, name: str, task: str = "") -> Model:
     config, infos, notes = text_part.of(config, infos)
     infos = {name: info for name, info in infos.items() if not _copied(name, infos, config)}
     task = task or task_of(folder, config)
+    if task == "text-ranking":
+        heads.refuse_ranking(folder, config)
     source = Source("huggingface", str(folder), "", notes)
     return Model(
         name, task, folder, config, Weights(infos), source, licence(folder),
@@ -157,7 +159,8 @@ def task_of(folder: Path, config: dict[str, Any]) -> str:
     for architecture in config.get("architectures") or ():
         for suffix, task in TASK_OF_SUFFIX.items():
             if architecture.endswith(suffix):
-                return task
+                one = task == "classification" and heads.has_one_label(config)
+                return "text-ranking" if one else task
         if architecture.endswith(OTHER_SUFFIXES):
             tasks = ", ".join(name for name in TASKS if name != "module")
             raise UnsupportedError(

@@ -9,6 +9,7 @@ from edgecompile import cache
 from edgecompile.errors import BadInputError, MissingLibraryError
 from edgecompile.passes import Progress
 from edgecompile.sources import huggingface
+from edgecompile.tasks import TASKS
 
 
 def base_folder(adapter: Path, load: Mapping[str, Any]) -> Path:
@@ -55,11 +56,7 @@ def _merge(adapter: Path, base: Path, folder: Path) -> None:
 
     config = huggingface.read_json(base / "config.json")
     task = huggingface.task_of(base, config)
-    auto = {
-        "text-generation": transformers.AutoModelForCausalLM,
-        "text2text-generation": transformers.AutoModelForSeq2SeqLM,
-        "classification": transformers.AutoModelForSequenceClassification,
-    }.get(task, transformers.AutoModel)
+    auto = getattr(transformers, TASKS[task].auto)
     model = auto.from_pretrained(base, dtype="auto", local_files_only=True, use_safetensors=True)
     PeftModel.from_pretrained(model, adapter).merge_and_unload().save_pretrained(folder)
     extra = [(base, file) for file in huggingface.tokenizer_files(base)]

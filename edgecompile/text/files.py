@@ -63,9 +63,21 @@ def _document(where: str, column: str, label_column: str, record: dict[Any, Any]
     if not isinstance(text, str) or not text.strip():
         shown = "nothing" if text is None else type(text).__name__ if text else "an empty text"
         raise BadInputError(where, f"{shown} under {column!r}", "a text")
+    if isinstance(label, list):
+        label = _tags(where, label, text)
     if not isinstance(label, str | int | None):
         raise BadInputError(where, f"a label of type {type(label).__name__}", "a name or a number")
     return Document(text, None if label is None or label == "" else str(label))
+
+
+def _tags(where: str, tags: list[Any], text: str) -> str:
+    """A tag a white-space word of the text, in one string with spaces between."""
+    plain = [tag for tag in tags if isinstance(tag, str | int) and len(str(tag).split()) == 1]
+    words = len(text.split())
+    if len(plain) != len(tags) or len(tags) != words:
+        found = f"{len(tags)} tags {str(tags)[:80]} for {words} words"
+        raise BadInputError(where, found, "a name or a number without spaces a white-space word")
+    return " ".join(map(str, tags))
 
 
 def _json_lines(path: Path, column: str, label: str) -> Iterator[Document]:

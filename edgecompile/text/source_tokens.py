@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecompile.errors import UnsupportedError
 from edgecompile.model import Model
 
 
@@ -16,6 +17,12 @@ class SourceTokens(Protocol):
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text."""
+        ...
+
+    def encode_pairs(
+        self, pairs: Sequence[tuple[str, str]]
+    ) -> list[tuple[list[int], list[int]]]:
+        """Token ids of each pair of texts, and which of the two a token is of."""
         ...
 
 
@@ -71,6 +78,16 @@ class FolderTokens:
             return {"text": text, "ids": self._fast.encode(text, add_special_tokens=False).ids}
         ids = self._tokenizer.apply_chat_template(case["messages"], return_dict=False, **given)
         return {"text": text, "ids": list(ids)}
+    def encode_pairs(
+        self, pairs: Sequence[tuple[str, str]]
+    ) -> list[tuple[list[int], list[int]]]:
+        """Token ids of each pair of texts, cut at `max_length`, and which of the two each is of."""
+        if self._fast is not None:
+            raise UnsupportedError("pairs of texts", "a GGUF source", "a Hugging Face folder")
+        cut = {"truncation": True, "max_length": self.max_length} if self.max_length else {}
+        first, second = [a for a, _ in pairs], [b for _, b in pairs]
+        found = self._tokenizer(first, second, padding=False, return_token_type_ids=True, **cut)
+        return list(zip(found["input_ids"], found["token_type_ids"], strict=True))
 
 
 def windows(

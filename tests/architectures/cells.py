@@ -18,6 +18,7 @@ import transformers
 
 from edgecompile import sources
 from edgecompile.backends.executorch import Executorch
+from edgecompile.backends.executorch_graph.scope import encoder_refusal
 from edgecompile.backends.gguf import Gguf
 from edgecompile.backends.onnxruntime import Onnxruntime
 from edgecompile.backends.openvino import Openvino
@@ -30,8 +31,10 @@ BACKENDS: Mapping[str, Any] = {
     "executorch": Executorch(), "gguf": Gguf(),
 }  # fmt: skip
 ENCODER, DECODER = "embedding", "text-generation"
-CLASSIFIER, PICTURES = "classification", "image-classification"
-TEXT_TO_TEXT = "text2text-generation"
+CLASSIFIER, RANKER = "classification", "text-ranking"
+PICTURES, TEXT_TO_TEXT = "image-classification", "text2text-generation"
+TAGGER, FILLER = "token-classification", "fill-mask"
+OF_ENCODERS = (ENCODER, CLASSIFIER, TAGGER, FILLER, RANKER)
 ENCODER_SIZES: dict[str, Any] = {
     "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
     "max_position_embeddings": 40, "initializer_range": 0.1, "pad_token_id": 0,
@@ -72,12 +75,12 @@ class Kind:
 
 
 KINDS = (
-    Kind("BERT", "bert", (ENCODER, CLASSIFIER)),
-    Kind("DistilBERT", "distilbert", (ENCODER, CLASSIFIER), {"layer_norm_eps": None}),
-    Kind("RoBERTa", "roberta", (ENCODER, CLASSIFIER), {"pad_token_id": 1}),
-    Kind("XLM-RoBERTa", "xlm-roberta", (ENCODER, CLASSIFIER), {"pad_token_id": 1}),
-    Kind("MPNet", "mpnet", (ENCODER, CLASSIFIER), {"pad_token_id": 1}),
-    Kind("ModernBERT", "modernbert", (ENCODER, CLASSIFIER), MODERN),
+    Kind("BERT", "bert", OF_ENCODERS),
+    Kind("DistilBERT", "distilbert", OF_ENCODERS, {"layer_norm_eps": None}),
+    Kind("RoBERTa", "roberta", OF_ENCODERS, {"pad_token_id": 1}),
+    Kind("XLM-RoBERTa", "xlm-roberta", OF_ENCODERS, {"pad_token_id": 1}),
+    Kind("MPNet", "mpnet", OF_ENCODERS, {"pad_token_id": 1}),
+    Kind("ModernBERT", "modernbert", OF_ENCODERS, MODERN),
     Kind("Llama", "llama", (DECODER,)),
     Kind("Mistral", "mistral", (DECODER,), {"sliding_window": 64}),
     Kind("Qwen 2", "qwen2", (DECODER,)),
@@ -108,7 +111,7 @@ HEAD = (
 )  # fmt: skip
 TAIL = (
     "Not built yet, refused by `plan` with exit 3: other encoder-decoders (Whisper, BART), CLIP,",
-    "labels of tokens. A torch module with example inputs (`package.module:function`) goes",
+    "pictures' vectors. A torch module with example inputs (`package.module:function`) goes",
     "to ONNX Runtime, OpenVINO and ExecuTorch whatever it is. Of a Gemma 3 that takes pictures the",
     "text part is built.", "",
 )  # fmt: skip
@@ -117,6 +120,9 @@ AUTO = {
     CLASSIFIER: transformers.AutoModelForSequenceClassification,
     PICTURES: transformers.AutoModelForImageClassification,
     TEXT_TO_TEXT: transformers.AutoModelForSeq2SeqLM,
+    TAGGER: transformers.AutoModelForTokenClassification,
+    FILLER: transformers.AutoModelForMaskedLM,
+    RANKER: transformers.AutoModelForSequenceClassification,
 }  # fmt: skip
 
 
@@ -152,7 +158,8 @@ def _text_sizes(task: str, folder: Path) -> dict[str, Any]:
     """Sizes, with a tokenizer in the folder."""
     kinds = {DECODER: (DECODER_SIZES, tiny.byte_bpe), TEXT_TO_TEXT: (T5_SIZES, tiny.unigram)}
     known, tokenizer = kinds.get(task, (ENCODER_SIZES, tiny.word_piece))
-    return {**known, "vocab_size": tokenizer(folder)}
+    labels = {"num_labels": 1} if task == RANKER else {}
+    return {**known, "vocab_size": tokenizer(folder), **labels}
 
 
 def _picture_sizes(folder: Path) -> dict[str, Any]:
@@ -191,7 +198,12 @@ def _cell(model: Model, backend: str, reasons: list[str]) -> str:
         if text not in reasons:
             reasons.append(text)
         return f"no ({reasons.index(text) + 1})"
-    return "slowly" if (model.architecture, backend) in SLOW else "yes"
+    return "slowly" if lowered(model, backend) else "yes"
+
+
+def lowered(model: Model, backend: str) -> bool:
+    """Whether ExecuTorch's own exporter writes it: seconds of a tiny model."""
+    return backend == "executorch" and model.task != DECODER and bool(encoder_refusal(model))
 
 
 if __name__ == "__main__":

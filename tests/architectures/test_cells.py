@@ -27,10 +27,13 @@ from tests import tiny
 from tests.architectures.cells import (
     BACKENDS,
     DECODER,
+    FILLER,
     KINDS,
     PAGE,
     PICTURES,
+    RANKER,
     SLOW,
+    TAGGER,
     TEXT_TO_TEXT,
     Kind,
     make,
@@ -40,6 +43,7 @@ from tests.architectures.cells import (
 from tests.backends.codes import rounded
 
 TEXTS = [[2, 10, 11, 12, 13, 14, 20, 21, 22, 23, 24, 3], [2, 20, 3]]
+TYPES = [[0] * 7 + [1] * 5, [0, 0, 1]]
 WINDOW = [0, *range(5, 190, 7)]
 SOURCE = [*(5 + 7 * i % 50 for i in range(60)), 1]
 ANSWER = [0, *(4 + 3 * i % 50 for i in range(40))]
@@ -49,7 +53,8 @@ EXACT = ("onnxruntime", "openvino")  # products with codes, activations in float
 
 def slow(kind: Kind, task: str, backend: str) -> bool:
     """Minutes of ExecuTorch's own exporter, or seconds of another for what is like another's."""
-    like_bert = task == "classification" and kind.model_type != "bert" and backend in EXACT
+    heads = task not in ("embedding", DECODER, PICTURES, TEXT_TO_TEXT)
+    like_bert = heads and kind.model_type != "bert" and backend in EXACT
     like_t5 = task == TEXT_TO_TEXT and bool(kind.config) and backend in EXACT
     return like_bert or like_t5 or (kind.model_type, backend) in SLOW
 
@@ -94,9 +99,12 @@ def answers(engine: Opened, model: Model) -> NDArray[np.float32]:
     if model.task == PICTURES:
         return np.concatenate([look_all(engine, one[None], 1) for one in pixels()])
     if not generates(model.task):
-        found = engine.encode(TEXTS)
-        length = np.linalg.norm(found, axis=1, keepdims=True)
-        return found / length if model.task == "embedding" else found
+        found = engine.encode(TEXTS, TYPES if model.task == RANKER else None)
+        if model.task in (TAGGER, FILLER):
+            return np.concatenate([row[: len(ids)] for row, ids in zip(found, TEXTS, strict=True)])
+        rows = np.stack(list(found))
+        length = np.linalg.norm(rows, axis=1, keepdims=True)
+        return rows / length if model.task == "embedding" else rows
     with engine.decoder(len(WINDOW)) as decoder:
         if model.task == TEXT_TO_TEXT:
             seq2seq.begin(decoder, SOURCE)
@@ -113,7 +121,10 @@ def expected(model: Model) -> NDArray[np.float32]:
             return reference.look(pixels())
         if model.task == TEXT_TO_TEXT:
             return reference.answer_logits(SOURCE, ANSWER)
-        return reference.logits(WINDOW) if model.task == DECODER else reference.embed(TEXTS)
+        if model.task == DECODER:
+            return reference.logits(WINDOW)
+        rows = reference.rows(TEXTS, TYPES if model.task == RANKER else None)
+        return np.concatenate(rows) if model.task in (TAGGER, FILLER) else np.stack(rows)
 
 
 def altered(model: Model) -> Iterator[tuple[str, Model]]:

@@ -16,12 +16,13 @@ from edgecompile.backends import schemes_of
 from edgecompile.backends.executorch_graph.embedding import look_up
 from edgecompile.backends.executorch_graph.method import Method
 from edgecompile.backends.executorch_graph.pte import PteFile
-from edgecompile.backends.executorch_graph.scope import text_limit
+from edgecompile.backends.executorch_graph.scope import has_kinds, text_limit
 from edgecompile.backends.executorch_graph.sheet import Sheet, product, products
 from edgecompile.model import Model
 from edgecompile.numerics.swap import parameter_names
 from edgecompile.passes import Progress
 from edgecompile.structure import filled_in, skeleton
+from edgecompile.tasks import PAIRS, PER_TOKEN
 
 METHOD = "forward"
 FLOAT, LONG = ScalarType.FLOAT, ScalarType.LONG
@@ -46,16 +47,20 @@ def write(model: Model, folder: Path, progress: Progress) -> dict[str, str]:
     sources = {name: s for s, name in parameter_names(skeleton(model), model.weights).items()}
     file, method = PteFile(folder), Method(METHOD)
     names, config = ENCODERS[model.architecture], filled_in(model)
+    prefix = "" if f"{names.words}.weight" in sources else names.prefix
+    if model.task == "fill-mask":
+        _tie(sources, names, prefix)
     sheet = EncoderSheet(
         model=model, sources=sources, schemes=schemes_of(model), file=file, stored={},
         tokens=text_limit(model), heads=config.num_attention_heads,
         layers=config.num_hidden_layers, epsilon=names.epsilon or float(config.layer_norm_eps),
-        names=names, prefix="" if f"{names.words}.weight" in sources else names.prefix,
+        names=names, prefix=prefix,
     )  # fmt: skip
     arguments = _look_ups(sheet, method)
-    _draw(sheet)
-    _, width = sheet.delegate.shape(sheet.delegate.outputs[0])
-    out = method.buffer(FLOAT, 1, width, fixed=True)
+    _draw(sheet, len(arguments))
+    *_, width = sheet.delegate.shape(sheet.delegate.outputs[0])
+    sizes = (1, sheet.tokens, width) if model.task in PER_TOKEN else (1, width)
+    out = method.buffer(FLOAT, *sizes, fixed=model.task not in PER_TOKEN)
     method.delegate(file.delegate(sheet.delegate.serialize()), *arguments, out)
     method.output(out)
     file.finish([method.plan()])
@@ -64,17 +69,26 @@ def write(model: Model, folder: Path, progress: Progress) -> dict[str, str]:
     return dict.fromkeys(left, "not part of the graph")
 
 
+def _tie(sources: dict[str, str], names: Encoder, prefix: str) -> None:
+    """A head's last weight and bias, of which a checkpoint may have one copy for two names."""
+    head = names.word_head
+    sources.setdefault(f"{head.out}.weight", sources[f"{prefix}{names.words}.weight"])
+    sources.setdefault(f"{head.out}.bias", sources.get(head.bias, ""))
+
+
 def _written(sheet: EncoderSheet) -> set[str]:
     labels = (name.removesuffix(".codes") for name in sheet.stored)
     return {source for label in labels for source in label.split("|")}
 
 
 def _look_ups(sheet: EncoderSheet, method: Method) -> list[int]:
-    """Word rows and position rows [1, tokens, width]."""
+    """Word rows and position rows [1, tokens, width]; of a pair's tokens their texts' rows."""
     model, names = sheet.model, (sheet.names.words, sheet.names.positions)
     words, positions = (sheet.source(f"{sheet.prefix}{name}.weight") for name in names)
     width = model.weights.infos[words].shape[1]
     ids = method.input(LONG, 1, sheet.tokens)
+    pair = model.task in PAIRS and has_kinds(model)
+    types = method.input(LONG, 1, sheet.tokens) if pair else 0
     found = [method.buffer(FLOAT, 1, sheet.tokens, width) for _ in range(2)]
     sheet.stored |= look_up(method, sheet.file, model, words, (ids, found[0]))
     table = model.dense(positions)
@@ -88,22 +102,45 @@ def _look_ups(sheet: EncoderSheet, method: Method) -> list[int]:
         end = method.number()
         method.call("executorch_prim::add.Scalar", count, start, end)
     method.call("aten::slice_copy.Tensor_out", value, one, start, end, one, found[1])
+    if pair:
+        found.append(method.buffer(FLOAT, 1, sheet.tokens, width))
+        kinds = sheet.source(f"{sheet.prefix}{sheet.names.kinds}.weight")
+        sheet.stored |= look_up(method, sheet.file, model, kinds, (types, found[2]))
     return found
 
 
-def _draw(sheet: EncoderSheet) -> None:
+def _draw(sheet: EncoderSheet, inputs: int) -> None:
     d, names, prefix = sheet.delegate, sheet.names, sheet.prefix
     width = sheet.model.weights.infos[sheet.source(f"{prefix}{names.words}.weight")].shape[1]
     stream = d.add(sheet.input(width), sheet.input(width))
     kinds = sheet.source(f"{prefix}{names.kinds}.weight")
-    if kinds:
+    if inputs > 2:
+        stream = d.add(stream, sheet.input(width))
+    elif kinds:
         values = sheet.model.dense(kinds)
         table = sheet.floats(kinds, (1, *values.shape), values)
         stream = d.add(stream, d.cut(table, 1, 0, 1))  # all tokens are of the first kind
     stream = _norm(sheet, f"{prefix}{names.norm}", stream)
     for layer in range(sheet.layers):
         stream = _layer(sheet, prefix + names.layer.format(layer), stream)
-    d.output(_pooled(sheet, stream) if sheet.model.pooling else _classified(sheet, stream))
+    d.output(_answer(sheet, stream))
+
+
+def _answer(sheet: EncoderSheet, stream: int) -> int:
+    """What the task puts on the last layer."""
+    task = sheet.model.task
+    if task == "token-classification":
+        return product(sheet, ["classifier"], stream)
+    if task == "fill-mask":
+        return _words(sheet, stream)
+    return _pooled(sheet, stream) if sheet.model.pooling else _classified(sheet, stream)
+
+
+def _words(sheet: EncoderSheet, stream: int) -> int:
+    """Scores of all words of the vocabulary, of each token: BERT's masked-language head."""
+    head = sheet.names.word_head
+    hidden = sheet.delegate.gelu(product(sheet, [head.dense], stream))
+    return product(sheet, [head.out], _norm(sheet, head.norm, hidden))
 
 
 def _norm(sheet: EncoderSheet, name: str, value: int) -> int:

@@ -36,9 +36,9 @@ from edgecompile.errors import UnsupportedError
 from edgecompile.graphs import HALVES_AXES, Graph, graph, graphs
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import QuantizedTensor
-from edgecompile.numerics.swap import parameter_names
+from edgecompile.numerics.swap import owners, parameter_names
 from edgecompile.reference import Reference, flat_outputs
-from edgecompile.tasks import TASKS
+from edgecompile.tasks import PAIRS, TASKS
 
 METHOD = "forward"
 ANSWER = 128  # tokens of an answer in one call, at most
@@ -64,6 +64,19 @@ class _OneText(nn.Module):
     def forward(self, input_ids: Tensor) -> Tensor:
         """The body's answer for one text."""
         found: Tensor = self.body(input_ids, torch.ones_like(input_ids))
+        return found
+
+
+class _OnePair(nn.Module):
+    """forward(input_ids, token_type_ids), both [1, length]: all tokens count."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
+        """The body's answer for one pair of texts."""
+        found: Tensor = self.body(input_ids, torch.ones_like(input_ids), token_type_ids)
         return found
 
 
@@ -120,9 +133,12 @@ def _graph(reference: Reference) -> Graph:
     whole = graph(reference)
     takes = TASKS[reference.model.task].takes
     if takes == "text":
-        ids = whole.given["input_ids"][:1]
-        module = _OneText(whole.module).eval()
-        return Graph(module, {"input_ids": ids}, {"input_ids": {1: "length"}}, whole.outputs)
+        names = ["input_ids"]
+        if reference.model.task in PAIRS and "token_type_ids" in whole.given:
+            names.append("token_type_ids")
+        module = (_OnePair if len(names) > 1 else _OneText)(whole.module).eval()
+        ids = {name: whole.given[name][:1] for name in names}
+        return Graph(module, ids, {name: {1: "length"} for name in names}, whole.outputs)
     if takes == "picture":
         whole = replace(whole, given={name: value[:1] for name, value in whole.given.items()})
     return whole.fixed
@@ -137,9 +153,15 @@ def _ports(one: Graph) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
         for name, value in one.given.items()
     )
     named = zip(one.outputs, values, strict=True)
-    free = HALVES_AXES if one.name else {}
+    # A row a token: as many as the text has.
+    per_token = {1: "length"} if one.axes else {}
     return inputs, tuple(
-        Port(name, _dtype(value), _shape(value, free.get(name, {}))) for name, value in named
+        Port(
+            name, _dtype(value),
+            _shape(value, HALVES_AXES.get(name, {}) if one.name
+                   else per_token if value.ndim > 2 else {}),
+        )
+        for name, value in named
     )
 
 
@@ -153,32 +175,32 @@ def _shape(value: Tensor, free: Mapping[int, str]) -> tuple[int | str, ...]:
 
 def _put_codes(reference: Reference, model: Model, activations: str | None) -> None:
     """Codes in place of the weights of linears and embeddings; how the linears' inputs round."""
-    from torchao.quantization import IntxUnpackedToInt8Tensor
-
-    for source, name in parameter_names(reference.body, model.quantized).items():
-        path, _, leaf = name.rpartition(".")
-        held, tensor = getattr(reference.body.get_submodule(path), leaf), model.quantized[source]
-        group = tensor.codes.shape[1] // tensor.scales.shape[1]
-        scales = torch.from_numpy(np.array(tensor.scales))
-        codes, kind = torch.from_numpy(np.array(tensor.codes)), f"int{tensor.scheme.bits}"
-        for owner in _holders(reference.body, held):
+    holders = owners(reference.body)
+    weights = {
+        source: reference.body.get_parameter(name)
+        for source, name in parameter_names(reference.body, model.quantized).items()
+    }
+    for source, weight in weights.items():
+        for owner in holders[id(weight)]:  # several where a head is tied to the embedding
+            leaf = next(n for n, p in owner.named_parameters(recurse=False) if p is weight)
             rounding = activations if isinstance(owner, nn.Linear) else None
-            coded = IntxUnpackedToInt8Tensor(
-                codes, scales, torch.zeros_like(scales, dtype=torch.int8), getattr(torch, kind),
-                (1, group), torch.float32, rounding,
-            )  # fmt: skip
-            setattr(owner, leaf, nn.Parameter(coded, requires_grad=False))
+            codes = _codes(model.quantized[source], rounding)
+            setattr(owner, leaf, nn.Parameter(codes, requires_grad=False))
     for child in reference.body.modules():
         if isinstance(child, nn.Embedding):
             child.padding_idx = None  # its quantized look-up has none
 
 
-def _holders(body: nn.Module, weight: Tensor) -> list[nn.Module]:
-    """The modules that a parameter is the weight of: several where it is tied."""
-    return [
-        child for child in body.modules()
-        if any(own is weight for own in child.parameters(recurse=False))
-    ]  # fmt: skip
+def _codes(tensor: QuantizedTensor, rounding: str | None) -> Any:
+    from torchao.quantization import IntxUnpackedToInt8Tensor
+
+    group = tensor.codes.shape[1] // tensor.scales.shape[1]
+    scales = torch.from_numpy(np.array(tensor.scales))
+    return IntxUnpackedToInt8Tensor(
+        torch.from_numpy(np.array(tensor.codes)), scales,
+        torch.zeros_like(scales, dtype=torch.int8), getattr(torch, f"int{tensor.scheme.bits}"),
+        (1, group), torch.float32, rounding,
+    )  # fmt: skip
 
 
 def _lower(methods: Mapping[str, Graph], sizes: Mapping[str, Any], device: Device) -> bytes:

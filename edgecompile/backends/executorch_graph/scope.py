@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from edgecompile.architectures import ENCODERS, first_position
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme
+from edgecompile.tasks import PAIRS, PER_TOKEN
+from edgecompile.tokenizer import labels
 
 FILE = "model.pte"
 POOLINGS = ("mean", "cls")
@@ -50,7 +52,21 @@ def encoder_refusal(model: Model) -> str:
     if model.task == "embedding":
         mode = model.pooling.mode if model.pooling else "none"
         return "" if mode in POOLINGS else f"pooling {mode!r} is not one of {', '.join(POOLINGS)}"
-    return "" if model.task == "classification" else f"task {model.task!r}"
+    drawn = ("classification", *PAIRS, *PER_TOKEN)
+    return "" if model.task in drawn else f"task {model.task!r}"
+
+
+def answer_shape(model: Model) -> tuple[int | str, ...]:
+    """Sizes of the answer of one text, as the manifest lists them."""
+    if model.task not in PER_TOKEN:
+        return 1, "width"
+    words = model.task == "fill-mask"
+    return 1, "length", int(model.config["vocab_size"]) if words else len(labels(model.config))
+
+
+def has_kinds(model: Model) -> bool:
+    """Whether the model tells the tokens of a pair's two texts apart."""
+    return int(model.config.get("type_vocab_size") or 0) > 1
 
 
 def text_limit(model: Model) -> int:

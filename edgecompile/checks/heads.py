@@ -1,0 +1,284 @@
+"""Encoders with a head: labels of tokens, words behind masks, scores of pairs.
+
+The rule is in docs/decisions/0003-limits.md.
+"""
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecompile.checks.quality import (
+    EXPORT,
+    LEAST_ALIKE,
+    LEAST_LABELLED,
+    QUALITY,
+    Comparison,
+    class_name,
+    need,
+)
+from edgecompile.errors import BadInputError
+from edgecompile.metrics import Float64, Measurement, cosine, error, f1, rank, tokens, top1
+from edgecompile.metrics.logits import LogitComparison
+from edgecompile.numerics.schemes import Float32
+from edgecompile.report import Row, judged, unproven
+from edgecompile.runtime.batching import activate
+from edgecompile.runtime.tokens import Encoded, Pair
+from edgecompile.sources.heads import ranking_activation
+from edgecompile.text.parts import Document
+from edgecompile.tokenizer import labels
+
+EVERY = 7  # tokens, of which one is hidden
+LEAST_PAIRS = 100
+STEP = 32  # texts between two looks of the progress bar
+OUTSIDE = "O"
+
+Ids = Sequence[Sequence[int]]
+
+
+def rows(comparison: Comparison, documents: Sequence[Document]) -> Iterator[Row]:
+    """Rows of the model's task."""
+    yield from ROWS[comparison.model.task](comparison, documents)
+
+
+# token-classification
+
+
+def token_rows(comparison: Comparison, documents: Sequence[Document]) -> Iterator[Row]:
+    """How often a token's label is the source's, entities where there are tags, then the codes."""
+    documents = documents[: comparison.options.texts]
+    encoded = _encoded(comparison, [document.text for document in documents])
+    ids = [one.ids for one in encoded]
+    found = _bundle_rows(comparison, ids)
+    source = _source_rows(comparison, ids, "label with the source")
+    kept = [np.array(one.special) == 0 for one in encoded]
+    yield from _agreement(comparison, documents, _kept(source, kept), _kept(found, kept))
+    if _tagged(documents):
+        yield from _entities(comparison, documents, encoded, source, found)
+    few = slice(comparison.options.fidelity_texts)
+    with comparison.same_codes():
+        exact = _source_rows(comparison, ids[few], "label with the same codes")
+    pairs = zip(exact, found, strict=False)
+    values = np.concatenate([cosine.cosines(a.reshape(1, -1), b.reshape(1, -1)) for a, b in pairs])
+    lowest = cosine.measure(values)[2]
+    yield comparison.judge(EXPORT, replace(lowest, metric="export_cosine_min"))
+
+
+def _tagged(documents: Sequence[Document]) -> bool:
+    """Whether all have tags, and there are any."""
+    return bool(documents) and all(document.label is not None for document in documents)
+
+
+def _agreement(
+    comparison: Comparison, documents: Sequence[Document], source: Float32, found: Float32
+) -> Iterator[Row]:
+    measured = top1.measure(top1.agreements(source, found))
+    measured = replace(measured, metric="class_agreement")
+    if _tagged(documents):
+        yield judged(QUALITY, measured)
+    elif measured.samples < LEAST_ALIKE:
+        why = f"{measured.samples} held-out tokens; give --data with at least {LEAST_ALIKE}"
+        yield unproven(QUALITY, measured.metric, why)
+    else:
+        yield comparison.judge(QUALITY, measured)
+
+
+def _entities(
+    comparison: Comparison, documents: Sequence[Document], encoded: Sequence[Encoded],
+    source: Sequence[Float32], found: Sequence[Float32],
+) -> Iterator[Row]:  # fmt: skip
+    names = labels(comparison.model.config)
+    truth = [truth_tags(document, names) for document in documents]
+    sides = [
+        [word_tags(d.text, one, [names[i] for i in scores.argmax(1)])
+         for d, one, scores in zip(documents, encoded, side, strict=True)]
+        for side in (source, found)
+    ]  # fmt: skip
+    for measured in f1.measure(truth, *sides):
+        if measured.samples < LEAST_LABELLED and measured.metric == "f1_ratio":
+            why = f"{measured.samples} entities (B-...) in the tags; at least {LEAST_LABELLED}"
+            yield unproven(QUALITY, measured.metric, why)
+        else:
+            yield comparison.judge(QUALITY, measured)
+
+
+def truth_tags(document: Document, names: Sequence[str]) -> list[str]:
+    """A tag a white-space word, as a name of the model's (or the number of one)."""
+    tags = (document.label or "").split()
+    words = len(document.text.split())
+    if len(tags) != words:
+        found = f"{len(tags)} tags for {words} words of {document.text[:60]!r}"
+        raise BadInputError("labelled text", found, "a tag a white-space word")
+    return [tag if tag == OUTSIDE else class_name(tag, names) for tag in tags]
+
+
+def word_tags(text: str, encoded: Encoded, tags: Sequence[str]) -> list[str]:
+    """The tag of each white-space word's first token; `O` for a word that has none."""
+    first: dict[int, str] = {}
+    spans = [match.span() for match in re.finditer(r"\S+", text)]
+    owners = np.searchsorted([start for start, _ in spans], [e for _, e in encoded.offsets]) - 1
+    for owner, special, (start, end), tag in zip(
+        owners.tolist(), encoded.special, encoded.offsets, tags, strict=True
+    ):
+        if not special and end > start and owner >= 0:
+            first.setdefault(owner, tag)
+    return [first.get(word, OUTSIDE) for word in range(len(spans))]
+
+
+# fill-mask
+
+
+def mask_rows(comparison: Comparison, documents: Sequence[Document]) -> Iterator[Row]:
+    """The words behind masks: divergence, perplexity and choices; then the same codes."""
+    options = comparison.options
+    pieces = list(hidden(comparison, [document.text for document in documents]))
+    for measured in _compared(comparison, pieces, "fill in with the source"):
+        yield comparison.judge(QUALITY, measured)
+    sizes = np.cumsum([len(piece.ids) for piece in pieces])
+    few = pieces[: 1 + int(np.searchsorted(sizes, options.fidelity_tokens))]
+    with comparison.same_codes():
+        exact = _compared(comparison, few, "fill in with the same codes")
+    yield comparison.judge(EXPORT, replace(exact[0], metric="export_kl_mean"))
+
+
+class Hidden:
+    """A text's tokens with some of them behind a mask: where (`at`), and what they were."""
+
+    def __init__(self, ids: Sequence[int], at: Sequence[int], mask: int) -> None:
+        self.at = list(at)
+        self.truth = np.array([ids[place] for place in at], np.int64)
+        self.ids = [mask if i in set(at) else token for i, token in enumerate(ids)]
+
+
+def hidden(comparison: Comparison, texts: Sequence[str]) -> Iterator[Hidden]:
+    """Texts of `options.tokens` tokens in all, every seventh behind a mask."""
+    options, total = comparison.options, 0
+    rng = np.random.default_rng(options.seed)
+    mask = int(comparison.worker.hello()["mask_id"])
+    for text in texts:
+        one = _encoded(comparison, [text])[0]
+        plain = [at for at, special in enumerate(one.special[: options.window]) if not special]
+        at = plain[int(rng.integers(EVERY)) :: EVERY]
+        if not at:
+            continue
+        yield Hidden(one.ids[: options.window], at, mask)
+        total += min(len(one.ids), options.window)
+        if total >= options.tokens:
+            return
+
+
+def _compared(
+    comparison: Comparison, pieces: Sequence[Hidden], what: str
+) -> tuple[Measurement, ...]:
+    both = LogitComparison()
+    for done, piece in enumerate(pieces):
+        comparison.progress(what, done, len(pieces))
+        source = comparison.reference.rows([piece.ids])[0][piece.at]
+        found = comparison.worker.rows([piece.ids], at=[piece.at])[0]
+        both.add_rows(piece.truth, len(piece.at), [source], [found])
+    comparison.progress(what, len(pieces), len(pieces))
+    return both.measure()
+
+
+# text-ranking
+
+
+def pair_rows(comparison: Comparison, documents: Sequence[Document]) -> Iterator[Row]:
+    """Token ids and types of pairs, the order of their scores; then the same codes."""
+    pairs = pairs_of([document.text for document in documents], comparison.options.texts)
+    encoded = comparison.worker.encode_whole(pairs)
+    expected = need(comparison.source_tokens).encode_pairs(pairs)
+    shipped = [[*one.ids, *one.types] for one in encoded]
+    wrong = tokens.differing([[*ids, *types] for ids, types in expected], shipped)
+    yield judged("tokenizer", tokens.measure(len(wrong), len(pairs)), 0.0, "pairs of held-out text")
+    if len(pairs) < LEAST_PAIRS:
+        why = f"{len(pairs)} pairs of held-out text; give --data with more documents"
+        yield unproven(QUALITY, "rank_correlation", why)
+        return
+    ids, types = [one[0] for one in expected], [one[1] for one in expected]
+    source = _scores(comparison, ids, types)
+    activated = activate(source[:, None], ranking_activation(comparison.model.config))[:, 0]
+    comparison.progress("score with the bundle", 0, 1)
+    value = rank.spearman(activated.astype(float), _score(comparison, pairs))
+    order = Measurement("rank_correlation", value, "", "higher", len(pairs))
+    yield comparison.judge(QUALITY, order)
+    yield _same_scores(comparison, ids, types)
+
+
+def _same_scores(comparison: Comparison, ids: Ids, types: Ids) -> Row:
+    """The logits of some pairs as one vector, against the same codes in torch."""
+    few = slice(comparison.options.fidelity_texts)
+    with comparison.same_codes():
+        exact = _scores(comparison, ids[few], types[few])
+    found = np.concatenate(comparison.worker.rows(ids[few], types[few]))
+    value = error.relative_error(exact, found)
+    one = Measurement("export_relative_error", value, "", "lower", len(exact))
+    return comparison.judge(EXPORT, one)
+
+
+def pairs_of(texts: Sequence[str], count: int) -> list[Pair]:
+    """Each of the first `count` / 2 texts with the next one, and its first half with its second."""
+    pairs: list[Pair] = []
+    for text, following in itertools.pairwise(texts):
+        if len(pairs) + 2 > count:
+            break
+        words = text.split()
+        middle = (len(words) + 1) // 2
+        pairs += [(text, following), (" ".join(words[:middle]), " ".join(words[middle:]))]
+    return pairs
+
+
+def _score(comparison: Comparison, pairs: Sequence[Pair]) -> Float64:
+    return np.asarray(comparison.worker.score(pairs), np.float64)
+
+
+def _scores(comparison: Comparison, ids: Ids, types: Ids) -> Float32:
+    """The reference's logits float32 [n]."""
+    parts = _in_steps(comparison, len(ids), "score", lambda one: comparison.reference.rows(
+        ids[one], types[one]
+    ))  # fmt: skip
+    return np.concatenate(parts)
+
+
+# what they share
+
+
+def _encoded(comparison: Comparison, texts: Sequence[str]) -> list[Encoded]:
+    """By the shipped tokenizer, whose ids step 1 compares with the source's."""
+    return comparison.worker.encode_whole(texts)
+
+
+def _bundle_rows(comparison: Comparison, ids: Ids) -> list[Float32]:
+    what = "label with the bundle"
+    return _in_steps(comparison, len(ids), what, lambda one: comparison.worker.rows(ids[one]))
+
+
+def _source_rows(comparison: Comparison, ids: Ids, what: str) -> list[Float32]:
+    return _in_steps(comparison, len(ids), what, lambda one: comparison.reference.rows(ids[one]))
+
+
+def _in_steps(
+    comparison: Comparison, count: int, what: str, run: Callable[[slice], list[Float32]]
+) -> list[Float32]:
+    found = []
+    for start in range(0, count, STEP):
+        comparison.progress(what, start, count)
+        found += run(slice(start, start + STEP))
+    comparison.progress(what, count, count)
+    return found
+
+
+def _kept(rows_: Sequence[Float32], kept: Sequence[NDArray[np.bool_]]) -> Float32:
+    """Rows of all texts' tokens that are kept, one below the other."""
+    return np.concatenate([one[keep] for one, keep in zip(rows_, kept, strict=True)])
+
+
+ROWS: Mapping[str, Callable[[Comparison, Sequence[Document]], Iterator[Row]]] = {
+    "token-classification": token_rows,
+    "fill-mask": mask_rows,
+    "text-ranking": pair_rows,
+}
