@@ -126,7 +126,7 @@ def modules(folder: str) -> list[str]:
 
 
 def test_every_library_that_is_imported_is_declared() -> None:
-    declared = {"llama_cpp", "PIL"}  # of llama-cpp-python and pillow
+    declared = {"llama_cpp", "PIL", "yaml"}  # of llama-cpp-python, pillow and pyyaml
     for line in importlib.metadata.requires("edgecompile") or []:
         name = re.split(r"[^\w.-]", line)[0]
         declared.add(re.sub(r"[-_.]+", "_", name).lower())
