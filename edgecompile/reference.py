@@ -237,8 +237,9 @@ def build_transformer(model: Model, attention: str) -> nn.Module:
             f"{transformers.__version__}",
             way_out="give it as package.module:function; code from a model folder never runs",
         )
-    settings = {k: v for k, v in model.config.items() if k != "auto_map"}
-    config = mapping[model.architecture].from_dict(settings)
+    from edgecompile.structure import filled_in
+
+    config = filled_in(model)
     auto = getattr(transformers, TASKS[model.task].auto)
     with _ONE_AT_A_TIME, no_init_weights():
         try:

@@ -2,8 +2,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgecompile.errors import BadInputError
 from edgecompile.model import Model
@@ -36,11 +37,18 @@ def roles(model: Model) -> Mapping[str, str]:
 
 
 def filled_in(model: Model) -> PretrainedConfig:
-    """The config with transformers' own defaults, under its common names."""
+    """The config with transformers' own defaults, under its common names.
+
+    BadInputError for one that transformers refuses. It changes tables in place: it gets a copy.
+    """
     from transformers import CONFIG_MAPPING
 
-    settings: dict[str, Any] = {k: v for k, v in model.config.items() if k != "auto_map"}
-    return CONFIG_MAPPING[model.architecture].from_dict(settings)
+    settings = {k: copy.deepcopy(v) for k, v in model.config.items() if k != "auto_map"}
+    try:
+        return CONFIG_MAPPING[model.architecture].from_dict(settings)
+    except Exception as error:  # its checks raise classes of several libraries
+        where, found = f"{model.source.reference}: config.json", f"{type(error).__name__}: {error}"
+        raise BadInputError(where, found[:300], "a config that transformers takes") from error
 
 
 def skeleton(model: Model) -> nn.Module:

@@ -10,12 +10,15 @@ import pytest
 import torch
 import transformers
 
+from edgecompile import sources
 from edgecompile.errors import BadInputError, UnsupportedError, UsageError
 from edgecompile.model import Licence, Model, Pooling, Source, TensorInfo, Weights
 from edgecompile.numerics import swap
 from edgecompile.numerics.pooled import pool
 from edgecompile.numerics.schemes import QuantizedTensor, Scheme, representable_scale
 from edgecompile.reference import Reference, build_entry_point
+from edgecompile.structure import filled_in
+from tests import tiny
 
 IDS = [[1, 5, 9, 2], [1, 7, 2], [1, 3, 3, 8, 11, 2]]
 SMALL = {
@@ -161,3 +164,19 @@ def test_an_entry_point_that_cannot_be_used_is_a_usage_error() -> None:
     for name, says in (("no.such:thing", "No module"), ("json:nothing", "nothing")):
         with pytest.raises(UsageError, match=says):
             build_entry_point(name)
+
+
+def test_a_config_that_transformers_refuses_is_bad_input(tmp_path: Path) -> None:
+    folder = tiny.llama(tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    config["num_hidden_layers"] = "two"
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(BadInputError, match=r"config\.json"):
+        filled_in(sources.describe(sources.resolve(str(folder))))
+
+
+def test_filling_in_a_config_leaves_the_source_as_it_is(tmp_path: Path) -> None:
+    model = sources.describe(sources.resolve(str(tiny.llama(tmp_path / "m"))))
+    before = json.dumps(model.config, sort_keys=True)
+    filled_in(model)
+    assert json.dumps(model.config, sort_keys=True) == before
