@@ -172,6 +172,8 @@ def test_a_cell_answers_as_transformers_does_or_says_why_it_cannot(
     model = coded if backend in EXACT else source
     written = export(model, backend, tmp_path / "out")
     right, near = expected(model), LLAMA_CPP[task] if backend == "gguf" else NEAR
+    if task == PICTURES:  # tens of convolutions one after the other, scores of 6
+        near *= float(np.abs(right).max())
     found = answers(opened(tmp_path / "out", model, written), model)
     assert np.abs(found - right).max() < near
     plain = expected(source)

@@ -391,7 +391,7 @@ def test_matrices_that_are_no_linear_layers_are_named_as_skipped(tmp_path: Path)
     found = rows(QuantizeGptq(**FEW)(model, tiny.work(tmp_path / "w", TEXT)))
     row = found["transformer.h.0.attn.c_attn.weight"]
     assert (row.action, row.detail) == (
-        "skipped", "not a linear layer's weight, nor the vocabulary's table",
+        "skipped", "not a linear layer's or convolution's weight, nor the vocabulary's table",
     )  # fmt: skip
 
 
