@@ -13,7 +13,7 @@ from edgecompile.backends.executorch_graph import scope
 from edgecompile.backends.quiet import quiet
 from edgecompile.errors import UnsupportedError
 from edgecompile.model import Model
-from edgecompile.numerics.schemes import Scheme
+from edgecompile.numerics.schemes import Float32, Scheme, float_digest
 from edgecompile.passes import Progress
 from edgecompile.sources.heads import activation_option
 from edgecompile.structure import roles
@@ -160,7 +160,10 @@ class Executorch:
         options = _encoder_options(model)
         options["places"] = dict(sorted(done.places.items()))
         made = _export(done.inputs, done.outputs, options, done.unused)
-        return made if device == scope.XNNPACK else _for_device(made, model, device)
+        if device != scope.XNNPACK:
+            return _for_device(made, model, device)
+        own = {name: _folded(name, values) for name, values in done.folded.items()}
+        return replace(made, own=own)
 
     def _encoder(self, model: Model, folder: Path, progress: Progress) -> Export:
         with quiet():
@@ -210,6 +213,12 @@ def _export(
         tested=version, file=scope.FILE, inputs=inputs, outputs=outputs, options=options,
         unused=unused,
     )  # fmt: skip
+
+
+def _folded(name: str, values: Float32) -> dict[str, str]:
+    """The manifest's entry of a tensor that took a batch norm: what the file holds."""
+    digest = float_digest(name, values, "float32")
+    return {"dtype": "float32", "folded": "batch norm", "sha256": digest}
 
 
 def _refuse_schemes(

@@ -33,6 +33,9 @@ from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme
 
 CODES, SCALES = ".codes", ".scales"
 PERMUTED = "nhwc:"  # before the key of a convolution's weight
+DEPTHWISE = "1hwc:"  # of a depthwise one's
+# Form -> axes of [out, in / groups, height, width] in the file, and those that undo it.
+FORMS = {PERMUTED: ((0, 2, 3, 1), (0, 3, 1, 2)), DEPTHWISE: ((1, 2, 3, 0), (3, 0, 1, 2))}
 ADDED = {EPSILON, ROTARY, SCALE, POSITIONS}  # constants that are not the source's
 ADDED_BY_SIZE = tuple(
     f"{name}."
@@ -58,7 +61,7 @@ class Floats:
     shape: tuple[int, ...]
     key: str = ""
     buffer: int = 0
-    permuted: bool = False  # a convolution's weight with its channels last
+    form: str = ""  # of a convolution's weight, a key of FORMS
 
 
 @dataclass(frozen=True)
@@ -173,8 +176,9 @@ def _in_subgraphs(
             if "tensor_value" not in body:
                 for label in _labels(names, key):
                     floats[label] = Floats(dims, key)
-                for label in names.get(PERMUTED + key, []):
-                    floats[label] = Floats(dims, key, permuted=True)
+                for form in FORMS:
+                    for label in names.get(form + key, []):
+                        floats[label] = Floats(dims, key, form=form)
                 continue
             quant, bits = body["quant_params"], BITS[tensor["datatype"]]
             scheme = Scheme(bits, quant.get("group_size", 0))
@@ -240,8 +244,8 @@ def _floats(reader: PteReader, floats: Floats) -> Float32:
     count = math.prod(floats.shape)
     data = reader.data(floats.key) if floats.key else reader.constant(floats.buffer, 4 * count)
     values = _aligned(data, np.float32)
-    if floats.permuted:
-        return np.array(values.reshape(floats.shape).transpose(0, 3, 1, 2))
+    if floats.form:
+        return np.array(values.reshape(floats.shape).transpose(FORMS[floats.form][1]))
     return np.array(values.reshape(-1, *floats.shape[1:]) if floats.shape[0] > 1 else values)
 
 

@@ -7,8 +7,8 @@ Source tensors are found again in the file by content.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgecompile.backends import Port
-from edgecompile.backends.executorch_graph import devices, encode
-from edgecompile.backends.executorch_graph.decode import PERMUTED
+from edgecompile.backends.executorch_graph import batch_norms, devices, encode
+from edgecompile.backends.executorch_graph.batch_norms import Folds
+from edgecompile.backends.executorch_graph.decode import FORMS
 from edgecompile.backends.executorch_graph.once import store_once
 from edgecompile.backends.executorch_graph.pte_read import PteReader
 from edgecompile.backends.executorch_graph.scope import FILE, XNNPACK, Device
@@ -35,7 +36,7 @@ from edgecompile.backends.quiet import quiet
 from edgecompile.errors import UnsupportedError
 from edgecompile.graphs import HALVES_AXES, Graph, graph, graphs
 from edgecompile.model import Model
-from edgecompile.numerics.schemes import QuantizedTensor
+from edgecompile.numerics.schemes import Float32, QuantizedTensor
 from edgecompile.numerics.swap import owners, parameter_names
 from edgecompile.reference import Reference, flat_outputs
 from edgecompile.tasks import PAIRS, TASKS
@@ -52,6 +53,7 @@ class Lowered:
     outputs: tuple[Port, ...]
     places: Mapping[str, str]
     unused: Mapping[str, str]
+    folded: Mapping[str, Float32] = field(default_factory=dict)  # what is there for a tensor
 
 
 class _OneText(nn.Module):
@@ -85,19 +87,26 @@ def write(model: Model, folder: Path, longest: int, device: Device = XNNPACK) ->
     with Reference(model).quantized({}, model.replaced) as reference:
         one = _graph(reference)
         inputs, outputs = _ports(one)
+        folded = device == XNNPACK and _has_norms(reference)
+        folds = batch_norms.fold(reference, one) if folded else Folds()
         _put_codes(reference, model, "int8_asym_per_token" if device == XNNPACK else None)
         length = torch.export.Dim("length", min=1, max=longest)
         data = _lower({METHOD: one}, {"length": length}, device)
     (folder / FILE).write_bytes(data)
     reader = PteReader(folder / FILE)
+    unused = dict.fromkeys(reference.unused, "not part of the exported graph") | folds.gone
+    written = replace(model, replaced={**model.replaced, **folds.values})
     if device == XNNPACK:
-        places, lost = _places(reader, model, reference.unused)
+        places, lost = _places(reader, written, unused)
     else:
-        used = [name for name in model.weights if name not in reference.unused]
-        places, lost = devices.constants(reader, device).places(model, used, device.precision)
+        used = [name for name in model.weights if name not in unused]
+        places, lost = devices.constants(reader, device).places(written, used, device.precision)
     _refuse_lost(lost)
-    unused = dict.fromkeys(reference.unused, "not part of the exported graph")
-    return Lowered(inputs, outputs, places, unused)
+    return Lowered(inputs, outputs, places, unused, folds.values)
+
+
+def _has_norms(reference: Reference) -> bool:
+    return any(isinstance(module, batch_norms.Norm) for module in reference.body.modules())
 
 
 def _refuse_lost(lost: Sequence[str]) -> None:
@@ -243,7 +252,7 @@ def _settle(edge: EdgeProgramManager, device: Device) -> None:
 
 
 def _places(
-    reader: PteReader, model: Model, unused: tuple[str, ...]
+    reader: PteReader, model: Model, unused: Collection[str]
 ) -> tuple[dict[str, str], list[str]]:
     """Where each source tensor's data are, by SHA-256 of what they should be; what is lost."""
     known: dict[str, list[str]] = {}
@@ -260,8 +269,8 @@ def _places(
             places |= {source + end: _both(there) for end, there in found.items() if end}
         elif "" in found:
             places[source] = found[""][-1]
-        elif PERMUTED in found:
-            places[source] = PERMUTED + found[PERMUTED][-1]
+        elif form := next((form for form in FORMS if form in found), ""):
+            places[source] = form + found[form][-1]
         else:
             lost.append(source)
     return places, lost
@@ -280,7 +289,9 @@ def _wanted(model: Model, source: str) -> dict[str, str]:
         values = model.dense(source)
         wanted = {"": _digest(values)}
         if values.ndim == 4:
-            wanted[PERMUTED] = _digest(values.transpose(0, 2, 3, 1))
+            wanted |= {
+                form: _digest(values.transpose(axes)) for form, (axes, _) in FORMS.items()
+            }
         return wanted
     tensor = model.quantized[source]
     codes, scales = _forms(tensor, source)
