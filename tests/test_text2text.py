@@ -137,7 +137,8 @@ def test_greedy_answers_are_those_of_transformers(
             torch.tensor([ids]), max_new_tokens=12, do_sample=False, eos_token_id=None
         )  # fmt: skip
     found = list(session.generate_ids(ids, 12))
-    assert len(set(found)) > 2
+    others = [list(session.generate_ids(ids[: len(ids) // n], 12)) for n in (2, 3, 4)]
+    assert any(other != found for other in others)  # the source has a say
     near = [np.sort(row)[-1] - np.sort(row)[-2] for row in source.answer_logits(ids, right[0])]
     same = next((i for i, (a, b) in enumerate(zip(found, right[0, 1:].tolist(), strict=True))
                  if a != b), 12)  # fmt: skip

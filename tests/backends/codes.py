@@ -9,7 +9,10 @@ from edgecompile.passes.quantize_rtn import QuantizeRtn
 from tests import tiny
 
 
-def rounded(model: Model, folder: Path, bits: int) -> Model:
+def rounded(model: Model, folder: Path, bits: int, *, convolutions: bool = True) -> Model:
     """Every matrix rounded to nearest, without a search."""
-    settings = QuantizeRtn(bits=bits, scale_search=False)  # type: ignore[arg-type]
+    settings = QuantizeRtn(
+        bits=bits,  # type: ignore[arg-type]
+        scale_search=False, convolutions=convolutions,
+    )  # fmt: skip
     return settings(model, tiny.work(folder)).model
