@@ -15,7 +15,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecompile.errors import BadInputError, UnsupportedError, UsageError
+from edgecompile.errors import (
+    BadInputError,
+    MissingLibraryError,
+    UnsupportedError,
+    UsageError,
+)
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Float32, QuantizedTensor
 from edgecompile.tasks import TASKS
@@ -283,6 +288,8 @@ def build_entry_point(entry_point: str) -> EntryPoint:
     try:
         module, examples, *card = build()
         names = list(inspect.signature(module.forward).parameters)
+    except ImportError as error:
+        raise MissingLibraryError(entry_point, str(error), "what the function imports") from error
     except (TypeError, ValueError, AttributeError) as error:
         raise UsageError(
             entry_point, str(error), "a function that returns (torch module, example inputs)"

@@ -53,11 +53,6 @@ def takes_text(task: str) -> bool:
     return TASKS[task].takes == "text"
 
 
-def one_call(task: str) -> bool:
-    """Whether one call of the graph answers: everything but decoders."""
-    return not generates(task)
-
-
 def generates(task: str) -> bool:
     """Whether the task's models give text, a token a call."""
     return task in ("text-generation", TEXT_TO_TEXT)

@@ -23,7 +23,7 @@ from edgecompile.numerics.schemes import Scheme
 from edgecompile.passes import Progress
 from edgecompile.sources.heads import activation_option
 from edgecompile.structure import roles
-from edgecompile.tasks import EVERY, TEXT_TO_TEXT, one_call
+from edgecompile.tasks import EVERY, TEXT_TO_TEXT, generates
 
 GROUPS = (32, 64, 128)  # columns of an input that may share a scale
 GRAPH_BYTES_PER_TENSOR = 2600  # nodes, edges and names in the XML, per tensor of the source
@@ -113,7 +113,7 @@ class Openvino:
                   for name, one in products.items()]  # fmt: skip
         fitting = [size for size in GROUPS if all(limit % size == 0 for limit in limits)]
         if not self.group:
-            return max(fitting, default=32) if one_call(model.task) else 32
+            return 32 if generates(model.task) else max(fitting, default=32)
         if self.group not in fitting:
             raise UnsupportedError(
                 "[options] group", f"{self.group} with weights in groups of {min(limits)}",
@@ -124,9 +124,9 @@ class Openvino:
     def _activations(self, model: Model) -> str:
         """What `activations` means for this model."""
         if self.activations == "auto":
-            static = bool(model.activations) and one_call(model.task)
+            static = bool(model.activations) and not generates(model.task)
             return "static" if static else "dynamic"
-        if self.activations == "static" and not one_call(model.task):
+        if self.activations == "static" and generates(model.task):
             raise UnsupportedError(
                 "openvino backend", "static activations of a decoder", "an encoder's or a module's",
                 "activations=dynamic",

