@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,7 +79,15 @@ def loaded(folder: Path, task: str = "") -> Model:
 
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    return loaded(tiny.bert(tmp_path_factory.mktemp("bert") / "m"))
+    folder = tiny.bert(tmp_path_factory.mktemp("bert") / "m")
+    # Training numbers the words otherwise each time, and ranges are calibrated on their ids.
+    table = json.loads((folder / "tokenizer.json").read_text())
+    special = sorted(table["added_tokens"], key=lambda token: token["id"])
+    order = [token["content"] for token in special]
+    order += sorted(set(table["model"]["vocab"]) - set(order))
+    table["model"]["vocab"] = {word: at for at, word in enumerate(order)}
+    (folder / "tokenizer.json").write_text(json.dumps(table))
+    return loaded(folder)
 
 
 @pytest.fixture(scope="module")
@@ -216,8 +225,7 @@ def test_an_embedding_is_that_of_torch_on_the_same_codes(encoder: Made) -> None:
 def test_8_bit_activations_stay_close_to_torch(encoder: Made, static: Made) -> None:
     for made in (encoder, static):
         found = embedding(made.folder, DYNAMIC_QUANTIZATION_GROUP_SIZE="32")
-        # The vocabulary is trained anew and may differ from run to run: 0.97999 was seen once.
-        assert (found * expected(made)).sum(axis=1).min() > 0.97
+        assert (found * expected(made)).sum(axis=1).min() > 0.98
 
 
 def kinds(folder: Path, **changes: Any) -> list[str]:
