@@ -90,6 +90,7 @@ def describe(contents: Contents, tokenizer_section: dict[str, Any] | None) -> di
         "source": {
             "kind": model.source.kind, "digest": model.source.digest,
             "notes": [*model.source.notes, *export.notes],
+            **({"origin": model.origin.source.digest} if model.origin else {}),
         },
         "licence": _licence_section(model.licence),
         "target": contents.target.name,
@@ -165,7 +166,8 @@ def float_entries(model: Model, export: Export) -> list[dict[str, Any]]:
 
 def _pass_section(choice: PassChoice, result: PassResult) -> dict[str, Any]:
     return {
-        "name": choice.name, "options": dict(choice.options), "changed": result.changed,
+        "name": choice.name, "stage": choice.stage, "options": dict(choice.options),
+        "changed": result.changed,
         "skipped": len(result.layers) - result.changed,
         "layers": [asdict(layer) for layer in result.layers],
     }  # fmt: skip

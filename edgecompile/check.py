@@ -12,7 +12,7 @@ import numpy as np
 
 from edgecompile import host
 from edgecompile.backends import Decoded
-from edgecompile.checks import Limits, costs, device, quality, sealed, stored_once, tokens
+from edgecompile.checks import Limits, costs, device, kept, quality, sealed, stored_once, tokens
 from edgecompile.checks.limits import REQUIRED, activation_column, limits_for, types_of, width_of
 from edgecompile.errors import (
     BadInputError,
@@ -90,7 +90,7 @@ def check_bundle(
     place = device.find(bundle, info)
     subject = _Subject(bundle, info, model, corpus, options, limits, progress, place)
     if model is not None:
-        sealed.refuse_another_source(info.data, model)
+        sealed.refuse_another_source(info.data["source"]["digest"], model)
         model.weights.release()  # each step maps what it reads
     found = _Found()
     _run(subject, found)
@@ -113,6 +113,8 @@ def _run(subject: _Subject, found: _Found) -> None:
     found.step("cost", _cost_rows(asked))
     if subject.model is not None:
         found.step("engine", _engine_rows(asked, subject.model, decoded))
+        if subject.model.origin is not None:
+            found.step(kept.STEP, _kept_rows(asked, subject.model, subject.model.origin, decoded))
     if place.kind == NOT_RUN:
         found.rows.append(unproven(device.STEP, "device_run", place.why))
     elif not place.whole and subject.model is not None and place.provider != CPU:
@@ -159,6 +161,19 @@ def _engine_rows(subject: _Subject, model: Model, decoded: Decoded) -> Iterator[
         yield from quality.rows(comparison, held_out, context)
 
 
+def _kept_rows(
+    subject: _Subject, model: Model, origin: Model, decoded: Decoded
+) -> Iterator[Row]:
+    """What the bundle kept of the model that its passes made a smaller one of."""
+    info, source = subject.info, None
+    context = info.generation.context_length if info.generation else 0
+    if info.tokenizer is not None:
+        source = FolderTokens(origin, 0 if generates(info.task) else info.tokenizer.max_length)
+    with _worker(subject) as worker:
+        comparison = _comparison(subject, worker, model, decoded, source)
+        yield from kept.rows(comparison, origin, subject.corpus.held_out, context)
+
+
 def _cost_rows(subject: _Subject) -> Iterator[Row]:
     """A process of its own, so that peak memory is that of a load and a short text."""
     task = subject.info.task
@@ -190,6 +205,8 @@ def _never_measured(subject: _Subject, rows: Iterable[Row]) -> Iterator[Row]:
     there = {row.metric for row in rows}
     why = "no source model was given" if subject.model is None else "it was not measured"
     needed = ["codes_differing", *REQUIRED[subject.info.task]]
+    if "origin" in subject.info.data["source"]:
+        needed += kept.required(REQUIRED[subject.info.task])
     if takes_text(subject.info.task):
         needed.append("tokenizer_differences")
     for metric in needed:

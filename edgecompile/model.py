@@ -121,6 +121,7 @@ class Model:
     activations: Mapping[str, Range] = field(default_factory=dict)  # of inputs, by weight
     importance: Mapping[str, Float32] = field(default_factory=dict)  # [in], mean squares of inputs
     bits: Mapping[str, int] = field(default_factory=dict)  # chosen by allocate_bits, a tensor
+    origin: Model | None = None  # what came in, where passes wrote another checkpoint
     entry_point: str = ""  # package.module:function of a torch module, else empty
 
     @property

@@ -20,6 +20,7 @@ from edgecompile.errors import (
 )
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme
+from edgecompile.passes import Effort, Reshapes
 from edgecompile.recipe import PassChoice, Recipe, pass_choices
 from edgecompile.sources import SourceRef
 from edgecompile.structure import roles
@@ -178,9 +179,8 @@ def _target_plan(request: Request, source: SourceRef, model: Model, one: Target)
         raise UnsupportedError(where, reason, way_out=f"build for {_others(model.task, one)}")
     table = _quantize_table(one, model)
     choices = pass_choices(source.recipe, model.task, table, model.parameters, model.architecture)
-    schemes = _schemes(choices, model)
-    efforts = [make_pass(choice).effort(model) for choice in choices]
-    estimated = estimate.estimate(model, backend, schemes, efforts, one.context_length)
+    schemes, efforts, smaller = _walk(choices, model)
+    estimated = estimate.estimate(smaller, backend, schemes, efforts, one.context_length)
     _refuse_budget(one, estimated)
     output = output_folder(request, source, one)
     return TargetPlan(one, backend, choices, schemes, output, estimated)
@@ -210,12 +210,19 @@ def make_pass(choice: PassChoice) -> Any:
     return registry.create("passes", choice.name, choice.options, f"[{choice.stage}]")
 
 
-def _schemes(choices: Iterable[PassChoice], model: Model) -> dict[str, Scheme]:
-    found: dict[str, Scheme] = {}
+def _walk(
+    choices: Iterable[PassChoice], model: Model
+) -> tuple[dict[str, Scheme], list[Effort], Model]:
+    """Schemes, what each pass will take, and the model that is exported: all from headers."""
+    schemes: dict[str, Scheme] = {}
+    efforts = []
     for choice in choices:
         chosen = make_pass(choice)
-        found |= getattr(chosen, "schemes", chosen.preview)(model)  # which refuses to match nothing
-    return found
+        efforts.append(chosen.effort(model))
+        schemes |= getattr(chosen, "schemes", chosen.preview)(model)  # refuses to match nothing
+        if isinstance(chosen, Reshapes):
+            model = chosen.headers(model)
+    return schemes, efforts, model
 
 
 def _others(task: str, one: Target) -> str:

@@ -15,6 +15,7 @@ from edgecompile.errors import UsageError
 # Pass stages in the order in which they run; a table `[quantize] method = "rtn"` names the
 # pass quantize_rtn, and a table without a method names the pass after the stage itself.
 STAGES = ("prune", "distill", "allocate_bits", "quantize")
+RESHAPING = ("prune", "distill")  # their passes write another checkpoint
 
 # What a plain build does where neither target nor recipe speaks (docs/quality.md has the figures).
 # In a decoder the embedding, which is often the head too, and the small value projections lose most

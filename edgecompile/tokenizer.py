@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +169,15 @@ def labels(config: Mapping[str, Any]) -> list[str]:
     """A classifier's label names in the order of its outputs; transformers saves no default."""
     table = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
     return [str(table[key]) for key in sorted(table, key=int)]
+
+
+def class_name(label: str, names: Sequence[str]) -> str:
+    """The class that a label means: a name, or the number of one."""
+    if label in names:
+        return label
+    if label.isdigit() and int(label) < len(names):
+        return names[int(label)]
+    raise BadInputError("labelled text", f"label {label!r}", f"one of {', '.join(names)[:300]}")
 
 
 def dumps(value: Any) -> str:

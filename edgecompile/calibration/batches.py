@@ -16,6 +16,7 @@ from edgecompile.tasks import TASKS, TEXT_TO_TEXT
 from edgecompile.text.parts import Document
 from edgecompile.text.pictures import open_picture
 from edgecompile.text.source_tokens import FolderTokens, windows
+from edgecompile.tokenizer import class_name, labels
 
 BATCH_TOKENS = 2048  # run through a block at once
 
@@ -60,6 +61,19 @@ def text_batches(
     ids = sorted(tokens.encode(written[:texts]), key=len)
     size = _rows(length)
     return [_padded(model, ids[start : start + size]) for start in range(0, len(ids), size)]
+
+
+def labels_of(
+    model: Model, documents: Sequence[Document], texts: int, length: int
+) -> list[Tensor]:
+    """Class numbers int64 [texts] of a classifier's batches, as `text_batches` orders them."""
+    labelled = [document for document in documents if document.text.strip()][:texts]
+    names = labels(model.config)
+    numbers = [names.index(class_name(document.label or "", names)) for document in labelled]
+    ids = FolderTokens(model, longest(model, length)).encode([d.text for d in labelled])
+    order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
+    ordered = torch.tensor([numbers[index] for index in order])
+    return list(torch.split(ordered, _rows(length)))
 
 
 def _picture_batches(model: Model, documents: Sequence[Document]) -> list[Batch]:

@@ -31,6 +31,8 @@ EXPORT: Mapping[str, tuple[tuple[float, float, float, float], bool]] = {
 }
 HALF = 3  # the column of float16
 # Measured in every check and limited only where a recipe or a target's budget says so.
+# What a smaller model kept of the one that came in: it may lose what 4 bits may.
+KEPT = "kept_"
 COSTS = ("size", "load_time", "latency", "first_token", "decode_speed", "peak_memory")
 _DISTRIBUTIONS = ("kl_mean", "kl_p999", "perplexity_ratio", "top1_agreement", "export_kl_mean")
 REQUIRED: Mapping[str, tuple[str, ...]] = {
@@ -77,6 +79,7 @@ def limits_for(width: str, int8: int, stricter: Mapping[str, float]) -> dict[str
     column = 0 if width == "float" else 1 if width == "int8" else 2
     found = {metric: values[column] for metric, (values, _) in TABLE.items()}
     found |= {metric: values[int8] for metric, (values, _) in EXPORT.items()}
+    found |= {KEPT + metric: values[2] for metric, (values, _) in TABLE.items()}
     higher = {m for table in (TABLE, EXPORT) for m, (_, up) in table.items() if up} | HIGHER
     for metric, limit in stricter.items():
         if metric not in found and metric not in COSTS:
@@ -84,7 +87,8 @@ def limits_for(width: str, int8: int, stricter: Mapping[str, float]) -> dict[str
                 "[check.limits]", f"{metric!r} is no metric", nearest(metric, [*found, *COSTS])
             )
         rule = found.get(metric, limit)
-        found[metric] = max(rule, limit) if metric in higher else min(rule, limit)
+        up = metric.removeprefix(KEPT) in higher
+        found[metric] = max(rule, limit) if up else min(rule, limit)
     return found
 
 

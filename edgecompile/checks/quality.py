@@ -23,7 +23,7 @@ from edgecompile.runtime.worker_client import Worker
 from edgecompile.tasks import PAIRS, PER_TOKEN, TASKS, TEXT_TO_TEXT
 from edgecompile.text.parts import Document
 from edgecompile.text.source_tokens import SourceTokens, windows
-from edgecompile.tokenizer import labels
+from edgecompile.tokenizer import class_name, labels
 
 QUALITY, EXPORT = "quality", "export"
 STEP_TEXTS = 64  # between two looks of the progress bar
@@ -46,6 +46,7 @@ class Comparison:
     limits: Mapping[str, float]
     progress: Progress
     replaced: Collection[str] = ()  # float tensors that a pass changed
+    against_codes: bool = True  # whether the same codes in torch are asked too
 
     @cached_property
     def reference(self) -> Reference:
@@ -97,6 +98,8 @@ def embedding_rows(comparison: Comparison, texts: Sequence[str]) -> Iterator[Row
     for measured in cosine.measure(cosine.cosines(source, found)):
         yield comparison.judge(QUALITY, measured)
     yield comparison.judge(QUALITY, rank.measure(source, found))
+    if not comparison.against_codes:
+        return
     few = slice(options.fidelity_texts)
     with comparison.same_codes():
         exact = _embed(comparison, ids[few], "embed with the same codes")
@@ -168,15 +171,6 @@ def class_rows(
         yield comparison.judge(QUALITY, measured)
 
 
-def class_name(label: str, names: Sequence[str]) -> str:
-    """The class that a label means: a name, or the number of one."""
-    if label in names:
-        return label
-    if label.isdigit() and int(label) < len(names):
-        return names[int(label)]
-    raise BadInputError("labelled text", f"label {label!r}", f"one of {', '.join(names)[:300]}")
-
-
 def generation_rows(
     comparison: Comparison, texts: Sequence[str], context: int
 ) -> Iterator[Row]:
@@ -211,6 +205,8 @@ def _way(comparison: Comparison) -> Callable[[Comparison, Windows, Windows], Ste
 
 def _compare_whole(comparison: Comparison, pieces: Windows, few: Windows) -> Steps:
     yield QUALITY, _compare(comparison, pieces, "compare with the source")
+    if not comparison.against_codes:
+        return
     with comparison.same_codes():
         yield EXPORT, _compare(comparison, few, "compare with the same codes")
 

@@ -25,6 +25,7 @@ from edgecompile.numerics.schemes import (
     float_digest,
     weights_digest,
 )
+from edgecompile.recipe import RESHAPING
 from edgecompile.report import Row, exact, judged
 
 STEP = "sealed"
@@ -78,9 +79,8 @@ def rows(
         yield from own_rows(decoded, manifest, model)
 
 
-def refuse_another_source(manifest: Mapping[str, Any], model: Model) -> None:
-    """BadInputError where the model is not the one that the bundle was built from."""
-    stated = manifest["source"]["digest"]
+def refuse_another_source(stated: str, model: Model) -> None:
+    """BadInputError where the model's digest is not the one that a bundle states."""
     if model.source.digest != stated:
         raise BadInputError(
             f"source {model.source.reference}", f"digest {model.source.digest[:16]}",
@@ -175,10 +175,15 @@ def _differing_floats(decoded: Decoded, floats: Mapping[str, Mapping[str, Any]])
 
 def changed_floats(manifest: Mapping[str, Any]) -> list[str]:
     """Tensors off the grid that are not the source's: changed by a pass, or of an engine's type."""
-    rows = (row for one in manifest["passes"] for row in one["layers"])
+    rows = (row for one in _on_grid(manifest) for row in one["layers"])
     changed = {row["name"] for row in rows if row["action"] == "changed"}
     floats = {entry["name"] for entry in manifest["floats"]}
     return sorted(changed & floats | own_types(manifest).keys())
+
+
+def _on_grid(manifest: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The passes after the last that wrote a checkpoint: what the model is compared from."""
+    return (one for one in manifest["passes"] if one.get("stage") not in RESHAPING)
 
 
 def _differing_facts(found: Mapping[str, float], known: Mapping[str, float]) -> list[str]:
@@ -202,7 +207,7 @@ def _weight_rows(seen: Iterable[_Seen], manifest: Mapping[str, Any]) -> Iterator
     group's norm; 1.25 times that is the limit, where nothing but such a pass changed the weights.
     It sees what was chosen wrongly, which no comparison with the manifest can.
     """
-    passes = {entry["name"] for entry in manifest["passes"]}
+    passes = {entry["name"] for entry in _on_grid(manifest)}
     ratios = {tensor.name: tensor.ratio for tensor in seen if tensor.ratio is not None}
     if not ratios:
         return
