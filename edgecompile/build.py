@@ -174,8 +174,11 @@ def discard(folder: Path) -> None:
 
 def corpus_of(recipe: Recipe, data: Path | None, task: str) -> Corpus:
     """By --data, else by the recipe (beside its file), else what every installation has."""
-    named = recipe.data.file
-    return corpus_for(recipe.data, data or (recipe.folder / named if named else None), task)
+    spec = recipe.data
+    if spec.calibration:
+        beside = str(recipe.folder / spec.calibration)
+        spec = dataclasses.replace(spec, calibration=beside)
+    return corpus_for(spec, data or (recipe.folder / spec.file if spec.file else None), task)
 
 
 @dataclass(frozen=True)

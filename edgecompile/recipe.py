@@ -58,9 +58,13 @@ class SourceSpec:
 
 @dataclass(frozen=True)
 class DataSpec:
-    """Text for calibration and checks; without a file, the default prose."""
+    """Text for calibration and checks; without a file, the default prose.
+
+    With a file of its own, `calibration` is all that passes learn from, and the check has the rest.
+    """
 
     file: str = ""
+    calibration: str = ""
     text: str = "text"  # column or key of the text
     label: str = "label"
 

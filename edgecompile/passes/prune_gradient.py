@@ -34,13 +34,16 @@ class PruneGradient(WidthOptions):
         """Mean squares of gradient x weight, float64 [units]."""
         from edgecompile.calibration.walk import fast_attention
         from edgecompile.pruning.importance import by_gradient
-        from edgecompile.pruning.losses import losses
+        from edgecompile.pruning.losses import Losses
         from edgecompile.reference import Reference
 
         reference = Reference(model, fast_attention(model))
         reference.body.requires_grad_(True)
-        given = losses(
-            reference, work.corpus().calibration, self.texts, self.length,
-            lambda done, total: work.progress("measure importance", done, total),
-        )  # fmt: skip
-        return by_gradient(model, reference.body, shape, given)
+        losses = Losses(reference, work.corpus().calibration, self.texts, self.length)
+
+        def step(done: int) -> None:
+            work.progress("measure importance", done, len(losses))
+
+        found = by_gradient(model, reference.body, shape, losses, len(losses), step)
+        step(len(losses))
+        return found

@@ -1,6 +1,8 @@
 """How much each unit of an axis matters: one number a unit, larger for what should stay."""
 from __future__ import annotations
 
+import functools
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -11,7 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgecompile.calibration.batches import Batch
+from edgecompile.calibration.moments import rows_of
 from edgecompile.model import Model
+from edgecompile.numerics.parallel import spread
 from edgecompile.numerics.swap import parameter_names
 from edgecompile.pruning.axes import Axis, Cut, Shape
 
@@ -31,29 +35,39 @@ def by_norm(model: Model, shape: Shape) -> Scores:
 
 
 def by_gradient(
-    model: Model, body: nn.Module, shape: Shape, losses: Iterable[Tensor]
-) -> Scores:
+    model: Model, body: nn.Module, shape: Shape, loss: Callable[[int], Tensor], count: int,
+    step: Step,
+) -> Scores:  # fmt: skip
     """First-order Taylor: the mean over losses of (sum of gradient x weight of a unit)^2.
 
     Molchanov et al. 2019, Importance Estimation for Neural Network Pruning, eq. 8, with the unit as
-    a gate. Each of `losses` is a scalar tensor that depends on the weights of `body`.
+    a gate. `loss` gives the n-th of `count` scalars that depend on the weights of `body`.
     """
-    places, count = _parameters(model, body, shape), 0
-    found = {axis.key: np.zeros(axis.units) for axis in shape.axes}
-    for loss in losses:
-        body.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+    places = _parameters(model, body, shape)
+
+    def one(number: int) -> Scores:
+        weights = [parameter for parameter, _ in places]
+        gradients = torch.autograd.grad(loss(number), weights, allow_unused=True)
         sums = {axis.key: np.zeros(axis.units) for axis in shape.axes}
-        for parameter, cuts in places:
-            if parameter.grad is None:
+        for (parameter, cuts), gradient in zip(places, gradients, strict=True):
+            if gradient is None:
                 continue
-            product = (parameter.grad * parameter.detach()).double()
+            product = (gradient * parameter.detach()).double()
             for cut, axis in cuts:
                 sums[axis.key] += _per_unit(product, cut, axis.units)
-        for key, value in sums.items():
-            found[key] += value**2
+        return {key: value**2 for key, value in sums.items()}
+
+    return _mean(spread(one, range(count)), shape, step)
+
+
+def _mean(parts: Iterable[Scores], shape: Shape, step: Step) -> Scores:
+    """The mean of what pieces of the text gave, added up in their order."""
+    found, count = {axis.key: np.zeros(axis.units) for axis in shape.axes}, 0
+    for part in parts:
+        step(count)
+        for key, value in part.items():
+            found[key] += value
         count += 1
-    body.zero_grad(set_to_none=True)
     return {key: value / max(count, 1) for key, value in found.items()}
 
 
@@ -64,37 +78,29 @@ def by_activation(
 
     Muralidharan et al. 2024 (Minitron), section 2.2, with the mean over the batch and tokens of L2.
     """
-    names = parameter_names(body, model.weights)
-    modules, found = dict(body.named_modules()), {a.key: np.zeros(a.units) for a in shape.axes}
-    with ExitStack() as hooks, torch.inference_mode():
-        mask: list[Tensor | None] = [None]
+    names, modules = parameter_names(body, model.weights), dict(body.named_modules())
+    current = threading.local()
+
+    def hook(entering: Sequence[tuple[Cut, Axis]], _module: Any, args: tuple[Any, ...]) -> None:
+        squares = rows_of(args[0], current.mask).double().square().mean(0, keepdim=True)
+        for cut, axis in entering:
+            current.found[axis.key] += _per_unit(squares, cut, axis.units)
+
+    def one(batch: Batch) -> Scores:
+        current.mask, current.found = batch.mask, {a.key: np.zeros(a.units) for a in shape.axes}
+        with torch.inference_mode():
+            body(**batch.inputs)
+        found: Scores = current.found
+        return found
+
+    with ExitStack() as hooks:
         for source, cuts in shape.cuts().items():
             reader = modules.get(names.get(source, "").removesuffix(".weight"))
             entering = [(cut, axis) for cut, axis in cuts if cut.dim == 1]
             if isinstance(reader, nn.Linear) and entering and source.endswith("weight"):
-                hook = _adds(found, entering, mask)
-                hooks.callback(reader.register_forward_pre_hook(hook).remove)
-        for number, batch in enumerate(batches):
-            step(number)
-            mask[0] = batch.mask
-            body(**batch.inputs)
-    return found
-
-
-def _adds(
-    found: Mapping[str, NDArray[np.float64]], entering: Sequence[tuple[Cut, Axis]],
-    mask: Sequence[Tensor | None],
-) -> Callable[[nn.Module, tuple[Any, ...]], None]:  # fmt: skip
-    def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
-        given = args[0]
-        rows = given.reshape(-1, given.shape[-1])
-        if mask[0] is not None and given.ndim == 3:
-            rows = given[mask[0]]
-        squares = rows.double().square().mean(0, keepdim=True)
-        for cut, axis in entering:
-            found[axis.key][:] += _per_unit(squares, cut, axis.units)
-
-    return hook
+                handle = reader.register_forward_pre_hook(functools.partial(hook, entering))
+                hooks.callback(handle.remove)
+        return _mean(spread(one, batches), shape, step)
 
 
 def _per_unit(values: Tensor, cut: Cut, units: int) -> NDArray[np.float64]:

@@ -1,7 +1,7 @@
 """Losses whose gradients say what a unit is worth: of labels, of text, of own answers."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -12,13 +12,8 @@ from edgecompile.model import Model
 from edgecompile.reference import Reference, flat_outputs
 from edgecompile.text.parts import Document
 
-SEED = 0  # of the answers that are drawn
 
-
-def losses(
-    reference: Reference, documents: Sequence[Document], texts: int, length: int,
-    step: Callable[[int, int], None],
-) -> Iterator[Tensor]:  # fmt: skip
+class Losses:
     """One scalar a batch of calibration text, depending on the reference's weights.
 
     A decoder's is the cross-entropy of the text; a classifier's that of the labels, if every text
@@ -26,28 +21,32 @@ def losses(
     squared gradients the diagonal of its Fisher information; an embedding is projected on random
     signs, which makes them that of J'J (Martens 2020, New Insights on the Natural Gradient).
     """
-    model = reference.model
-    labelled = model.task == "classification" and all(d.label is not None for d in documents)
-    batches = text_batches(model, documents, texts, length)
-    truth = labels_of(model, documents, texts, length) if labelled else None
-    random = torch.Generator().manual_seed(SEED)
-    module = reference.torch_module()
-    for number, batch in enumerate(batches):
-        step(number, len(batches))
-        inputs = {name: value for name, value in batch.inputs.items() if name != "use_cache"}
-        if model.task == "text-generation":
-            logits = reference.body(**inputs, use_cache=False).logits
-            yield _of_text(logits, inputs["input_ids"])
-            continue
-        accepted = {name: inputs[name] for name in reference.input_names if name in inputs}
-        for name in set(reference.input_names) - set(accepted):  # token types
-            accepted[name] = torch.zeros_like(inputs["input_ids"])
-        given = flat_outputs(module(**accepted))[0]
-        if truth is not None:
-            yield functional.cross_entropy(given, truth[number])
-        else:
-            yield _of_own_answers(model, given, batch, random)
-    step(len(batches), len(batches))
+
+    def __init__(
+        self, reference: Reference, documents: Sequence[Document], texts: int, length: int
+    ) -> None:
+        model = self.model = reference.model
+        self.reference, self.module = reference, reference.torch_module()
+        labelled = model.task == "classification" and all(d.label is not None for d in documents)
+        self.batches = text_batches(model, documents, texts, length)
+        self.truth = labels_of(model, documents, texts, length) if labelled else None
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __call__(self, number: int) -> Tensor:
+        """The loss of one batch, whatever came before it."""
+        batch = self.batches[number]
+        ids = batch.inputs["input_ids"]
+        if self.model.task == "text-generation":
+            return _of_text(self.reference.body(input_ids=ids, use_cache=False).logits, ids)
+        names = self.reference.input_names  # token types are all of the first text
+        inputs = {name: batch.inputs.get(name, torch.zeros_like(ids)) for name in names}
+        given = flat_outputs(self.module(**inputs))[0]
+        if self.truth is not None:
+            return functional.cross_entropy(given, self.truth[number])
+        random = torch.Generator().manual_seed(number)
+        return _of_own_answers(self.model, given, batch, random)
 
 
 def _of_text(logits: Tensor, ids: Tensor) -> Tensor:

@@ -280,6 +280,18 @@ def test_pruning_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     assert len(digests) == 1
 
 
+def test_the_number_of_cores_changes_no_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, digests = load(tiny.llama(tmp_path / "model")), set()
+    chosen = PruneGradient(ratio=0.3, multiple=16, texts=16, length=32)
+    for cores in (1, 3):
+        monkeypatch.setattr("edgecompile.numerics.parallel.usable_cores", lambda n=cores: n)
+        work = tiny.work(tmp_path / str(cores), tiny.corpus())
+        digests.add(chosen(model, work).model.source.digest)
+    assert len(digests) == 1
+
+
 def test_the_origin_of_a_model_pruned_twice_is_what_came_in(tmp_path: Path) -> None:
     model = load(tiny.llama(tmp_path / "model"))
     once = PruneL2(ratio=0.2)(model, tiny.work(tmp_path / "once")).model
