@@ -12,6 +12,7 @@ from edgecompile import build as builder
 from edgecompile import cache
 from edgecompile.build import BuildResult
 from edgecompile.checks.limits import limits_for
+from edgecompile.compress import Compressed, compress
 from edgecompile.errors import UsageError
 from edgecompile.plan import Plan, Request, plan
 from edgecompile.recheck import Recheck, recheck
@@ -133,3 +134,43 @@ def test_a_plan_estimates_the_smaller_model(llama: Path, tmp_path: Path) -> None
 def test_a_recipe_makes_what_is_kept_stricter_and_never_looser() -> None:
     found = limits_for("int8", 0, {"kept_kl_mean": 0.01, "kept_top1_agreement": 0.1})
     assert (found["kept_kl_mean"], found["kept_top1_agreement"]) == (0.01, 0.66)
+
+
+def compressed(model: Path, out: Path, *settings: str, overwrite: bool = False) -> Compressed:
+    request = Request(str(model), (), settings=settings, overwrite=overwrite)
+    return compress(request, out, quiet)
+
+
+def test_compress_writes_what_a_build_would_export(
+    llama: Path, results: list[BuildResult], tmp_path: Path
+) -> None:
+    done = compressed(llama, tmp_path / "smaller", *SETTINGS)
+    source = manifest(results[0].bundle)["source"]
+    assert done.model.source.digest == source["digest"]  # type: ignore[index]
+
+
+def test_what_compress_wrote_builds_like_any_folder(llama: Path, tmp_path: Path) -> None:
+    done = compressed(llama, tmp_path / "smaller", *SETTINGS)
+    result = next(builder.build(planned(done.folder, tmp_path / "out", "null",
+                                        settings=SETTINGS[3:]), quiet))  # fmt: skip
+    assert "origin" not in manifest(result.bundle)["source"]  # type: ignore[operator]
+
+
+def test_the_card_says_what_was_done(llama: Path, tmp_path: Path) -> None:
+    done = compressed(llama, tmp_path / "smaller", *SETTINGS)
+    text = (done.folder / "README.md").read_text()
+    assert text.startswith("---\nlicense: apache-2.0")
+    assert "- prune_l2: heads 2, mlp 128" in text
+
+
+def test_compress_without_anything_to_do_says_how(llama: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"prune\.method=gradient"):
+        compressed(llama, tmp_path / "smaller")
+    assert not (tmp_path / "smaller").exists()
+
+
+def test_compress_replaces_a_folder_only_when_told(llama: Path, tmp_path: Path) -> None:
+    compressed(llama, tmp_path / "smaller", *SETTINGS)
+    with pytest.raises(UsageError, match="exists already"):
+        compressed(llama, tmp_path / "smaller", *SETTINGS)
+    compressed(llama, tmp_path / "smaller", *SETTINGS, overwrite=True)
