@@ -99,7 +99,7 @@ class Loop:
         if options.checkpointing:
             recompute(module)
         self.twin = parallel.twin(module, group)
-        self.module = group.place(module, getattr(objective, "partial", False)).train()
+        self.module = group.place(module, objective.partial).train()
         self.bare = parallel.bare(self.module)
         self.optimizer = optimizer_of(self.bare, options)
         self.scale = LossScale.of(options.precision)

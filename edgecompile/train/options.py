@@ -19,7 +19,7 @@ class LoraOptions:
     """`[train.lora]`: low-rank adapters in place of all weights (Hu et al. 2021); rank 0 is off."""
 
     rank: int = 0
-    alpha: float = 16.0  # adapters are scaled by alpha / rank
+    alpha: int = 16  # adapters are scaled by alpha / rank
     dropout: float = 0.0
     targets: tuple[str, ...] = ()  # ends of module names; empty: peft's choice, else all linear
 

@@ -120,8 +120,14 @@ def _accelerator() -> Any:
     except ModuleNotFoundError as error:
         found, way_out = "accelerate is not installed", "pip install 'edgecompile[train]'"
         raise MissingLibraryError("train", found, way_out=way_out) from error
-    # The precision is ours (precision.py): accelerate has no loss scaling on processors.
-    return Accelerator(mixed_precision="no")
+    # The precision is ours (precision.py): accelerate has no loss scaling on processors. And where
+    # there is no GPU it starts no process group, unless it is told that processors are meant.
+    found = Accelerator(mixed_precision="no", cpu=not torch.accelerator.is_available())
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if found.num_processes != started:
+        expected = f"{started}, as WORLD_SIZE says"
+        raise UsageError("accelerate", f"{found.num_processes} processes", expected)
+    return found
 
 
 def _launched(asked: Parallel) -> Parallel:

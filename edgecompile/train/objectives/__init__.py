@@ -22,7 +22,13 @@ class Objective(Protocol):
     the `weight` of all items: so parts and processes give the loss that one would.
     """
 
-    rows: int  # training rows; an epoch is so many draws
+    measure: str  # the main one of its held-out metrics
+    partial: bool  # whether a step may leave parameters without a gradient
+
+    @property
+    def rows(self) -> int:
+        """Training rows: an epoch is so many draws."""
+        ...
 
     def start(self, device: torch.device) -> None:
         """Called once before the first step; a teacher moves to the device here."""

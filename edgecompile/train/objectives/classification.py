@@ -60,7 +60,7 @@ class Classification(Texts):
         """Logits float32 [rows, labels] and labels int64 [rows] of the held-out rows."""
         found = [
             (module(**_inputs(batch)).logits.float().cpu(), batch["labels"].cpu())
-            for batch in self.held_out_batches(module)
+            for batch in self.held_out_batches()
         ]
         return torch.cat([one for one, _ in found]), torch.cat([one for _, one in found])
 

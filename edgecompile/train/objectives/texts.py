@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from edgecompile.runtime.tokens import Tokens
 from edgecompile.train import order
@@ -73,14 +73,13 @@ class Texts:
         [found] = self.tokenizer.encode_whole([text if pair is None else (text, pair)])
         return {"ids": found.ids, "types": found.types}
 
-    def held_out_batches(self, module: nn.Module) -> Iterator[Batch]:
+    def held_out_batches(self) -> Iterator[Batch]:
         """Held-out rows of like length together, on the module's device; short ones first."""
         items = [self.item(row, row.text) for row in self.held_out]
         items.sort(key=lambda item: len(item["ids"]))
-        device = next(module.parameters()).device
         for start in range(0, len(items), EVALUATED):
             batch = self.collate(items[start : start + EVALUATED])
-            yield {n: v.to(device) if isinstance(v, Tensor) else v for n, v in batch.items()}
+            yield {n: v.to(self.device) if isinstance(v, Tensor) else v for n, v in batch.items()}
 
     def better(self, new: Numbers, old: Numbers) -> bool:
         """By the objective's main measure; a loss is better where it is lower."""
