@@ -15,7 +15,7 @@ from torch import nn
 
 from edgecompile import __version__, bundle, cache, host, sources
 from edgecompile.config import Table
-from edgecompile.errors import ResourceError, UsageError
+from edgecompile.errors import ResourceError, UnsupportedError, UsageError
 from edgecompile.passes import Progress
 from edgecompile.sources import SourceRef
 from edgecompile.train import checkpoints, curve, lora, saving, source, tasks
@@ -28,6 +28,7 @@ from edgecompile.train.objectives.texts import unchanged
 from edgecompile.train.options import TaskOptions, TrainOptions, parse
 
 WORK = ".train"  # ends the name of the folder with checkpoints, then the report
+REPORT = "report.json"
 CHECKPOINTS = 4.5  # bytes of a run's files for one of its weights: they, two moments, one more
 # What changes neither which steps a run has nor what they compute, but for rounding
 FREE = ("threads", "save_every", "parallel", "accumulate")
@@ -69,13 +70,8 @@ class Part:
     labels: tuple[str, ...]
 
 
-def train(
-    request: Request, watch: Callable[[Row], None], progress: Progress, augment: Augment = unchanged
-) -> Trained:
-    """Train the model that the request names, and save it; raises before the first step if it can.
-
-    `augment` changes the texts of training rows.
-    """
+def train(request: Request, watch: Callable[[Row], None], progress: Progress) -> Trained:
+    """Train what the request names and save it; raises before the first step where it can."""
     ref = sources.resolve(
         request.model, request.recipe, task=request.task, variant=request.variant,
         settings=request.settings,
@@ -86,23 +82,36 @@ def train(
     parts = read_parts(request, ref, options)
     models = [source.source_model(ref, part.task, progress) for part in parts]
     lessons = [
-        tasks.Lesson(model, part.data, options, part.labels, augment)
+        tasks.Lesson(model, part.data, options, part.labels, augmentation(options, part.data))
         for model, part in zip(models, parts, strict=True)
     ]
     refuse_full_disk(work, models[0].parameters, options)
+    mark = fingerprint(options, parts, models[0].source.digest)
+    if request.out.exists() and not request.overwrite:  # resumed, but it had just ended
+        return Trained(request.out, work, finished(request.out, work, mark), True)
     objective, module = assemble(parts, lessons, options)
-    print_of = fingerprint(options, parts, models[0].source.digest)
-    fitted = fit(module, objective, options, Place(work, print_of, watch))
-    summary = summarize(ref, models[0].source.digest, parts, fitted, options)
+    fitted = fit(module, objective, options, Place(work, mark, watch))
+    summary = summarize(ref, parts, fitted, options)
+    summary |= {"source_digest": models[0].source.digest, "fingerprint": mark}
     if fitted.main:
-        save(request, work, parts, lessons, fitted, summary)
         report(work, fitted, objective.measure, summary)
+        save(request, parts, lessons, fitted, summary)
+        remove_checkpoints(work)
     return Trained(request.out, work, summary, fitted.main)
+
+
+def augmentation(options: TrainOptions, data: Data) -> Augment:
+    """What `[train.augment]` does to a training text; the held-out rows never meet it."""
+    if not options.augment:
+        return unchanged
+    found = f"{', '.join(options.augment)} for {len(data.training)} rows: no methods are built in"
+    raise UnsupportedError("[train.augment]", found, way_out="leave the table out")
 
 
 def refuse_existing(request: Request, work: Path) -> None:
     """UsageError (2) for an output that is there, or a run that was not finished."""
-    if request.out.exists() and not request.overwrite:
+    ended = request.resume and (work / REPORT).is_file()
+    if request.out.exists() and not request.overwrite and not ended:
         raise bundle.existing(request.out)
     begun = checkpoints.latest(work) if work.is_dir() else None
     if begun is None or request.resume:
@@ -113,6 +122,21 @@ def refuse_existing(request: Request, work: Path) -> None:
             way_out="add --resume to go on with it, or --overwrite to start anew",
         )  # fmt: skip
     shutil.rmtree(work)
+
+
+def finished(out: Path, work: Path, mark: str) -> dict[str, Any]:
+    """The report of a run that had saved its model already; UsageError (2) if it was another."""
+    summary: dict[str, Any] = json.loads((work / REPORT).read_text(encoding="utf-8"))
+    if summary.get("fingerprint") != mark:
+        raise bundle.existing(out)
+    remove_checkpoints(work)
+    return summary
+
+
+def remove_checkpoints(work: Path) -> None:
+    """What a run needs to go on, once it has ended."""
+    for path in work.glob(f"{checkpoints.PREFIX}*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def refuse_full_disk(work: Path, parameters: int, options: TrainOptions) -> None:
@@ -180,13 +204,13 @@ def fingerprint(options: TrainOptions, parts: list[Part], digest: str) -> str:
 
 
 def summarize(
-    ref: SourceRef, digest: str, parts: list[Part], fitted: Fitted, options: TrainOptions
+    ref: SourceRef, parts: list[Part], fitted: Fitted, options: TrainOptions
 ) -> dict[str, Any]:
     """What report.json says: no text of the user's, no time, no place."""
     return {
         "edgecompile": __version__, "libraries": versions(), "cpu_level": host.cpu_level(),
         "threads": options.threads or host.usable_cores(),
-        "model": ref.name, "source_digest": digest, "seed": options.seed,
+        "model": ref.name, "seed": options.seed,
         "options": dataclasses.asdict(options), "steps": len(fitted.rows), "kept": fitted.step,
         "resumed_at": fitted.resumed, "held_out": dict(fitted.held_out),
         "tasks": [
@@ -210,8 +234,8 @@ def versions() -> dict[str, str]:
 
 
 def save(
-    request: Request, work: Path, parts: list[Part], lessons: list[tasks.Lesson],
-    fitted: Fitted, summary: Table,
+    request: Request, parts: list[Part], lessons: list[tasks.Lesson], fitted: Fitted,
+    summary: Table,
 ) -> None:  # fmt: skip
     """Write the model's folder, or one a task, under its name in one step."""
     module: Any = fitted.module
@@ -224,8 +248,6 @@ def save(
             folder.mkdir(exist_ok=True)
             saving.write(folder, one, lesson.model, card_rows(part, summary))
         saving.publish(staging, request.out, request.overwrite)
-    for path in work.glob(f"{checkpoints.PREFIX}*"):
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def card_rows(part: Part, summary: Table) -> dict[str, Any]:
@@ -244,7 +266,7 @@ def card_rows(part: Part, summary: Table) -> dict[str, Any]:
 def report(work: Path, fitted: Fitted, measure: str, summary: Table) -> None:
     """metrics.jsonl is there; add curve.svg and report.json."""
     text = json.dumps(summary, indent=2, sort_keys=True, default=str) + "\n"
-    replace_text(work / "report.json", text)
+    replace_text(work / REPORT, text)
     replace_text(work / "curve.svg", curve.draw(fitted.rows, measure))
     if not (work / METRICS).is_file():
         replace_text(work / METRICS, "".join(json.dumps(row) + "\n" for row in fitted.rows))

@@ -23,6 +23,8 @@ def write(staging: Path, module: nn.Module, model: Model, numbers: Mapping[str, 
     """Fill `staging` with config, weights, tokenizer, licence and card."""
     saved: Any = module
     saved.save_pretrained(staging)
+    for file in staging.glob("*.safetensors"):
+        file.chmod(0o644)  # safetensors makes it its owner's alone
     tidy_config(staging / "config.json")
     copy_tokenizer(model, staging)
     if model.task == "embedding" and model.pooling is not None:
