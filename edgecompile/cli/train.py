@@ -41,11 +41,13 @@ def train_command(context: click.Context, /, form: str, **values: Any) -> None:
     """
     # Before torch: threads that spin while they wait are very slow where cores are shared.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from edgecompile.train.parallel import leave
     from edgecompile.train.run import Request, train
 
     quiet = context.obj["quiet"] or os.environ.get("RANK", "0") != "0"
     with _shown(output.errors(), quiet) as watch:
         trained = train(Request(**values), watch, lambda *_: None)
+    leave()
     if not trained.main:
         return
     if form == "json":

@@ -114,6 +114,13 @@ def processes(options: TrainOptions) -> Iterator[Processes]:
         torch.set_num_threads(before)
 
 
+def leave() -> None:
+    """Take leave of the other processes, when all have come this far."""
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
 def _accelerator() -> Any:
     try:
         from accelerate import Accelerator

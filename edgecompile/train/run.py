@@ -4,7 +4,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,13 +89,14 @@ def train(request: Request, watch: Callable[[Row], None], progress: Progress) ->
     if request.out.exists() and not request.overwrite:  # resumed, but it had just ended
         return Trained(request.out, work, finished(request.out, work, mark), True)
     objective, module = assemble(parts, lessons, options)
-    fitted = fit(module, objective, options, Place(work, mark, watch))
+    fitted = fit(module, objective, options, Place(work, mark, request.resume, watch))
     summary = summarize(ref, parts, fitted, options)
     summary |= {"source_digest": models[0].source.digest, "fingerprint": mark}
     if fitted.main:
-        report(work, fitted, objective.measure, summary)
-        save(request, parts, lessons, fitted, summary)
-        remove_checkpoints(work)
+        with checkpoints.disk_errors(work):
+            report(work, fitted, objective.measure, summary)
+            save(request, parts, lessons, fitted, summary)
+        checkpoints.remove_all(work)
     return Trained(request.out, work, summary, fitted.main)
 
 
@@ -114,14 +114,11 @@ def refuse_existing(request: Request, work: Path) -> None:
     if request.out.exists() and not request.overwrite and not ended:
         raise bundle.existing(request.out)
     begun = checkpoints.latest(work) if work.is_dir() else None
-    if begun is None or request.resume:
-        return
-    if not request.overwrite:
+    if begun is not None and not request.resume and not request.overwrite:
         raise UsageError(
             str(work), f"holds a run that was not finished ({begun.name})",
             way_out="add --resume to go on with it, or --overwrite to start anew",
         )  # fmt: skip
-    shutil.rmtree(work)
 
 
 def finished(out: Path, work: Path, mark: str) -> dict[str, Any]:
@@ -129,14 +126,8 @@ def finished(out: Path, work: Path, mark: str) -> dict[str, Any]:
     summary: dict[str, Any] = json.loads((work / REPORT).read_text(encoding="utf-8"))
     if summary.get("fingerprint") != mark:
         raise bundle.existing(out)
-    remove_checkpoints(work)
+    checkpoints.remove_all(work)
     return summary
-
-
-def remove_checkpoints(work: Path) -> None:
-    """What a run needs to go on, once it has ended."""
-    for path in work.glob(f"{checkpoints.PREFIX}*"):
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def refuse_full_disk(work: Path, parameters: int, options: TrainOptions) -> None:

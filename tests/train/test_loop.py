@@ -54,7 +54,7 @@ def killed_after(step: int, folder: Path) -> Place:
         if row.step == step:
             raise KilledError
 
-    return Place(folder, "a run", watch)
+    return Place(folder, "a run", watch=watch)
 
 
 def test_the_same_seed_gives_the_same_weights(dropping: Path, tmp_path: Path) -> None:
