@@ -1,6 +1,7 @@
 """Low-rank adapters (peft): few weights learn, and are added to the model's own at the end."""
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from torch import nn
@@ -14,6 +15,7 @@ def adapted(module: nn.Module, options: LoraOptions, new_head: bool) -> nn.Modul
 
     Draws from torch's generator: seed it before.
     """
+    logging.getLogger("torchao").setLevel(logging.ERROR)  # peft loads it, and it warns of kernels
     try:
         from peft import LoraConfig, get_peft_model
     except ModuleNotFoundError as error:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
@@ -109,7 +110,10 @@ def processes(options: TrainOptions) -> Iterator[Processes]:
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(options.threads or max(1, usable_cores() // here))
     try:
-        yield Processes(options)
+        with warnings.catch_warnings():
+            # of changing a module's outputs in place, which no objective does
+            warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
+            yield Processes(options)
     finally:
         torch.set_num_threads(before)
 

@@ -179,8 +179,6 @@ def assemble(
         if options.lora.rank:
             module = lora.adapted(module, options.lora, bool(parts[0].labels))
         return objectives[""], module
-    if options.lora.rank:
-        raise UsageError("[train.lora]", "adapters for several tasks", "one task, or no adapters")
     weights = {name: one.weight for name, one in options.tasks.items()}
     several = Several(objectives, weights, options.temperature, options.seed)
     return several, Heads(modules)
