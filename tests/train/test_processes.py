@@ -14,7 +14,10 @@ from safetensors.torch import load_file
 
 from edgecompile.train.loop import Place, fit
 from edgecompile.train.options import parse
+from edgecompile.train.run import Request, train
+from tests import tiny
 from tests.train import small, worker
+from tests.train.test_objectives import several
 
 MODES = (
     "data-float32-1", "data-float32-2", "fsdp-float32-1", "tensor-float32-1",
@@ -32,8 +35,12 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def launch(folder: Path, model: Path, rows: Path, *modes: str) -> None:
-    words = ["--nproc-per-node", "2", "--standalone", "-m", "tests.train.worker"]
-    command = [sys.executable, "-m", "torch.distributed.run", *words, model, rows, folder, *modes]
+    torchrun("tests.train.worker", model, rows, folder, *modes)
+
+
+def torchrun(module: str, *arguments: object) -> None:
+    words = ["--nproc-per-node", "2", "--standalone", "-m", module]
+    command = [sys.executable, "-m", "torch.distributed.run", *words, *arguments]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     done = subprocess.run(
         [str(word) for word in command], env=environment, cwd=ROOT, capture_output=True, text=True
@@ -103,3 +110,47 @@ def test_one_process_goes_on_with_a_checkpoint_of_two(
     resumed = fit(module, objective, parse(worker.OPTIONS), place)
     assert resumed.resumed == 4
     assert resumed.rows[-1]["loss"] == pytest.approx(table(found, mode)["losses"][-1], rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A decoder with a tied head, an encoder, a recipe with two heads, rows for each."""
+    folder = tmp_path_factory.mktemp("models")
+    small.bert(folder / "encoder")
+    tiny.llama(folder / "decoder")
+    small.data_file(folder)
+    several(folder, 1.0)
+    (folder / "prose.txt").write_text("\n\n".join(f"{tiny.TEXT} {n}" for n in range(20)))
+    return folder
+
+
+SETTINGS = ("train.steps=4", "train.batch=8", "train.threads=1", "train.length=32")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "data", "parallel"),
+    [
+        ("decoder", "prose.txt", "data"), ("decoder", "prose.txt", "fsdp"),
+        ("decoder", "prose.txt", "tensor"), ("several.toml", None, "data"),
+        ("several.toml", None, "fsdp"), ("several.toml", None, "tensor"),
+        ("encoder", "rows-60-0.jsonl", "data"), ("encoder", "rows-60-0.jsonl", "fsdp"),
+    ],
+)  # fmt: skip
+def test_the_command_learns_the_same_in_two_processes(
+    model: str, data: str | None, parallel: str, models: Path, tmp_path: Path
+) -> None:
+    adapters = model == "encoder"  # one of them with adapters
+    settings = (*SETTINGS, f"train.parallel={parallel}", f"train.lora.rank={4 * adapters}")
+    words = [f"--set={one}" for one in settings] + ([f"--data={models / data}"] if data else [])
+    torchrun("edgecompile", "-q", "train", models / model, *words, "-o", tmp_path / "two")
+    request = Request(
+        str(models / model), tmp_path / "one", models / data if data else None, settings=settings
+    )
+    train(request, lambda _row: None, lambda *_: None)
+    one, two = (losses(tmp_path / f"{name}.train") for name in ("one", "two"))
+    assert two == pytest.approx(one, rel=1e-5)
+
+
+def losses(work: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (work / "metrics.jsonl").read_text().splitlines()]
