@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.progress import TimeRemainingColumn as Eta
 
 from edgecompile.cli import cli, output
@@ -72,8 +72,8 @@ def _tell(trained: Any) -> None:
 @contextmanager
 def _shown(console: Console, quiet: bool) -> Iterator[Any]:
     """A watcher of steps: one bar with loss, rate, tokens a second and the time left."""
-    columns = (TextColumn("train"), BarColumn(), TextColumn("{task.description}"),
-               TimeElapsedColumn(), Eta())  # fmt: skip
+    columns = (TextColumn("train"), BarColumn(bar_width=10), TextColumn("{task.description}"),
+               Eta())  # fmt: skip
     shown = console.is_terminal and not quiet
     with Progress(*columns, console=console, transient=True, disable=not shown) as bars:
         bar: list[TaskID] = []

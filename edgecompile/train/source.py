@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from edgecompile import tokenizer
-from edgecompile.errors import BadInputError, UnsupportedError, UsageError
+from edgecompile.errors import UnsupportedError, UsageError
 from edgecompile.model import Model
 from edgecompile.passes import Progress
 from edgecompile.reference import without_torchao
@@ -107,7 +107,7 @@ def tokens_of(model: Model, length: int) -> Tokens:
     most = longest(model)
     if length > most:
         found = f"length = {length}"
-        raise BadInputError("[train]", found, f"at most {most}, which {model.name} takes")
+        raise UsageError("[train]", found, f"at most {most}, which {model.name} takes")
     with _as_file(tokenizer.tokenizer_json(model.folder)) as file:
         return Tokens(file, max(0, length or min(most, LONGEST)))
 

@@ -58,7 +58,7 @@ def test_the_report_can_be_had_as_json(
         (("--set", "train.augment.synonims=true"), 3, "synonims"),
         (("--set", "train.lora.rnk=4"), 2, "did you mean 'rank'"),
         (("--set", "train.lora.rank=4", "--set", "train.parallel=tensor"), 3, "parallel=tensor"),
-        (("--set", "train.length=9999"), 5, "at most 128"),
+        (("--set", "train.length=9999"), 2, "at most 128"),
         (("--task", "embedding"), 5, "train.pair=KEY"),
         (("--held-out", "nowhere.jsonl"), 2, "no such file"),
     ],

@@ -17,6 +17,7 @@ from edgecompile.backends.gguf import Gguf
 from edgecompile.errors import BadInputError, UnsupportedError, UsageError
 from edgecompile.runtime.tokens import Tokens
 from edgecompile.train import lora, precision
+from edgecompile.train.loop import Row
 from edgecompile.train.objectives.tokens import first_tokens
 from edgecompile.train.run import Request, Trained, train
 from tests import tiny
@@ -207,6 +208,39 @@ def test_adapters_leave_embeddings_and_norms_as_they_were(encoder: Path, tmp_pat
     assert new[f"bert.{name}"].equal(old[name])
 
 
+class KilledError(Exception):
+    """What stands for the end of the process."""
+
+
+@pytest.mark.parametrize("kind", ["adapters", "several heads", "hidden words"])
+def test_a_stopped_run_goes_on_to_the_same_weights(kind: str, tmp_path: Path) -> None:
+    small.bert(tmp_path / "encoder", hidden_dropout_prob=0.3)
+    source, data, task = tmp_path / "encoder", small.data_file(tmp_path), "classification"
+    settings = (*FAST, "train.steps=7", "train.save_every=2", "train.evaluate_every=3")
+    if kind == "adapters":
+        settings += ("train.lora.rank=4", "train.lora.dropout=0.1", "train.keep=best")
+    if kind == "several heads":
+        source = several(tmp_path, 1.0)
+    if kind == "hidden words":
+        task = "fill-mask"
+    whole, half = (
+        Request(str(source), tmp_path / name, data, task=task, settings=settings, resume=True)
+        for name in ("whole", "half")
+    )
+
+    def stop(row: Row) -> None:
+        if row.step == 6:
+            raise KilledError
+
+    train(whole, lambda _row: None, lambda *_: None)
+    with pytest.raises(KilledError):
+        train(half, stop, lambda *_: None)
+    assert train(half, lambda _row: None, lambda *_: None).summary["resumed_at"] == 4
+    files = sorted(file.relative_to(whole.out) for file in whole.out.rglob("*.safetensors"))
+    assert files
+    assert all((whole.out / f).read_bytes() == (half.out / f).read_bytes() for f in files)
+
+
 def test_a_target_that_is_not_there_is_refused_with_the_names(
     encoder: Path, tmp_path: Path
 ) -> None:
@@ -256,6 +290,8 @@ def test_float8_layers_learn_and_keep_their_weights_names(encoder: Path, tmp_pat
     module, objective = small.classifier(encoder, small.data_file(tmp_path))
     names = set(module.state_dict())
     precision.to_fp8(module, emulate=True)
+    kinds = [type(one).__name__ for one in module.modules()]
+    assert kinds.count("Float8Linear") == 12
     batch = objective.collate(objective.items(objective.draws(0, 16)))
     optimizer, found = torch.optim.AdamW(module.parameters(), 1e-3), []
     for _ in range(20):

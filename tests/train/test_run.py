@@ -196,10 +196,6 @@ def kill(model: Path, folder: Path, kills: int) -> dict[str, int]:
     return found
 
 
-def test_a_killed_run_resumes_to_the_same_curve_and_bytes(model: Path, tmp_path: Path) -> None:
-    assert kill(model, tmp_path, 2)["kills"] >= 2
-
-
 @pytest.mark.slow
 def test_twenty_kills_at_random_moments_change_nothing(model: Path, tmp_path: Path) -> None:
     assert kill(model, tmp_path, 20)["kills"] >= 20

@@ -12,8 +12,15 @@ from torch import Tensor, nn
 from edgecompile.errors import UnsupportedError
 from edgecompile.train.data import Example
 from edgecompile.train.objectives import Batch, Draw, Item, Numbers
-from edgecompile.train.objectives.texts import Texts, filled, padded, unchanged
-from edgecompile.train.objectives.tokens import IGNORED
+from edgecompile.train.objectives.texts import (
+    IGNORED,
+    Texts,
+    cross_entropy,
+    labelled,
+    unchanged,
+    with_labels,
+    without_labels,
+)
 from edgecompile.train.order import seed_of
 
 
@@ -68,20 +75,17 @@ class LanguageModel(Texts):
         return [self.windows[draw.row] for draw in draws]
 
     def weight(self, items: Sequence[Item]) -> float:
-        """Tokens that are predicted."""
-        return float(sum(label != IGNORED for item in items for label in item["labels"][1:]))
+        """Tokens that are predicted: all with a label, but for a first one."""
+        return labelled([{"labels": item["labels"][1:]} for item in items])
 
     def collate(self, items: Sequence[Item]) -> Batch:
         """Ids, mask and labels int64 [rows, longest]."""
-        labels = filled([item["labels"] for item in items], IGNORED)
-        return {**padded(items, self.pad, False), "labels": labels}
+        return with_labels(items, self.pad, False)
 
     def loss(self, module: nn.Module, batch: Batch) -> tuple[Tensor, Numbers]:
         """Cross entropy of each token after those before it, summed."""
-        inputs = {name: value for name, value in batch.items() if name != "labels"}
-        logits = module(**inputs, use_cache=False).logits[:, :-1].float()
-        labels = batch["labels"][:, 1:]
-        return cross_entropy(logits, labels), {}
+        logits = module(**without_labels(batch), use_cache=False).logits[:, :-1]
+        return cross_entropy(logits, batch["labels"][:, 1:]), {}
 
     def evaluate(self, module: nn.Module) -> Numbers:
         """Mean cross entropy and perplexity of the held-out tokens."""
@@ -127,30 +131,21 @@ class MaskedWords(Texts):
 
     def weight(self, items: Sequence[Item]) -> float:
         """Hidden tokens."""
-        return float(sum(label != IGNORED for item in items for label in item["labels"]))
+        return labelled(items)
 
     def collate(self, items: Sequence[Item]) -> Batch:
         """Ids, mask, types and labels int64 [rows, longest]."""
-        labels = filled([item["labels"] for item in items], IGNORED)
-        return {**padded(items, self.pad, self.typed), "labels": labels}
+        return with_labels(items, self.pad, self.typed)
 
     def loss(self, module: nn.Module, batch: Batch) -> tuple[Tensor, Numbers]:
         """Cross entropy of the hidden tokens, summed."""
-        inputs = {name: value for name, value in batch.items() if name != "labels"}
-        return cross_entropy(module(**inputs).logits.float(), batch["labels"]), {}
+        return cross_entropy(module(**without_labels(batch)).logits, batch["labels"]), {}
 
     def evaluate(self, module: nn.Module) -> Numbers:
         """Mean cross entropy and perplexity of hidden tokens of the held-out rows."""
         if not self.held_out:
             return {}
         return perplexity(self, module, [self.item(row, row.text) for row in self.held_out])
-
-
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Summed over [rows, tokens] whose label is not IGNORED."""
-    return nn.functional.cross_entropy(
-        logits.flatten(0, 1), labels.flatten(), reduction="sum", ignore_index=IGNORED
-    )
 
 
 def perplexity(objective: Any, module: nn.Module, items: Sequence[Item]) -> Numbers:

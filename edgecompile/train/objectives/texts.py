@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgecompile.runtime.tokens import Tokens
 from edgecompile.train import order
@@ -13,6 +13,7 @@ from edgecompile.train.data import Augment, Data, Example
 from edgecompile.train.objectives import Batch, Draw, Item, Numbers
 
 EVALUATED = 32  # rows at once
+IGNORED = -100  # the label of a token that teaches nothing; cross_entropy's own default
 
 
 def unchanged(text: str, _seen: int) -> str:
@@ -105,3 +106,26 @@ def filled(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
     for index, row in enumerate(rows):
         table[index, : len(row)] = torch.tensor(list(row))
     return table
+
+
+def labelled(items: Sequence[Item]) -> float:
+    """How many tokens have a label."""
+    return float(sum(label != IGNORED for item in items for label in item["labels"]))
+
+
+def with_labels(items: Sequence[Item], pad: int, typed: bool) -> dict[str, Tensor]:
+    """As `padded`, with `labels` int64 [rows, longest], a number a token."""
+    labels = filled([item["labels"] for item in items], IGNORED)
+    return {**padded(items, pad, typed), "labels": labels}
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Summed over the tokens with a label: logits [rows, tokens, kinds], labels [rows, tokens]."""
+    return nn.functional.cross_entropy(
+        logits.float().flatten(0, 1), labels.flatten(), reduction="sum", ignore_index=IGNORED
+    )
+
+
+def without_labels(batch: Batch) -> dict[str, Tensor]:
+    """What the module takes of a batch."""
+    return {name: value for name, value in batch.items() if name != "labels"}

@@ -14,9 +14,15 @@ from edgecompile.metrics import f1
 from edgecompile.runtime.tokens import Encoded
 from edgecompile.train.data import Example, names_of
 from edgecompile.train.objectives import Batch, Item, Numbers
-from edgecompile.train.objectives.texts import Texts, filled, padded, unchanged
-
-IGNORED = -100  # no word begins at this token
+from edgecompile.train.objectives.texts import (
+    IGNORED,
+    Texts,
+    cross_entropy,
+    labelled,
+    unchanged,
+    with_labels,
+    without_labels,
+)
 
 
 @dataclass
@@ -46,23 +52,18 @@ class TokenLabels(Texts):
 
     def weight(self, items: Sequence[Item]) -> float:
         """Tokens with a tag."""
-        return float(sum(label != IGNORED for item in items for label in item["labels"]))
+        return labelled(items)
 
     def collate(self, items: Sequence[Item]) -> Batch:
         """Ids, mask, types and labels int64 [rows, longest]."""
-        labels = filled([item["labels"] for item in items], IGNORED)
-        return {**padded(items, self.pad, self.typed), "labels": labels}
+        return with_labels(items, self.pad, self.typed)
 
     def loss(self, module: nn.Module, batch: Batch) -> tuple[Tensor, Numbers]:
         """Cross entropy summed over tagged tokens; how many were right."""
         labels = batch["labels"]
-        inputs = {name: value for name, value in batch.items() if name != "labels"}
-        logits = module(**inputs).logits.float()
-        loss = nn.functional.cross_entropy(
-            logits.flatten(0, 1), labels.flatten(), reduction="sum", ignore_index=IGNORED
-        )
+        logits = module(**without_labels(batch)).logits
         right = (logits.argmax(-1) == labels) & (labels != IGNORED)
-        return loss, {"accuracy": float(right.sum())}
+        return cross_entropy(logits, labels), {"accuracy": float(right.sum())}
 
     def evaluate(self, module: nn.Module) -> Numbers:
         """Accuracy of words, and F1 of entities (0 where there are none)."""
@@ -71,8 +72,8 @@ class TokenLabels(Texts):
         truth, answers = [], []
         for row in self.held_out:
             [found] = self.tokenizer.encode_whole([row.text])
-            batch = self.collate([self.item(row, row.text)])
-            inputs = {n: v.to(self.device) for n, v in batch.items() if n != "labels"}
+            batch = without_labels(self.collate([self.item(row, row.text)]))
+            inputs = {name: value.to(self.device) for name, value in batch.items()}
             numbers = module(**inputs).logits[0].argmax(-1).tolist()
             answers.append(word_tags(row.text, found, [self.labels[n] for n in numbers]))
             truth.append(names_of(row))
