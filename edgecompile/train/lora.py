@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from typing import Any
 
 from torch import nn
@@ -15,7 +16,8 @@ def adapted(module: nn.Module, options: LoraOptions, new_head: bool) -> nn.Modul
 
     Draws from torch's generator: seed it before.
     """
-    logging.getLogger("torchao").setLevel(logging.ERROR)  # peft loads it, and it warns of kernels
+    for name in ("torchao", "torch.utils._pytree"):  # peft loads it, and it warns of its kernels
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         from peft import LoraConfig, get_peft_model
     except ModuleNotFoundError as error:
@@ -27,7 +29,8 @@ def adapted(module: nn.Module, options: LoraOptions, new_head: bool) -> nn.Modul
         modules_to_save=head_names(module) if new_head else None,
     )  # fmt: skip
     try:
-        wrapped: nn.Module = get_peft_model(module, config)
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of names it reads
+            wrapped: nn.Module = get_peft_model(module, config)
     except ValueError as error:
         way_out = f"names are: {', '.join(linear_names(module))}"
         raise UsageError("[train.lora] targets", str(error)[:200], way_out=way_out) from error
