@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from edgecompile.errors import MissingLibraryError, UsageError
+from edgecompile.errors import UsageError
 from edgecompile.train.options import LoraOptions
 
 
@@ -18,11 +18,8 @@ def adapted(module: nn.Module, options: LoraOptions, new_head: bool) -> nn.Modul
     """
     for name in ("torchao", "torch.utils._pytree"):  # peft loads it, and it warns of its kernels
         logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ModuleNotFoundError as error:
-        way_out = "pip install 'edgecompile[train]'"
-        raise MissingLibraryError("train.lora", "peft is not installed", way_out=way_out) from error
+    from peft import LoraConfig, get_peft_model
+
     config = LoraConfig(
         r=options.rank, lora_alpha=options.alpha, lora_dropout=options.dropout,
         target_modules=list(options.targets) or linear_names(module),

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.util
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,10 +15,15 @@ from torch import nn
 
 from edgecompile import __version__, bundle, cache, host, sources
 from edgecompile.config import Table
-from edgecompile.errors import ResourceError, UnsupportedError, UsageError
+from edgecompile.errors import (
+    MissingLibraryError,
+    ResourceError,
+    UnsupportedError,
+    UsageError,
+)
 from edgecompile.passes import Progress
 from edgecompile.sources import SourceRef
-from edgecompile.train import checkpoints, curve, lora, saving, source, tasks
+from edgecompile.train import checkpoints, curve, lora, precision, saving, source, tasks
 from edgecompile.train.data import Augment, Data, Keys, read
 from edgecompile.train.loop import Fitted, Place, Row, fit
 from edgecompile.train.metrics import METRICS, replace_text
@@ -27,6 +33,7 @@ from edgecompile.train.objectives.texts import unchanged
 from edgecompile.train.options import TaskOptions, TrainOptions, parse
 
 WORK = ".train"  # ends the name of the folder with checkpoints, then the report
+CPU = torch.device("cpu")
 REPORT = "report.json"
 CHECKPOINTS = 4.5  # bytes of a run's files for one of its weights: they, two moments, one more
 # What changes neither which steps a run has nor what they compute, but for rounding
@@ -76,6 +83,7 @@ def train(request: Request, watch: Callable[[Row], None], progress: Progress) ->
         settings=request.settings,
     )  # fmt: skip
     options = parse(ref.recipe.train, f"recipe {ref.name} [train]")
+    refuse_machine(options)
     work = request.out.with_name(request.out.name + WORK)
     refuse_existing(request, work)
     parts = read_parts(request, ref, options)
@@ -98,6 +106,15 @@ def train(request: Request, watch: Callable[[Row], None], progress: Progress) ->
             save(request, parts, lessons, fitted, summary)
         checkpoints.remove_all(work)
     return Trained(request.out, work, summary, fitted.main)
+
+
+def refuse_machine(options: TrainOptions) -> None:
+    """MissingLibraryError (4), or UnsupportedError (3) for a precision that no device here has."""
+    for name in ("accelerate", *(("peft",) if options.lora.rank else ())):
+        if importlib.util.find_spec(name) is None:
+            way_out = "pip install 'edgecompile[train]'"
+            raise MissingLibraryError("train", f"{name} is not installed", way_out=way_out)
+    precision.refuse(options.precision, torch.accelerator.current_accelerator() or CPU)
 
 
 def augmentation(options: TrainOptions, data: Data) -> Augment:
