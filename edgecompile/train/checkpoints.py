@@ -3,8 +3,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,6 +104,22 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     return final
 
 
+@contextmanager
+def disk_errors(where: Path) -> Iterator[None]:
+    """Inside, a full disk is a ResourceError (7), whoever wrote to it."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except OSError as error:
+        raise cache.disk_error(error, where) from error
+    except SafetensorError as error:  # its message ends with the system's number
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise cache.disk_error(OSError(int(number[1]), str(error)), where) from error
+
+
 def _flush(folder: Path) -> None:
     """Flush the folder itself, which holds the new name."""
     handle = os.open(folder, os.O_RDONLY)
@@ -115,6 +133,12 @@ def latest(folder: Path) -> Path | None:
     """The newest whole checkpoint, if there is one."""
     found = sorted(path for path in folder.glob(f"{PREFIX}*") if (path / STATE).is_file())
     return found[-1] if found else None
+
+
+def remove_all(folder: Path) -> None:
+    """Remove every checkpoint in `folder`."""
+    for path in folder.glob(f"{PREFIX}*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def step_of(path: Path) -> int:

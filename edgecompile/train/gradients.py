@@ -59,7 +59,9 @@ def optimizer_of(module: nn.Module, options: TrainOptions) -> torch.optim.AdamW:
         for kind, found in groups.items()
     ]
     betas = options.beta1, options.beta2
-    return torch.optim.AdamW(tables, lr=options.lr, betas=betas, eps=options.epsilon)
+    return torch.optim.AdamW(
+        tables, lr=options.lr, betas=betas, eps=options.epsilon, fused=True
+    )
 
 
 def total_norm(module: nn.Module) -> float:

@@ -47,6 +47,7 @@ class Place:
 
     folder: Path | None = None
     fingerprint: str = ""
+    resume: bool = True  # else what another run left is removed
     watch: Callable[[Row], None] = lambda _row: None
 
 
@@ -78,9 +79,10 @@ def fit(
     with parallel.processes(options) as group:
         precision.refuse(options.precision, group.device)
         loop = Loop(module, objective, options, group, place or Place())
-        first = loop.resume()
-        while loop.step < loop.total:
-            loop.advance()
+        with checkpoints.disk_errors(loop.place.folder or Path.cwd()):
+            first = loop.resume()
+            while loop.step < loop.total:
+                loop.advance()
         return loop.finish(first)
 
 
@@ -99,7 +101,7 @@ class Loop:
         if options.checkpointing:
             recompute(module)
         self.twin = parallel.twin(module, group)
-        self.module = group.place(module, getattr(objective, "partial", False)).train()
+        self.module = group.place(module, objective.partial).train()
         self.bare = parallel.bare(self.module)
         self.optimizer = optimizer_of(self.bare, options)
         self.scale = LossScale.of(options.precision)
@@ -222,6 +224,10 @@ class Loop:
 
     def resume(self) -> int:
         """Go on from the newest checkpoint; returns its step, 0 without one."""
+        if self.place.folder and not self.place.resume:
+            if self.group.main:
+                checkpoints.remove_all(self.place.folder)
+            self.group.wait()
         path = self._kept()
         self.rows = self._earlier(path)
         if path is None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from edgecompile.config import Table, make
-from edgecompile.errors import UsageError
+from edgecompile.errors import UnsupportedError, UsageError
 
 Precision = Literal["float32", "bfloat16", "float16", "fp8"]
 Schedule = Literal["linear", "cosine", "exponential", "constant"]
@@ -19,7 +19,7 @@ class LoraOptions:
     """`[train.lora]`: low-rank adapters in place of all weights (Hu et al. 2021); rank 0 is off."""
 
     rank: int = 0
-    alpha: float = 16.0  # adapters are scaled by alpha / rank
+    alpha: int = 16  # adapters are scaled by alpha / rank
     dropout: float = 0.0
     targets: tuple[str, ...] = ()  # ends of module names; empty: peft's choice, else all linear
 
@@ -79,6 +79,9 @@ class TrainOptions:
         problems = [text for name, low, high in RANGES if (text := self._outside(name, low, high))]
         if problems:
             raise UsageError("[train]", "; ".join(problems), way_out="correct the values above")
+        if self.lora.rank and (self.tasks or self.parallel == "tensor"):
+            what = "several tasks" if self.tasks else "parallel=tensor"
+            raise UnsupportedError("[train.lora]", f"adapters with {what}", "one of the two")
 
     def _outside(self, name: str, low: float, high: float) -> str:
         value = getattr(self, name)

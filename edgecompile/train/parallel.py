@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
@@ -109,9 +110,19 @@ def processes(options: TrainOptions) -> Iterator[Processes]:
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(options.threads or max(1, usable_cores() // here))
     try:
-        yield Processes(options)
+        with warnings.catch_warnings():
+            # of changing a module's outputs in place, which no objective does
+            warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
+            yield Processes(options)
     finally:
         torch.set_num_threads(before)
+
+
+def leave() -> None:
+    """Take leave of the other processes, when all have come this far."""
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 def _accelerator() -> Any:
@@ -120,8 +131,14 @@ def _accelerator() -> Any:
     except ModuleNotFoundError as error:
         found, way_out = "accelerate is not installed", "pip install 'edgecompile[train]'"
         raise MissingLibraryError("train", found, way_out=way_out) from error
-    # The precision is ours (precision.py): accelerate has no loss scaling on processors.
-    return Accelerator(mixed_precision="no")
+    # The precision is ours (precision.py): accelerate has no loss scaling on processors. And where
+    # there is no GPU it starts no process group, unless it is told that processors are meant.
+    found = Accelerator(mixed_precision="no", cpu=not torch.accelerator.is_available())
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if found.num_processes != started:
+        expected = f"{started}, as WORLD_SIZE says"
+        raise UsageError("accelerate", f"{found.num_processes} processes", expected)
+    return found
 
 
 def _launched(asked: Parallel) -> Parallel:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from edgecompile.calibration.walk import find_blocks
 from edgecompile.errors import MissingLibraryError, UnsupportedError
 from edgecompile.train.options import Precision
 
@@ -36,7 +37,7 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
 
 
 def to_fp8(module: nn.Module, emulate: bool = False) -> None:
-    """Linear layers whose sizes are multiples of 16 compute in float8, the largest value scaled.
+    """Linear layers of blocks whose sizes are multiples of 16 compute in float8, by tensor scales.
 
     The weights stay as they are, under their names. `emulate` computes the same on any device.
     """
@@ -46,8 +47,11 @@ def to_fp8(module: nn.Module, emulate: bool = False) -> None:
         way_out = "pip install 'edgecompile[executorch]'"
         raise MissingLibraryError("fp8", "torchao is not installed", way_out=way_out) from error
 
-    def chosen(layer: nn.Module, _name: str) -> bool:
-        return isinstance(layer, nn.Linear) and all(size % 16 == 0 for size in layer.weight.shape)
+    blocks = tuple(f"{path}." for path, _ in find_blocks(module))  # the head keeps its bits
+
+    def chosen(layer: nn.Module, name: str) -> bool:
+        fits = isinstance(layer, nn.Linear) and all(n % 16 == 0 for n in layer.weight.shape)
+        return fits and name.startswith(blocks)
 
     config = Float8LinearConfig(emulate=emulate)
     convert_to_float8_training(module, config=config, module_filter_fn=chosen)

@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from edgecompile import tokenizer
-from edgecompile.errors import BadInputError, UnsupportedError
+from edgecompile.errors import UnsupportedError, UsageError
 from edgecompile.model import Model
 from edgecompile.passes import Progress
 from edgecompile.reference import without_torchao
 from edgecompile.runtime.tokens import Tokens
-from edgecompile.sources import SourceRef, load
+from edgecompile.sources import SourceRef, describe, load
 from edgecompile.tasks import TASKS, takes_text
 
 LONGEST = 512  # tokens of a text, where neither model nor user says less
@@ -33,9 +33,17 @@ def source_model(ref: SourceRef, task: str, progress: Progress) -> Model:
     if not takes_text(task):
         raise UnsupportedError("--task", f"training for {task}", "a task of texts")
     # Its own task decides what is read: a sentence-transformers folder has a pooling.
-    model = load(ref, progress)
+    model = load(dataclasses.replace(ref, task=own_task(ref) or task), progress)
     pooling = model.pooling if task == "embedding" else None
     return dataclasses.replace(model, task=task, pooling=pooling)
+
+
+def own_task(ref: SourceRef) -> str:
+    """The task that the source says it has; empty where it says none."""
+    try:
+        return describe(dataclasses.replace(ref, task="")).task
+    except UsageError:
+        return ""
 
 
 def module_of(model: Model, labels: tuple[str, ...], dropout: float = -1.0) -> nn.Module:
@@ -92,13 +100,16 @@ def _as_file(text: str) -> Iterator[Path]:
 
 
 def tokens_of(model: Model, length: int) -> Tokens:
-    """The tokenizer that a bundle would ship, cut at `length` tokens (0: as the model says)."""
+    """The tokenizer that a bundle would ship, cut at `length` tokens.
+
+    0: at what the model says, LONGEST at most; below 0: nowhere.
+    """
     most = longest(model)
     if length > most:
         found = f"length = {length}"
-        raise BadInputError("[train]", found, f"at most {most}, which {model.name} takes")
+        raise UsageError("[train]", found, f"at most {most}, which {model.name} takes")
     with _as_file(tokenizer.tokenizer_json(model.folder)) as file:
-        return Tokens(file, length or min(most, LONGEST))
+        return Tokens(file, max(0, length or min(most, LONGEST)))
 
 
 def longest(model: Model) -> int:

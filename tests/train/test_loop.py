@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgecompile.errors import LimitError, UnsupportedError, UsageError
 from edgecompile.train.checkpoints import latest
@@ -54,7 +54,7 @@ def killed_after(step: int, folder: Path) -> Place:
         if row.step == step:
             raise KilledError
 
-    return Place(folder, "a run", watch)
+    return Place(folder, "a run", watch=watch)
 
 
 def test_the_same_seed_gives_the_same_weights(dropping: Path, tmp_path: Path) -> None:
@@ -121,19 +121,24 @@ def test_a_checkpoint_of_another_run_is_refused(folder: Path, tmp_path: Path) ->
         run(folder, tmp_path, Place(tmp_path / "run", "another run"))
 
 
+def failing(folder: Path, at: Path, step: int, value: str) -> tuple[nn.Module, Any]:
+    """A module, and an objective whose loss is no number at one step."""
+    module, objective = small.classifier(folder, small.data_file(at))
+    learn, calls = objective.loss, list[int]()
+
+    def loss(module: nn.Module, batch: Any) -> tuple[Tensor, Any]:
+        found, numbers = learn(module, batch)
+        calls.append(0)
+        return found * float(value if len(calls) == step else 1.0), numbers
+
+    objective.loss = loss  # type: ignore[method-assign]
+    return module, objective
+
+
 def test_a_loss_that_is_no_number_stops_the_run_and_names_step_and_checkpoint(
     folder: Path, tmp_path: Path
 ) -> None:
-    module, objective = small.classifier(folder, small.data_file(tmp_path))
-    learn = objective.loss
-
-    def loss(module: Any, batch: Any) -> tuple[Tensor, Any]:
-        value, numbers = learn(module, batch)
-        calls.append(0)
-        return value * float("nan" if len(calls) == 6 else 1.0), numbers
-
-    calls: list[int] = []
-    objective.loss = loss  # type: ignore[method-assign]
+    module, objective = failing(folder, tmp_path, 6, "nan")
     place = Place(tmp_path / "run", "a run")
     with pytest.raises(LimitError, match=r"step 6: the loss is nan.*step-000000004"):
         fit(module, objective, parse(OPTIONS), place)
@@ -143,16 +148,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_step_and_checkpoint(
 def test_float16_leaves_a_step_out_where_it_overflows_and_halves_the_scale(
     folder: Path, tmp_path: Path
 ) -> None:
-    module, objective = small.classifier(folder, small.data_file(tmp_path))
-    learn = objective.loss
-
-    def loss(module: Any, batch: Any) -> tuple[Tensor, Any]:
-        value, numbers = learn(module, batch)
-        calls.append(0)
-        return value * float("inf" if len(calls) == 3 else 1.0), numbers
-
-    calls: list[int] = []
-    objective.loss = loss  # type: ignore[method-assign]
+    module, objective = failing(folder, tmp_path, 3, "inf")
     rows = fit(module, objective, parse(OPTIONS | {"precision": "float16"})).rows
     assert [row["loss_scale"] for row in rows[1:4]] == [65536.0, 32768.0, 32768.0]
 

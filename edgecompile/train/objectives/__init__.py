@@ -22,9 +22,12 @@ class Objective(Protocol):
     the `weight` of all items: so parts and processes give the loss that one would.
     """
 
+    measure: str  # the main one of its held-out metrics
+    partial: bool  # whether a step may leave parameters without a gradient
+
     @property
     def rows(self) -> int:
-        """Training rows; an epoch is so many draws."""
+        """Training rows: an epoch is so many draws."""
         ...
 
     def start(self, device: torch.device) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from edgecompile.train.data import Example, names_of
 from edgecompile.train.objectives import Batch, Item, Numbers
-from edgecompile.train.objectives.texts import Texts, padded
+from edgecompile.train.objectives.texts import Texts, padded, without_labels
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Classification(Texts):
 
     def loss(self, module: nn.Module, batch: Batch) -> tuple[Tensor, Numbers]:
         """Cross entropy summed over rows; how many were right."""
-        logits, labels = module(**_inputs(batch)).logits.float(), batch["labels"]
+        logits, labels = module(**without_labels(batch)).logits.float(), batch["labels"]
         loss = nn.functional.cross_entropy(
             logits, labels, reduction="sum", label_smoothing=self.smoothing
         )
@@ -59,14 +59,10 @@ class Classification(Texts):
     def answers(self, module: nn.Module) -> tuple[Tensor, Tensor]:
         """Logits float32 [rows, labels] and labels int64 [rows] of the held-out rows."""
         found = [
-            (module(**_inputs(batch)).logits.float().cpu(), batch["labels"].cpu())
-            for batch in self.held_out_batches(module)
+            (module(**without_labels(batch)).logits.float().cpu(), batch["labels"].cpu())
+            for batch in self.held_out_batches()
         ]
         return torch.cat([one for one, _ in found]), torch.cat([one for _, one in found])
-
-
-def _inputs(batch: Batch) -> dict[str, Tensor]:
-    return {name: value for name, value in batch.items() if name != "labels"}
 
 
 def _f1(found: NDArray[np.bool_], right: NDArray[np.bool_]) -> float:

@@ -49,6 +49,7 @@ class Distillation:
     pad: int = 0
     typed: bool = False
     seed: int = 0
+    measure: str = "loss"
     partial: bool = False
 
     @property

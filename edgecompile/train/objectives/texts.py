@@ -13,6 +13,7 @@ from edgecompile.train.data import Augment, Data, Example
 from edgecompile.train.objectives import Batch, Draw, Item, Numbers
 
 EVALUATED = 32  # rows at once
+IGNORED = -100  # the label of a token that teaches nothing; cross_entropy's own default
 
 
 def unchanged(text: str, _seen: int) -> str:
@@ -73,14 +74,13 @@ class Texts:
         [found] = self.tokenizer.encode_whole([text if pair is None else (text, pair)])
         return {"ids": found.ids, "types": found.types}
 
-    def held_out_batches(self, module: nn.Module) -> Iterator[Batch]:
+    def held_out_batches(self) -> Iterator[Batch]:
         """Held-out rows of like length together, on the module's device; short ones first."""
         items = [self.item(row, row.text) for row in self.held_out]
         items.sort(key=lambda item: len(item["ids"]))
-        device = next(module.parameters()).device
         for start in range(0, len(items), EVALUATED):
             batch = self.collate(items[start : start + EVALUATED])
-            yield {n: v.to(device) if isinstance(v, Tensor) else v for n, v in batch.items()}
+            yield {n: v.to(self.device) if isinstance(v, Tensor) else v for n, v in batch.items()}
 
     def better(self, new: Numbers, old: Numbers) -> bool:
         """By the objective's main measure; a loss is better where it is lower."""
@@ -106,3 +106,26 @@ def filled(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
     for index, row in enumerate(rows):
         table[index, : len(row)] = torch.tensor(list(row))
     return table
+
+
+def labelled(items: Sequence[Item]) -> float:
+    """How many tokens have a label."""
+    return float(sum(label != IGNORED for item in items for label in item["labels"]))
+
+
+def with_labels(items: Sequence[Item], pad: int, typed: bool) -> dict[str, Tensor]:
+    """As `padded`, with `labels` int64 [rows, longest], a number a token."""
+    labels = filled([item["labels"] for item in items], IGNORED)
+    return {**padded(items, pad, typed), "labels": labels}
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Summed over the tokens with a label: logits [rows, tokens, kinds], labels [rows, tokens]."""
+    return nn.functional.cross_entropy(
+        logits.float().flatten(0, 1), labels.flatten(), reduction="sum", ignore_index=IGNORED
+    )
+
+
+def without_labels(batch: Batch) -> dict[str, Tensor]:
+    """What the module takes of a batch."""
+    return {name: value for name, value in batch.items() if name != "labels"}
