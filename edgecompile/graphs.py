@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 Axes = Mapping[str, Mapping[int, str]]
 Made = TypeVar("Made")
 
-HALVES_AXES: Axes = {  # of an encoder-decoder's ports
-    "input_ids": {1: "source_length"}, "cross": {2: "source_length"},
-    "decoder_input_ids": {1: "length"}, "past": {0: "past_length"},
-    "logits": {1: "length"}, "present": {0: "length"},
+PORT_AXES: Mapping[str, Axes] = {  # of the inputs and outputs of tasks with several graphs
+    TEXT_TO_TEXT: {
+        "input_ids": {1: "source_length"}, "cross": {2: "source_length"},
+        "decoder_input_ids": {1: "length"}, "past": {0: "past_length"},
+        "logits": {1: "length"}, "present": {0: "length"},
+    },
 }  # fmt: skip
 EXAMPLE_SHAPE = (2, 7)  # neither is 1: exporters take a size of 1 for a constant
 
@@ -67,9 +69,13 @@ def graph(reference: Reference) -> Graph:
 
 
 def graphs(reference: Reference) -> tuple[Graph, ...]:
-    """All graphs of a task: an encoder-decoder has two, of one text (numerics.halves)."""
-    if reference.model.task != TEXT_TO_TEXT:
-        return (graph(reference),)
+    """All graphs of a task, each with a name where there are several."""
+    build = BUILDERS.get(reference.model.task)
+    return build(reference) if build else (graph(reference),)
+
+
+def _halves(reference: Reference) -> tuple[Graph, ...]:
+    """An encoder-decoder's two graphs, of one text (numerics.halves)."""
     import torch
 
     from edgecompile.numerics.halves import Decoder, Encoder
@@ -77,34 +83,39 @@ def graphs(reference: Reference) -> tuple[Graph, ...]:
     body, config = reference.body, filled_in(reference.model)
     ids = torch.ones((1, EXAMPLE_SHAPE[1]), dtype=torch.int64)
     given = {"input_ids": ids}
-    encoder = Graph(Encoder(body).eval(), given, _axes(given), ("cross",), "encoder")
+    encoder = Graph(Encoder(body).eval(), given, _halves_axes(given), ("cross",), "encoder")
     with torch.inference_mode():
         cross = encoder.module(ids)
     new, before = torch.ones((1, 3), dtype=torch.int64), 5
     past = torch.zeros((before, 2 * config.num_decoder_layers, config.num_heads, config.d_kv))
     given = {"decoder_input_ids": new, "past": past, "cross": cross.clone()}
     outputs = ("logits", "present")
-    return encoder, Graph(Decoder(body).eval(), given, _axes(given), outputs, "decoder")
+    return encoder, Graph(Decoder(body).eval(), given, _halves_axes(given), outputs, "decoder")
 
 
-def _axes(given: Mapping[str, Tensor]) -> Axes:
-    return {name: HALVES_AXES[name] for name in given}
+def _halves_axes(given: Mapping[str, Tensor]) -> Axes:
+    return {name: PORT_AXES[TEXT_TO_TEXT][name] for name in given}
 
 
 def part_of(model: Model, graph: str) -> Model:
-    """The model with the tensors of one of an encoder-decoder's graphs alone."""
-    mine = [name for name in model.weights if graph in _readers(name)]
+    """The model with the tensors of one of its graphs alone."""
+    readers = READERS[model.task]
+    mine = [name for name in model.weights if graph in readers(name)]
     infos = {name: model.weights.infos[name] for name in mine}
     codes = ReadWhenAsked((n for n in mine if n in model.quantized), model.quantized.__getitem__)
     return replace(model, weights=Weights(infos), quantized=codes)
 
 
-def _readers(name: str) -> tuple[str, ...]:
+def _halves_readers(name: str) -> tuple[str, ...]:
     """The graphs that read a tensor: cross keys and values are computed where the source is."""
     if name.startswith("shared."):
         return ("encoder", "decoder")
     crossing = ".EncDecAttention.k." in name or ".EncDecAttention.v." in name
     return ("encoder",) if crossing or name.startswith("encoder.") else ("decoder",)
+
+
+BUILDERS: Mapping[str, Callable[[Reference], tuple[Graph, ...]]] = {TEXT_TO_TEXT: _halves}
+READERS: Mapping[str, Callable[[str], tuple[str, ...]]] = {TEXT_TO_TEXT: _halves_readers}
 
 
 def _batch_axes(given: Mapping[str, Tensor]) -> Axes:

@@ -45,12 +45,18 @@ TASKS: Mapping[str, Task] = {
 EVERY = tuple(TASKS)
 PER_TOKEN = ("token-classification", "fill-mask")  # a row of answers a token, not a text
 LABELLED = ("classification", "token-classification", "text-ranking", "image-classification")
+SEVERAL_GRAPHS = (TEXT_TO_TEXT,)
 PAIRS = ("text-ranking",)  # their texts come in twos
 
 
 def takes_text(task: str) -> bool:
     """Whether the task's models come with a tokenizer."""
     return TASKS[task].takes == "text"
+
+
+def has_several_graphs(task: str) -> bool:
+    """Whether an engine's file, or files, hold several graphs of one store of weights."""
+    return task in SEVERAL_GRAPHS
 
 
 def generates(task: str) -> bool:

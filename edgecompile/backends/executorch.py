@@ -17,7 +17,15 @@ from edgecompile.numerics.schemes import Float32, Scheme, float_digest
 from edgecompile.passes import Progress
 from edgecompile.sources.heads import activation_option
 from edgecompile.structure import roles
-from edgecompile.tasks import EVERY, PAIRS, TASKS, TEXT_TO_TEXT, generates, takes_text
+from edgecompile.tasks import (
+    EVERY,
+    PAIRS,
+    TASKS,
+    TEXT_TO_TEXT,
+    generates,
+    has_several_graphs,
+    takes_text,
+)
 from edgecompile.tokenizer import context_length
 
 WHERE = "executorch backend"
@@ -51,7 +59,7 @@ class Executorch:
             return reason
         if model.task not in self.tasks:
             return f"task {model.task!r} is not one of {', '.join(self.tasks)}"
-        if model.task == TEXT_TO_TEXT:
+        if has_several_graphs(model.task):
             return halves.refusal(model)
         if model.task != "text-generation":
             return ""
@@ -84,8 +92,8 @@ class Executorch:
         _refuse_schemes(model, schemes_of(model), roles(model))
         if model.task == "text-generation":
             return self._decoder(model, folder, progress)
-        if model.task == TEXT_TO_TEXT:
-            return self._halves(model, folder, progress)
+        if has_several_graphs(model.task):
+            return self._several(model, folder, progress)
         if self._device == scope.XNNPACK and not scope.encoder_refusal(model):
             return self._encoder(model, folder, progress)
         return self._lowered(model, folder, progress)
@@ -109,8 +117,9 @@ class Executorch:
         if self.partitioner == "xnnpack":
             only = "compute_precision 'float16': XNNPACK computes in float32 and int8"
             return only if self.compute_precision != "float32" else ""
-        if generates(model.task):
-            return f"partitioner {self.partitioner!r}: decoders are drawn for XNNPACK only"
+        if generates(model.task) or has_several_graphs(model.task):
+            what = "decoders and models of several graphs"
+            return f"partitioner {self.partitioner!r}: {what} are drawn for XNNPACK only"
         return ""
 
     def _context(self, model: Model) -> int:
@@ -135,13 +144,13 @@ class Executorch:
         made = _export((ids, *position), (logits,), options, plan.unused)
         return replace(made, shifted=plan.shifted)
 
-    def _halves(self, model: Model, folder: Path, progress: Progress) -> Export:
+    def _several(self, model: Model, folder: Path, progress: Progress) -> Export:
         with quiet():
             from edgecompile.backends.executorch_graph import lowered
 
         progress("lower graph", 0, 1)
         context = min(context_length(model), self.context_length or CONTEXT)
-        done = lowered.write_halves(model, folder, context)
+        done = lowered.write_several(model, folder, context)
         progress("lower graph", 1, 1)
         options: dict[str, Any] = {"context_length": context}
         if schemes_of(model):

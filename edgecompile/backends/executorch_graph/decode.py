@@ -254,25 +254,41 @@ def _aligned(data: NDArray[np.uint8], kind: Any) -> NDArray[Any]:
 
 
 def facts(reader: PteReader, floats: Mapping[str, Floats]) -> dict[str, float]:
-    """Norm epsilon, layers and heads, as the graph computes with them."""
+    """Norm epsilon, layers and heads, as the graph computes with them.
+
+    A method's epsilon behind its name too (`text.norm_eps`), for configs of a part a graph.
+    """
     epsilons = {
         float(_floats(reader, place).reshape(-1)[0])
         for name, place in floats.items() if name == EPSILON
     }  # fmt: skip
     found: dict[str, float] = {}
     for plan in reader.program.execution_plan:
+        own = _norm_epsilons(plan)
+        found |= _shared(own, f"{plan.name}.")
+        epsilons |= own
         for call, arguments in _calls(plan):
-            if call == "aten::native_layer_norm":
-                epsilons.add(float(np.float32(plan.values[arguments[4]].val.double_val)))
             if call == "llama::sdpa_with_kv_cache":
                 found["num_hidden_layers"] = found.get("num_hidden_layers", 0) + 1
                 query, cache = (plan.values[arguments[at]].val for at in (0, 3))
                 found["num_attention_heads"] = query.sizes[2]
                 found["num_key_value_heads"] = cache.sizes[2]
-    if epsilons:
-        found["norm_eps"] = max(epsilons)
-        found["norm_eps_spread"] = max(epsilons) - min(epsilons)
-    return found
+    return found | _shared(epsilons)
+
+
+def _norm_epsilons(plan: schema.ExecutionPlan) -> set[float]:
+    return {
+        float(np.float32(plan.values[arguments[4]].val.double_val))
+        for call, arguments in _calls(plan) if call == "aten::native_layer_norm"
+    }  # fmt: skip
+
+
+def _shared(epsilons: set[float], before: str = "") -> dict[str, float]:
+    if not epsilons:
+        return {}
+    largest = max(epsilons)
+    spread = largest - min(epsilons)
+    return {f"{before}norm_eps": largest, f"{before}norm_eps_spread": spread}
 
 
 def _calls(plan: schema.ExecutionPlan) -> Iterator[tuple[str, list[int]]]:
