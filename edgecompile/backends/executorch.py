@@ -149,10 +149,13 @@ class Executorch:
             from edgecompile.backends.executorch_graph import lowered
 
         progress("lower graph", 0, 1)
-        context = min(context_length(model), self.context_length or CONTEXT)
-        done = lowered.write_several(model, folder, context)
+        if generates(model.task):
+            longest = min(context_length(model), self.context_length or CONTEXT)
+            options: dict[str, Any] = {"context_length": longest}
+        else:
+            longest, options = scope.text_limit(model), _encoder_options(model)
+        done = lowered.write_several(model, folder, longest)
         progress("lower graph", 1, 1)
-        options: dict[str, Any] = {"context_length": context}
         if schemes_of(model):
             options["activations"] = "dynamic"
         options["places"] = dict(sorted(done.places.items()))
@@ -203,7 +206,7 @@ def _encoder_options(model: Model) -> dict[str, Any]:
     options: dict[str, Any] = {}
     if takes_text(model.task):
         options["length_limit"] = scope.text_limit(model)
-        options["vocabulary"] = int(model.config["vocab_size"])
+        options["vocabulary"] = int(model.text_config["vocab_size"])
     if schemes_of(model):
         options["activations"] = "dynamic"
     if model.task == "classification" and scope.has_kinds(model):

@@ -8,9 +8,11 @@ from edgecompile.backends import Decoded, ReadWhenAsked
 from edgecompile.errors import BadInputError
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Float32, QuantizedTensor, float_digest
-from edgecompile.tasks import TEXT_TO_TEXT
+from edgecompile.tasks import IMAGE_TEXT, TEXT_TO_TEXT
 
-ARCHITECTURES: Mapping[str, tuple[str, ...]] = {TEXT_TO_TEXT: ("t5",)}  # by task
+ARCHITECTURES: Mapping[str, tuple[str, ...]] = {  # by task
+    TEXT_TO_TEXT: ("t5",), IMAGE_TEXT: ("clip",),
+}  # fmt: skip
 
 
 def refusal(model: Model) -> str:
@@ -18,6 +20,8 @@ def refusal(model: Model) -> str:
     known = ARCHITECTURES[model.task]
     if model.architecture not in known:
         return f"architecture {model.architecture!r} is not one of {', '.join(known)}"
+    if model.task == IMAGE_TEXT and not isinstance(end := model.text_config["eos_token_id"], int):
+        return f"text_config.eos_token_id is {end!r}: a text's vector is that of one end token"
     return ""
 
 

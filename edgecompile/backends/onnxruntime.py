@@ -27,7 +27,7 @@ from edgecompile.backends.onnx_graph.decode import decode, extents
 from edgecompile.backends.onnx_graph.form import LENGTHS, LOGITS_START, GraphForm
 from edgecompile.backends.onnx_graph.rewrite import Rewritten, rewrite
 from edgecompile.errors import UnsupportedError
-from edgecompile.graphs import part_of
+from edgecompile.graphs import part_of, unread
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme
 from edgecompile.passes import Progress
@@ -152,11 +152,14 @@ class Onnxruntime:
         files = storage.write_graphs({name: one.model for name, one in done.items()}, folder)
         progress("write file", 2, 2)
         options: dict[str, Any] = {"accuracy_level": self.accuracy_level}
+        if (activations := self._form(model).activations) != "blocks":
+            options["activations"] = activations
         if shared := {n: at for one in done.values() for n, at in one.shared.items()}:
             options["shared"] = dict(sorted(shared.items()))
         version = metadata.version("onnxruntime")
         graphs = [one.model.graph for one in done.values()]
         absent = dict.fromkeys((n for one in done.values() for n in one.absent), ABSENT)
+        absent |= unread(model)
         return Export(
             engine="onnxruntime", requires=f"onnxruntime>={_minor(version)}", tested=version,
             file=halves.main_file(files), graphs=files, options=options, unused=absent,

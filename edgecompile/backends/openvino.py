@@ -16,7 +16,7 @@ from edgecompile.backends.openvino_graph import decoder_graph, float_encoder, re
 from edgecompile.backends.openvino_graph.compressed import Constants
 from edgecompile.backends.openvino_graph.decode import decode, extents
 from edgecompile.errors import UnsupportedError
-from edgecompile.graphs import PORT_AXES, part_of
+from edgecompile.graphs import PORT_AXES, part_of, unread
 from edgecompile.model import Model
 from edgecompile.numerics.ranges import Range
 from edgecompile.numerics.schemes import Scheme
@@ -192,7 +192,7 @@ def _write_several(model: Model, folder: Path, progress: Progress) -> _Written:
     )
     return _Written(
         inputs, outputs, {"shared": dict(sorted(shared.items()))} if shared else {},
-        dict.fromkeys(absent, "not part of the exported graph"), graphs=files,
+        dict.fromkeys(absent, "not part of the exported graph") | unread(model), graphs=files,
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from edgecompile.tasks import EVERY, TASKS
 DEFAULT_DATA = {
     "text": "default English prose", "picture": "scikit-image's pictures",
     "arrays": "the module's example inputs",
+    "text and picture": "default English prose, scikit-image's pictures",
 }  # fmt: skip
 
 PATH = click.Path(path_type=Path)

@@ -34,7 +34,7 @@ from edgecompile.backends.executorch_graph.pte_read import PteReader
 from edgecompile.backends.executorch_graph.scope import FILE, XNNPACK, Device
 from edgecompile.backends.quiet import quiet
 from edgecompile.errors import UnsupportedError
-from edgecompile.graphs import PORT_AXES, Axes, Graph, graph, graphs
+from edgecompile.graphs import PORT_AXES, Axes, Graph, graph, graphs, unread
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Float32, QuantizedTensor
 from edgecompile.numerics.swap import owners, parameter_names
@@ -131,9 +131,9 @@ def write_several(model: Model, folder: Path, longest: int) -> Lowered:
         data = _lower({one.name: one for one in several}, sizes, XNNPACK)
     (folder / FILE).write_bytes(data)
     store_once(folder / FILE)
-    places, lost = _places(PteReader(folder / FILE), model, reference.unused)
+    unused = dict.fromkeys(reference.unused, "not part of the exported graph") | unread(model)
+    places, lost = _places(PteReader(folder / FILE), model, unused)
     _refuse_lost(lost)
-    unused = dict.fromkeys(reference.unused, "not part of the exported graph")
     return Lowered(inputs, outputs, places, unused)
 
 

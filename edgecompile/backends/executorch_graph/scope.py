@@ -72,7 +72,7 @@ def has_kinds(model: Model) -> bool:
 def text_limit(model: Model) -> int:
     """Tokens of the longest text: rows of the position table from the first token's on."""
     first = first_position(model.architecture, model.config)
-    return int(model.config.get("max_position_embeddings", 512)) - first
+    return int(model.text_config.get("max_position_embeddings", 512)) - first
 
 
 def linear_refusal(name: str, scheme: Scheme, columns: int) -> str:
