@@ -109,7 +109,7 @@ def describe(contents: Contents, tokenizer_section: dict[str, Any] | None) -> di
         "tokenizer": tokenizer_section,
         "pooling": _pooling_section(model),
         "pictures": model.pictures.as_manifest() if model.pictures else None,
-        **_similarity_section(model),
+        "similarity": _similarity_section(model),
         "generation": _generation_section(contents),
         "passes": [_pass_section(choice, result) for choice, result in contents.passes],
         "tensors": tensors,
@@ -182,12 +182,12 @@ def _pooling_section(model: Model) -> dict[str, Any] | None:
     }
 
 
-def _similarity_section(model: Model) -> dict[str, Any]:
-    """How vectors of texts and of pictures compare; nothing for other tasks."""
+def _similarity_section(model: Model) -> dict[str, Any] | None:
+    """How vectors of texts and of pictures compare."""
     if model.task != IMAGE_TEXT:
-        return {}
+        return None
     dimension, scale = model.weights.infos[TEXT_PROJECTION].shape[0], model.dense(LOGIT_SCALE)
-    return {"similarity": {"dimension": dimension, "logit_scale": float(scale)}}
+    return {"dimension": dimension, "logit_scale": float(scale)}
 
 
 def _generation_section(contents: Contents) -> dict[str, Any] | None:

@@ -246,6 +246,18 @@ def test_the_command_line_takes_a_text_a_picture_or_labels(
     assert set(labels) == {"a", "b", "c"}
 
 
+def test_a_text_longer_than_any_files_name_is_a_text(
+    sealed: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(sealed, [LONG * 9]) == 0
+    assert "embedding" in capfd.readouterr().out
+
+
+def test_more_token_ids_than_positions_are_refused(session: Session) -> None:
+    with pytest.raises(UsageError):
+        session.embed_ids([[5] * 100])
+
+
 def test_labels_without_a_picture_are_refused(
     sealed: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,7 +15,6 @@ from .manifest import GENERATING, IMAGE_TEXT
 from .session import Session, load
 from .verify import MODES
 
-LONGEST_PATH = 1024  # characters; longer texts are no names of files
 SHOWN_LABELS = 5  # of a picture's or a mask's, the likeliest
 
 
@@ -46,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("text", nargs="?", help="the input, or a picture's file; - reads it from standard input")
     add("second", nargs="?", help="the second text of a pair (text-ranking, classification)")
-    add("others", nargs="*", help="a picture's file, then labels to choose from (image-text-...)")
+    add("others", nargs="*", help="after a picture's file, labels (image-text-embedding)")
     add("--max-new-tokens", type=int, default=256, help="where generation ends at the latest")
     add("--temperature", type=float, default=0.0, help="0 takes the likeliest token")
     add("--top-k", type=int, default=0)
@@ -106,7 +105,7 @@ def _score(session: Session, text: str, second: str | None) -> float:
 
 def _of_either(session: Session, given: str, labels: list[str]) -> dict[str, Any]:
     """A picture's vector, a text's where no file is called so, or a picture's labels."""
-    picture = len(given) < LONGEST_PATH and "\0" not in given and Path(given).is_file()
+    picture = _is_file(given)
     if not picture and labels:
         found = f"no file {given[:100]!r}"
         raise UsageError("command line", found, "a picture's file before its labels")
@@ -114,6 +113,13 @@ def _of_either(session: Session, given: str, labels: list[str]) -> dict[str, Any
         return _likeliest(session.classify_image([given], labels)[0])
     vectors = session.embed_image([given]) if picture else session.embed([given])
     return {"embedding": vectors[0].tolist()}
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except OSError:  # longer than a name may be
+        return False
 
 
 def _likeliest(answer: dict[str, float]) -> dict[str, float]:

@@ -70,7 +70,7 @@ def open_engine(
     if manifest.task == IMAGE_TEXT:
         from . import towers
 
-        return towers.open_towers(bundle, manifest, threads, pad_id, provider)
+        return towers.open_towers(bundle, manifest, threads, provider)
     if name == "onnxruntime":
         from .onnxruntime_engine import OnnxEngine
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 TEXT, VISION = "text", "vision"
 PIXELS = "pixel_values"
+PADDING = 0  # not the tokenizer's: the highest id of a text may be what ends it
 # Graph -> a task that it has by itself, and its ports among those of the manifest.
 GRAPHS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     TEXT: ("embedding", ("input_ids", "text_embeds")),
@@ -57,11 +58,11 @@ class Towers:
 
 
 def open_towers(
-    bundle: Path, manifest: Manifest, threads: int, pad_id: int, provider: str
+    bundle: Path, manifest: Manifest, threads: int, provider: str
 ) -> Towers:
     """Open both graphs by what opens one."""
     parts = (_part(manifest, graph) for graph in GRAPHS)
-    return Towers(*(open_engine(bundle, part, threads, pad_id, provider) for part in parts))
+    return Towers(*(open_engine(bundle, part, threads, PADDING, provider) for part in parts))
 
 
 def _part(manifest: Manifest, graph: str) -> Manifest:

@@ -61,7 +61,8 @@ TOWER: dict[str, Any] = {
     "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 4,
     "layer_norm_eps": 1e-2, "initializer_factor": 4.0,
 }  # fmt: skip
-CLIP_TEXT = {"vocab_size": 60, "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
+# As OpenAI's own config: by its eos_token_id the highest id of a text ends it.
+CLIP_TEXT = {"vocab_size": 60, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
 CLIP_SIZES: dict[str, Any] = {
     "text_config": {**TOWER, **CLIP_TEXT, "max_position_embeddings": 40},
     "vision_config": {**TOWER, "image_size": PICTURE_SIZES["image_size"], "patch_size": 8},
