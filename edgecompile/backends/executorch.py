@@ -16,9 +16,11 @@ from edgecompile.model import Model
 from edgecompile.numerics.schemes import Float32, Scheme, float_digest
 from edgecompile.passes import Progress
 from edgecompile.sources.heads import activation_option
+from edgecompile.sources.towers import TEXT_PROJECTION
 from edgecompile.structure import roles
 from edgecompile.tasks import (
     EVERY,
+    IMAGE_TEXT,
     PAIRS,
     TASKS,
     TEXT_TO_TEXT,
@@ -92,6 +94,8 @@ class Executorch:
         _refuse_schemes(model, schemes_of(model), roles(model))
         if model.task == "text-generation":
             return self._decoder(model, folder, progress)
+        if model.task == IMAGE_TEXT and not scope.towers_refusal(model):
+            return self._towers(model, folder, progress)
         if has_several_graphs(model.task):
             return self._several(model, folder, progress)
         if self._device == scope.XNNPACK and not scope.encoder_refusal(model):
@@ -161,6 +165,13 @@ class Executorch:
         options["places"] = dict(sorted(done.places.items()))
         return _export(done.inputs, done.outputs, options, done.unused)
 
+    def _towers(self, model: Model, folder: Path, progress: Progress) -> Export:
+        with quiet():
+            from edgecompile.backends.executorch_graph import towers
+
+        unused = towers.write(model, folder, progress)
+        return _export(*_tower_ports(model), _encoder_options(model), unused)
+
     def _lowered(self, model: Model, folder: Path, progress: Progress) -> Export:
         with quiet():
             from edgecompile.backends.executorch_graph import lowered
@@ -188,6 +199,16 @@ class Executorch:
         ids = tuple(Port(one, "int64", (1, "length")) for one in given)
         scores = Port(name, "float32", scope.answer_shape(model))
         return _export(ids, (scores,), _encoder_options(model), unused)
+
+
+def _tower_ports(model: Model) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    """Of one text and of one picture a call."""
+    side = int(model.config["vision_config"]["image_size"])
+    width = model.weights.infos[TEXT_PROJECTION].shape[0]
+    ids = Port("input_ids", "int64", (1, "length"))
+    pixels = Port("pixel_values", "float32", (1, 3, side, side))
+    names = ("text_embeds", "image_embeds")
+    return (ids, pixels), tuple(Port(name, "float32", (1, width)) for name in names)
 
 
 def _for_device(made: Export, model: Model, device: scope.Device) -> Export:

@@ -19,7 +19,7 @@ import transformers
 
 from edgecompile import sources
 from edgecompile.backends.executorch import Executorch
-from edgecompile.backends.executorch_graph.scope import encoder_refusal
+from edgecompile.backends.executorch_graph.scope import encoder_refusal, towers_refusal
 from edgecompile.backends.gguf import Gguf
 from edgecompile.backends.onnxruntime import Onnxruntime
 from edgecompile.backends.openvino import Openvino
@@ -112,7 +112,7 @@ KINDS = (
     Kind("T5 1.1, Flan-T5", "t5", (TEXT_TO_TEXT,), GATED),
 )
 # torch.export, XNNPACK's passes
-LOWERED = ("mpnet", "modernbert", "t5", "vit", "mobilenet_v2", "clip")
+LOWERED = ("mpnet", "modernbert", "t5", "vit", "mobilenet_v2")
 SLOW = {(kind, "executorch") for kind in LOWERED}
 HEAD = (
     "# Architectures and engines", "",
@@ -227,7 +227,9 @@ def _cell(model: Model, backend: str, reasons: list[str]) -> str:
 
 def lowered(model: Model, backend: str) -> bool:
     """Whether ExecuTorch's own exporter writes it: seconds of a tiny model."""
-    return backend == "executorch" and model.task != DECODER and bool(encoder_refusal(model))
+    if backend != "executorch" or model.task == DECODER:
+        return False
+    return bool((towers_refusal if model.task == IMAGE_TEXT else encoder_refusal)(model))
 
 
 if __name__ == "__main__":

@@ -24,10 +24,12 @@ from edgecompile.backends.executorch_graph.blocks import (
 )
 from edgecompile.backends.executorch_graph.decoder import ROTARY
 from edgecompile.backends.executorch_graph.delegated import as_named
-from edgecompile.backends.executorch_graph.encoder import SCALE, SQUARES, ZERO
+from edgecompile.backends.executorch_graph.encoder import ZERO
+from edgecompile.backends.executorch_graph.layers import SCALE, SQUARES
 from edgecompile.backends.executorch_graph.pte_read import PteReader
 from edgecompile.backends.executorch_graph.scope import DEVICES, FILE, XNNPACK
 from edgecompile.backends.executorch_graph.sheet import EPSILON, JOIN, MEAN
+from edgecompile.backends.executorch_graph.towers import MASK
 from edgecompile.errors import BadInputError
 from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme
 
@@ -39,7 +41,7 @@ FORMS = {PERMUTED: ((0, 2, 3, 1), (0, 3, 1, 2)), DEPTHWISE: ((1, 2, 3, 0), (3, 0
 ADDED = {EPSILON, ROTARY, SCALE, POSITIONS}  # constants that are not the source's
 ADDED_BY_SIZE = tuple(
     f"{name}."
-    for name in (MEAN, SQUARES, TURN, GELU, ROTARY, STREAM, QUERY, WINDOW, ZERO)
+    for name in (MEAN, SQUARES, TURN, GELU, ROTARY, STREAM, QUERY, WINDOW, ZERO, SCALE, MASK)
 )
 BITS = {"xnn_datatype_qbint4": 4, "xnn_datatype_qcint4": 4, "xnn_datatype_qcint8": 8}
 
@@ -258,14 +260,15 @@ def facts(reader: PteReader, floats: Mapping[str, Floats]) -> dict[str, float]:
 
     A method's epsilon behind its name too (`text.norm_eps`), for configs of a part a graph.
     """
-    epsilons = {
+    stored = {
         float(_floats(reader, place).reshape(-1)[0])
         for name, place in floats.items() if name == EPSILON
     }  # fmt: skip
+    epsilons = set(stored)
     found: dict[str, float] = {}
     for plan in reader.program.execution_plan:
         own = _norm_epsilons(plan)
-        found |= _shared(own, f"{plan.name}.")
+        found |= _shared(own or stored, f"{plan.name}.")
         epsilons |= own
         for call, arguments in _calls(plan):
             if call == "llama::sdpa_with_kv_cache":
