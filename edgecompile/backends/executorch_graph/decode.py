@@ -258,7 +258,8 @@ def _aligned(data: NDArray[np.uint8], kind: Any) -> NDArray[Any]:
 def facts(reader: PteReader, floats: Mapping[str, Floats]) -> dict[str, float]:
     """Norm epsilon, layers and heads, as the graph computes with them.
 
-    A method's epsilon behind its name too (`text.norm_eps`), for configs of a part a graph.
+    Of several methods each one's epsilon behind its name too (`text.norm_eps`), for configs of a
+    part a graph.
     """
     stored = {
         float(_floats(reader, place).reshape(-1)[0])
@@ -266,9 +267,10 @@ def facts(reader: PteReader, floats: Mapping[str, Floats]) -> dict[str, float]:
     }  # fmt: skip
     epsilons = set(stored)
     found: dict[str, float] = {}
-    for plan in reader.program.execution_plan:
+    plans = reader.program.execution_plan
+    for plan in plans:
         own = _norm_epsilons(plan)
-        found |= _shared(own or stored, f"{plan.name}.")
+        found |= _shared(own or stored, f"{plan.name}.") if len(plans) > 1 else {}
         epsilons |= own
         for call, arguments in _calls(plan):
             if call == "llama::sdpa_with_kv_cache":
