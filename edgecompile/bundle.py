@@ -21,8 +21,9 @@ from edgecompile.numerics.schemes import float_digest, weights_digest
 from edgecompile.passes import PassResult
 from edgecompile.recipe import PassChoice
 from edgecompile.runtime.manifest import CHUNK, FORMAT, NAME
+from edgecompile.sources.towers import LOGIT_SCALE, TEXT_PROJECTION
 from edgecompile.target import Target
-from edgecompile.tasks import LABELLED, PAIRS, TASKS
+from edgecompile.tasks import IMAGE_TEXT, LABELLED, PAIRS, TASKS, takes_pictures, takes_text
 
 RUNTIME = Path(__file__).parent / "runtime"
 HASHED_AT_ONCE = 4  # tensors in memory
@@ -109,6 +110,7 @@ def describe(contents: Contents, tokenizer_section: dict[str, Any] | None) -> di
         "tokenizer": tokenizer_section,
         "pooling": _pooling_section(model),
         "pictures": model.pictures.as_manifest() if model.pictures else None,
+        "similarity": _similarity_section(model),
         "generation": _generation_section(contents),
         "passes": [_pass_section(choice, result) for choice, result in contents.passes],
         "tensors": tensors,
@@ -182,6 +184,14 @@ def _pooling_section(model: Model) -> dict[str, Any] | None:
     }
 
 
+def _similarity_section(model: Model) -> dict[str, Any] | None:
+    """How vectors of texts and of pictures compare."""
+    if model.task != IMAGE_TEXT:
+        return None
+    dimension, scale = model.weights.infos[TEXT_PROJECTION].shape[0], model.dense(LOGIT_SCALE)
+    return {"dimension": dimension, "logit_scale": float(scale)}
+
+
 def _generation_section(contents: Contents) -> dict[str, Any] | None:
     """As the source has it; the context is cut to what the target and the engine's file hold."""
     section = tokenizer.generation(contents.model)
@@ -225,6 +235,7 @@ READMES = {
     "text-generation": 'print(*session.generate([{"role": "user", "content": "Hello"}]), sep="")',
     "text2text-generation": 'print(session.translate(["a text"])[0])',
     "image-classification": 'answers = session.classify_image(["a.png"])  # label -> probability',
+    IMAGE_TEXT: 'shares = session.classify_image(["a.png"], ["a cat", "a dog"])',
     "module": "outputs = session.run(**arrays)  # names and shapes: manifest.json",
 }
 
@@ -232,9 +243,8 @@ READMES = {
 def readme(manifest: Mapping[str, Any]) -> str:
     """The bundle's README: what it is and the three lines that run it."""
     model, engine = manifest["model"], manifest["engine"]
-    needs = {"text": "numpy tokenizers jinja2", "picture": "numpy pillow", "arrays": "numpy"}[
-        TASKS[model["task"]].takes
-    ]
+    needs = "numpy" + " tokenizers jinja2" * takes_text(model["task"])
+    needs += " pillow" * takes_pictures(model["task"])
     needs += " torch" * (engine["name"] == "executorch")  # its bindings pass torch's tensors
     return f"""# {model["name"]} for {manifest["target"]}
 
@@ -260,9 +270,10 @@ def _shell(task: str) -> str:
     if task == "fill-mask":
         return '"a text with the mask token"'
     second = ' "its second text"' if task in PAIRS else ""
-    return {"text": '"some text"' + second, "picture": "a.png", "arrays": "--self-test"}[
-        TASKS[task].takes
-    ]
+    return {
+        "text": '"some text"' + second, "picture": "a.png", "arrays": "--self-test",
+        "text and picture": 'a.png "a cat" "a dog"',
+    }[TASKS[task].takes]  # fmt: skip
 
 
 def seal(staging: Path, final: Path, overwrite: bool) -> None:

@@ -29,6 +29,7 @@ from edgecompile.runtime.providers import CPU
 from edgecompile.runtime.verify import verify
 from edgecompile.runtime.worker_client import Worker
 from edgecompile.tasks import generates, takes_text
+from edgecompile.text.captions import pictures_of, texts_of
 from edgecompile.text.parts import Corpus
 from edgecompile.text.pictures import open_picture
 from edgecompile.text.source_tokens import FolderTokens
@@ -150,7 +151,7 @@ def _engine_rows(subject: _Subject, model: Model, decoded: Decoded) -> Iterator[
         if info.tokenizer is not None:
             longest = 0 if generates(info.task) else info.tokenizer.max_length
             source = FolderTokens(model, longest)  # as the runtime: a decoder's text is not cut
-            texts = [document.text for document in held_out]
+            texts = texts_of(held_out)
             yield from tokens.rows(worker, source, texts)
             if info.engine.name == "llama_cpp":
                 yield tokens.engine_row(info, subject.bundle, model.folder, texts)
@@ -180,13 +181,13 @@ def _cost_rows(subject: _Subject) -> Iterator[Row]:
     subject.progress("measure", 0, 1)
     with _worker(subject, "always") as worker:
         held_out = subject.corpus.held_out
-        text = held_out[0].text if held_out else "text"
+        text = next(iter(texts_of(held_out)), "text")
         ids = worker.tokenize([f"{text} {text}"])[0] if takes_text(task) else []
         short = ids[: costs.TEXT_TOKENS]
         if subject.place.provider != CPU:  # a CPU's speed says nothing of a GPU
             yield from costs.time_rows(worker, task, short, subject.options, subject.limits)
-            if subject.info.pictures is not None and held_out:
-                picture = np.asarray(open_picture(held_out[0]))
+            if subject.info.pictures is not None and (seen := pictures_of(held_out)):
+                picture = np.asarray(open_picture(seen[0]))
                 yield costs.picture_latency(worker, picture, subject.options, subject.limits)
         yield from costs.memory_row(worker, subject.limits)
     subject.progress("measure", 1, 1)

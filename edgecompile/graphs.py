@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, TypeVar
 from edgecompile.backends import ReadWhenAsked
 from edgecompile.errors import UnsupportedError
 from edgecompile.model import Model, Weights
+from edgecompile.sources.towers import LOGIT_SCALE
 from edgecompile.structure import filled_in
-from edgecompile.tasks import TASKS, TEXT_TO_TEXT
+from edgecompile.tasks import IMAGE_TEXT, TASKS, TEXT_TO_TEXT
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -19,10 +20,16 @@ if TYPE_CHECKING:
 Axes = Mapping[str, Mapping[int, str]]
 Made = TypeVar("Made")
 
-HALVES_AXES: Axes = {  # of an encoder-decoder's ports
-    "input_ids": {1: "source_length"}, "cross": {2: "source_length"},
-    "decoder_input_ids": {1: "length"}, "past": {0: "past_length"},
-    "logits": {1: "length"}, "present": {0: "length"},
+PORT_AXES: Mapping[str, Axes] = {  # of the inputs and outputs of tasks with several graphs
+    TEXT_TO_TEXT: {
+        "input_ids": {1: "source_length"}, "cross": {2: "source_length"},
+        "decoder_input_ids": {1: "length"}, "past": {0: "past_length"},
+        "logits": {1: "length"}, "present": {0: "length"},
+    },
+    IMAGE_TEXT: {
+        "input_ids": {0: "batch", 1: "length"}, "text_embeds": {0: "batch"},
+        "pixel_values": {0: "batch"}, "image_embeds": {0: "batch"},
+    },
 }  # fmt: skip
 EXAMPLE_SHAPE = (2, 7)  # neither is 1: exporters take a size of 1 for a constant
 
@@ -67,9 +74,13 @@ def graph(reference: Reference) -> Graph:
 
 
 def graphs(reference: Reference) -> tuple[Graph, ...]:
-    """All graphs of a task: an encoder-decoder has two, of one text (numerics.halves)."""
-    if reference.model.task != TEXT_TO_TEXT:
-        return (graph(reference),)
+    """All graphs of a task, each with a name where there are several."""
+    build = BUILDERS.get(reference.model.task)
+    return build(reference) if build else (graph(reference),)
+
+
+def _halves(reference: Reference) -> tuple[Graph, ...]:
+    """An encoder-decoder's two graphs, of one text (numerics.halves)."""
     import torch
 
     from edgecompile.numerics.halves import Decoder, Encoder
@@ -77,34 +88,72 @@ def graphs(reference: Reference) -> tuple[Graph, ...]:
     body, config = reference.body, filled_in(reference.model)
     ids = torch.ones((1, EXAMPLE_SHAPE[1]), dtype=torch.int64)
     given = {"input_ids": ids}
-    encoder = Graph(Encoder(body).eval(), given, _axes(given), ("cross",), "encoder")
+    axes = _axes(TEXT_TO_TEXT, given)
+    encoder = Graph(Encoder(body).eval(), given, axes, ("cross",), "encoder")
     with torch.inference_mode():
         cross = encoder.module(ids)
     new, before = torch.ones((1, 3), dtype=torch.int64), 5
     past = torch.zeros((before, 2 * config.num_decoder_layers, config.num_heads, config.d_kv))
     given = {"decoder_input_ids": new, "past": past, "cross": cross.clone()}
-    outputs = ("logits", "present")
-    return encoder, Graph(Decoder(body).eval(), given, _axes(given), outputs, "decoder")
+    outputs, axes = ("logits", "present"), _axes(TEXT_TO_TEXT, given)
+    return encoder, Graph(Decoder(body).eval(), given, axes, outputs, "decoder")
 
 
-def _axes(given: Mapping[str, Tensor]) -> Axes:
-    return {name: HALVES_AXES[name] for name in given}
+def _towers(reference: Reference) -> tuple[Graph, ...]:
+    """A graph of texts and one of pictures (numerics.towers)."""
+    import torch
+
+    from edgecompile.numerics.towers import PictureTower, TextTower
+
+    ids = {"input_ids": torch.ones(EXAMPLE_SHAPE, dtype=torch.int64)}
+    pixels = {"pixel_values": torch.zeros((2, *reference.picture_shape))}
+    text, picture = TextTower(reference.body).eval(), PictureTower(reference.body).eval()
+    return (
+        Graph(text, ids, _axes(IMAGE_TEXT, ids), ("text_embeds",), "text"),
+        Graph(picture, pixels, _axes(IMAGE_TEXT, pixels), ("image_embeds",), "vision"),
+    )
+
+
+def _axes(task: str, given: Mapping[str, Tensor]) -> Axes:
+    return {name: PORT_AXES[task][name] for name in given}
 
 
 def part_of(model: Model, graph: str) -> Model:
-    """The model with the tensors of one of an encoder-decoder's graphs alone."""
-    mine = [name for name in model.weights if graph in _readers(name)]
+    """The model with the tensors of one of its graphs alone."""
+    readers = READERS[model.task]
+    mine = [name for name in model.weights if graph in readers(name)]
     infos = {name: model.weights.infos[name] for name in mine}
     codes = ReadWhenAsked((n for n in mine if n in model.quantized), model.quantized.__getitem__)
     return replace(model, weights=Weights(infos), quantized=codes)
 
 
-def _readers(name: str) -> tuple[str, ...]:
+def _halves_readers(name: str) -> tuple[str, ...]:
     """The graphs that read a tensor: cross keys and values are computed where the source is."""
     if name.startswith("shared."):
         return ("encoder", "decoder")
     crossing = ".EncDecAttention.k." in name or ".EncDecAttention.v." in name
     return ("encoder",) if crossing or name.startswith("encoder.") else ("decoder",)
+
+
+def _tower_readers(name: str) -> tuple[str, ...]:
+    """The graph that reads a tensor; what compares the two vectors is in the manifest."""
+    if name == LOGIT_SCALE:
+        return ()
+    return ("text",) if name.startswith("text_") else ("vision",)
+
+
+def unread(model: Model) -> dict[str, str]:
+    """Tensors that no graph reads, and why."""
+    reads = READERS[model.task]
+    return dict.fromkeys((n for n in model.weights if not reads(n)), "in the manifest: similarity")
+
+
+BUILDERS: Mapping[str, Callable[[Reference], tuple[Graph, ...]]] = {
+    TEXT_TO_TEXT: _halves, IMAGE_TEXT: _towers,
+}  # fmt: skip
+READERS: Mapping[str, Callable[[str], tuple[str, ...]]] = {
+    TEXT_TO_TEXT: _halves_readers, IMAGE_TEXT: _tower_readers,
+}  # fmt: skip
 
 
 def _batch_axes(given: Mapping[str, Tensor]) -> Axes:

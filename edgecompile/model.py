@@ -130,6 +130,12 @@ class Model:
         return str(self.config.get("model_type", "torch"))
 
     @property
+    def text_config(self) -> Mapping[str, Any]:
+        """What the config says of texts: a part of it where another is of pictures."""
+        found: Mapping[str, Any] = self.config.get("text_config") or self.config
+        return found
+
+    @property
     def parameters(self) -> int:
         """Number of parameters, a tied tensor counted once."""
         return sum(int(np.prod(info.shape)) for info in self.weights.infos.values())

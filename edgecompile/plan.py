@@ -26,6 +26,7 @@ from edgecompile.sources import SourceRef
 from edgecompile.structure import roles
 from edgecompile.target import Target
 from edgecompile.tasks import TASKS
+from edgecompile.text.captions import TABLES
 
 TARGET = "target."  # --set target.options.types=Q5_K_M changes the targets, not the recipe
 
@@ -109,9 +110,13 @@ def plan(request: Request) -> Plan:
 
 
 def _refuse_data(data: Path | None, task: str) -> None:
-    folder = TASKS[task].takes == "picture"
-    if data and not (data.is_dir() if folder else data.is_file()):
-        kind = "folder of pictures" if folder else "file of text"
+    takes = TASKS[task].takes
+    kind = {"picture": "folder of pictures", "text and picture": "folder of pictures or table of "
+            "captions (CSV, JSONL)"}.get(takes, "file of text")  # fmt: skip
+    if data is None or (data.is_dir() and "picture" in takes):
+        return
+    table = takes != "text and picture" or data.suffix.lower() in TABLES
+    if takes == "picture" or not (data.is_file() and table):
         raise UsageError("--data", f"{str(data)!r} is no {kind}", f"a {kind} for a {task} model")
 
 
@@ -173,10 +178,10 @@ def _target_plan(request: Request, source: SourceRef, model: Model, one: Target)
     if model.task not in backend.tasks:
         raise UnsupportedError(
             where, f"task {model.task}", f"one of {', '.join(backend.tasks)}",
-            f"build it for {_others(model.task, one)}",
+            f"build it for {_others(model, one)}",
         )  # fmt: skip
     if reason := backend.refusal(model):
-        raise UnsupportedError(where, reason, way_out=f"build for {_others(model.task, one)}")
+        raise UnsupportedError(where, reason, way_out=f"build for {_others(model, one)}")
     table = _quantize_table(one, model)
     choices = pass_choices(source.recipe, model.task, table, model.parameters, model.architecture)
     schemes, efforts, smaller = _walk(choices, model)
@@ -225,12 +230,12 @@ def _walk(
     return schemes, efforts, model
 
 
-def _others(task: str, one: Target) -> str:
+def _others(model: Model, one: Target) -> str:
     able = []
     for name in target.names():
-        other = target.find(name).preferred(task).backend
         with contextlib.suppress(EdgecompileError):  # its library is missing here
-            if name != one.name and task in registry.find("backends", other, name).tasks:
+            backend = _backend(target.find(name).preferred(model.task), name)
+            if name != one.name and model.task in backend.tasks and not backend.refusal(model):
                 able.append(name)
     return " or ".join(able) or "another target"
 

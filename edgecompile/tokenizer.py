@@ -89,7 +89,7 @@ def max_length(model: Model, settings: Mapping[str, Any]) -> int:
     """Tokens that the model takes at once, special ones included."""
     if model.pooling is not None:
         return model.pooling.max_length
-    longest = int(model.config.get("max_position_embeddings", 0))
+    longest = int(model.text_config.get("max_position_embeddings", 0))
     stated = settings.get("model_max_length", longest)
     usable = isinstance(stated, int) and 0 < stated < 10**9
     return min(stated, longest) if usable and longest else longest

@@ -12,7 +12,7 @@ from torch import Tensor
 from edgecompile.errors import BadInputError, UnsupportedError
 from edgecompile.model import Model
 from edgecompile.reference import BATCH, build_entry_point
-from edgecompile.tasks import TASKS, TEXT_TO_TEXT
+from edgecompile.tasks import IMAGE_TEXT, TASKS, TEXT_TO_TEXT
 from edgecompile.text.parts import Document
 from edgecompile.text.pictures import open_picture
 from edgecompile.text.source_tokens import FolderTokens, windows
@@ -42,6 +42,11 @@ def text_batches(
     if model.task == TEXT_TO_TEXT:
         raise UnsupportedError(
             "calibration", f"task {model.task}: an encoder and a decoder of blocks of two kinds",
+            "a model of one row of blocks", "--set quantize.method=rtn",
+        )  # fmt: skip
+    if model.task == IMAGE_TEXT:
+        raise UnsupportedError(
+            "calibration", f"task {model.task}: two rows of blocks, of texts and of pictures",
             "a model of one row of blocks", "--set quantize.method=rtn",
         )  # fmt: skip
     if TASKS[model.task].takes == "picture":

@@ -20,6 +20,8 @@ TABLE: Mapping[str, tuple[tuple[float, float, float], bool]] = {
     "accuracy_ratio": ((0.99, 0.99, 0.97), True),
     "class_agreement": ((0.99, 0.99, 0.97), True),
     "f1_ratio": ((0.99, 0.99, 0.97), True),
+    "recall_at_10": ((0.9, 0.62, 0.25), True),
+    "retrieval_recall_ratio": ((0.99, 0.99, 0.97), True),
     "picture_error": ((1e-5, 1e-5, 1e-5), False),
     "relative_error": ((0.02, 0.098, 0.316), False),
 }
@@ -42,6 +44,9 @@ REQUIRED: Mapping[str, tuple[str, ...]] = {
     "fill-mask": _DISTRIBUTIONS,
     "text-ranking": ("rank_correlation", "export_relative_error"),
     "image-classification": ("class_agreement", "export_cosine_min", "picture_error"),
+    "image-text-embedding": (
+        "cosine_mean", "cosine_p1", "recall_at_10", "export_cosine_min", "picture_error",
+    ),
     "text-generation": _DISTRIBUTIONS,
     "text2text-generation": _DISTRIBUTIONS,
     "module": ("relative_error", "export_relative_error"),

@@ -20,7 +20,7 @@ from edgecompile.passes import Progress
 from edgecompile.reference import Reference
 from edgecompile.report import Row, judged, unproven
 from edgecompile.runtime.worker_client import Worker
-from edgecompile.tasks import PAIRS, PER_TOKEN, TASKS, TEXT_TO_TEXT
+from edgecompile.tasks import IMAGE_TEXT, PAIRS, PER_TOKEN, TASKS, TEXT_TO_TEXT
 from edgecompile.text.parts import Document
 from edgecompile.text.source_tokens import SourceTokens, windows
 from edgecompile.tokenizer import class_name, labels
@@ -70,6 +70,10 @@ def rows(comparison: Comparison, documents: Sequence[Document], context: int) ->
         yield from embedding_rows(comparison, [d.text for d in documents])
     elif task == "classification":
         yield from classification_rows(comparison, documents)
+    elif task == IMAGE_TEXT:
+        from edgecompile.checks import image_text
+
+        yield from image_text.rows(comparison, documents)
     elif TASKS[task].takes == "picture":
         from edgecompile.checks import pictures
 
@@ -93,8 +97,8 @@ def embedding_rows(comparison: Comparison, texts: Sequence[str]) -> Iterator[Row
     options = comparison.options
     texts = texts[: options.texts]
     ids = need(comparison.source_tokens).encode(texts)
-    found = _in_batches(comparison, texts)
-    source = _embed(comparison, ids, "embed with the source")
+    found = in_batches(comparison, texts)
+    source = embed(comparison, ids, "embed with the source")
     for measured in cosine.measure(cosine.cosines(source, found)):
         yield comparison.judge(QUALITY, measured)
     yield comparison.judge(QUALITY, rank.measure(source, found))
@@ -102,13 +106,14 @@ def embedding_rows(comparison: Comparison, texts: Sequence[str]) -> Iterator[Row
         return
     few = slice(options.fidelity_texts)
     with comparison.same_codes():
-        exact = _embed(comparison, ids[few], "embed with the same codes")
+        exact = embed(comparison, ids[few], "embed with the same codes")
     values = cosine.cosines(exact, found[few])
     lowest = cosine.measure(values)[2]
     yield comparison.judge(EXPORT, replace(lowest, metric="export_cosine_min"))
 
 
-def _in_batches(comparison: Comparison, texts: Sequence[str]) -> NDArray[np.float32]:
+def in_batches(comparison: Comparison, texts: Sequence[str]) -> NDArray[np.float32]:
+    """The bundle's vectors [n, dim] of texts."""
     parts = []
     for start in range(0, len(texts), STEP_TEXTS):
         comparison.progress("embed with the bundle", start, len(texts))
@@ -117,7 +122,8 @@ def _in_batches(comparison: Comparison, texts: Sequence[str]) -> NDArray[np.floa
     return np.concatenate(parts) if parts else np.zeros((0, 1), np.float32)
 
 
-def _embed(comparison: Comparison, ids: Sequence[Sequence[int]], what: str) -> NDArray[np.float32]:
+def embed(comparison: Comparison, ids: Sequence[Sequence[int]], what: str) -> NDArray[np.float32]:
+    """The source's answers [n, width] to texts of token ids."""
     parts = []
     for start in range(0, len(ids), STEP_TEXTS):
         comparison.progress(what, start, len(ids))
@@ -131,7 +137,7 @@ def classification_rows(comparison: Comparison, documents: Sequence[Document]) -
     documents = documents[: classified(comparison.options)]
     texts = [d.text for d in documents]
     names = labels(comparison.model.config)
-    source = _embed(comparison, need(comparison.source_tokens).encode(texts), "classify")
+    source = embed(comparison, need(comparison.source_tokens).encode(texts), "classify")
     answers = comparison.worker.classify(texts)
     found = np.array([[answer[name] for name in names] for answer in answers])
     yield from class_rows(comparison, documents, source, found)

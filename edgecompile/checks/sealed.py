@@ -27,6 +27,7 @@ from edgecompile.numerics.schemes import (
 )
 from edgecompile.recipe import RESHAPING
 from edgecompile.report import Row, exact, judged
+from edgecompile.sources.towers import LOGIT_SCALE
 
 STEP = "sealed"
 FACT_TOLERANCE = 1e-6  # relative: float32 in the file, a decimal in the config
@@ -74,6 +75,8 @@ def rows(
     found = {name: value for name, value in decoded.facts.items() if name in known}
     yield exact(STEP, "facts_differing", _differing_facts(found, known), len(found))
     if model is not None:
+        if LOGIT_SCALE in manifest["unused"]:
+            yield exact(STEP, "logit_scale_differing", _differing_scale(manifest, model), 1)
         yield exact(STEP, "tensors_missing", _missing(model, decoded, manifest), len(model.weights))
         yield from _weight_rows(seen, manifest)
         yield from own_rows(decoded, manifest, model)
@@ -192,6 +195,12 @@ def _differing_facts(found: Mapping[str, float], known: Mapping[str, float]) -> 
         for name, value in sorted(found.items())
         if not math.isclose(value, known[name], rel_tol=FACT_TOLERANCE, abs_tol=0.0)
     ]
+
+
+def _differing_scale(manifest: Mapping[str, Any], model: Model) -> list[str]:
+    """What multiplies a cosine of a text's and a picture's vector is in no engine's file."""
+    stated, right = manifest["similarity"]["logit_scale"], float(model.dense(LOGIT_SCALE))
+    return [] if stated == right else [f"{LOGIT_SCALE} ({stated!r}, not {right!r})"]
 
 
 def _missing(model: Model, decoded: Decoded, manifest: Mapping[str, Any]) -> list[str]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from . import heads
 from .errors import BadInputError, UnsupportedError
+from .manifest import IMAGE_TEXT
 
 if TYPE_CHECKING:
     from .engine import Float32
@@ -55,8 +56,13 @@ class GoldenResult:
 def observe(session: Session, texts: Sequence[str] = TEXTS) -> Iterator[dict[str, Any]]:
     """What the opened bundle makes of each text: `ids`, then `values` or a decoder's `steps`.
 
-    Of pictures, `text` is the number of a pattern, and there are no ids.
+    Of pictures, `text` is the number of a pattern, and there are no ids; of a model of both those
+    come first.
     """
+    if session.info.task == IMAGE_TEXT:
+        texts = [*PATTERNS, *TEXTS] if texts == TEXTS else texts
+        yield from map(functools.partial(_of_either, session), texts)
+        return
     if session.info.pictures is not None:
         yield from map(functools.partial(_seen, session), texts if texts != TEXTS else PATTERNS)
         return
@@ -87,6 +93,15 @@ def _seen(session: Session, pattern: str) -> dict[str, Any]:
     """What the bundle makes of one of our own pictures."""
     answer = session.classify_image([picture(int(pattern))])[0]
     return {"text": pattern, "ids": [], "values": _short(np.array(list(answer.values())))}
+
+
+def _of_either(session: Session, text: str) -> dict[str, Any]:
+    """The vector of one of our pictures, by its number, or of a text."""
+    if text in PATTERNS:
+        vector = session.embed_image([picture(int(text))])[0]
+        return {"text": text, "ids": [], "values": _short(vector)}
+    ids = session.tokenize([text])[0]
+    return {"text": text, "ids": ids, "values": _short(session.embed_ids([ids])[0])}
 
 
 def picture(pattern: int) -> NDArray[np.uint8]:

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from .errors import BadInputError
 from .pictures import PictureInput
+from .sections import Section
 
 FORMAT = 1
 NAME = "manifest.json"
@@ -19,8 +20,11 @@ MANIFEST_LIMIT = 64 << 20  # bytes
 FILE_LIMIT = 1 << 40  # bytes of one file
 TASKS = (
     "embedding", "classification", "token-classification", "fill-mask", "text-ranking",
-    "text-generation", "text2text-generation", "image-classification", "module",
+    "text-generation", "text2text-generation", "image-classification", "image-text-embedding",
+    "module",
 )  # fmt: skip
+LARGEST_LOGIT_SCALE = 80  # its exponential is a float32
+IMAGE_TEXT = "image-text-embedding"
 GENERATING = ("text-generation", "text2text-generation")
 
 # From format n to n + 1, in order; a test opens a kept bundle of each older format.
@@ -90,6 +94,14 @@ class GenerationInfo:
 
 
 @dataclass(frozen=True)
+class SimilarityInfo:
+    """How vectors of texts and of pictures compare: e to the `logit_scale` times their cosine."""
+
+    dimension: int
+    logit_scale: float
+
+
+@dataclass(frozen=True)
 class Manifest:
     """A checked manifest; `data` is all of it, `digest` the SHA-256 of its bytes."""
 
@@ -104,6 +116,7 @@ class Manifest:
     generation: GenerationInfo | None
     files: tuple[FileEntry, ...]
     pictures: PictureInput | None = None  # how a picture is prepared
+    similarity: SimilarityInfo | None = None  # of texts and pictures
     golden: str | None = None  # the file of golden inputs; bundles before 0.4 have none
 
 
@@ -144,6 +157,7 @@ def parse_manifest(raw: bytes, where: str = NAME) -> Manifest:
         generation=_generation(fields),
         files=files,
         pictures=_pictures(fields),
+        similarity=_similarity(fields),
         golden=fields.listed("golden", listed) if fields.has("golden") else None,
     )
 
@@ -262,6 +276,15 @@ def _pictures(fields: _Fields) -> PictureInput | None:
     if not fields.has("pictures"):
         return None
     return PictureInput.from_manifest(fields.table("pictures").data)
+
+
+def _similarity(fields: _Fields) -> SimilarityInfo | None:
+    if not fields.has("similarity"):
+        return None
+    keys = ("dimension", "logit_scale")
+    table = Section(fields.data["similarity"], keys, f"{fields.where}: similarity")
+    scale = table.number("logit_scale", -LARGEST_LOGIT_SCALE, LARGEST_LOGIT_SCALE)
+    return SimilarityInfo(table.integer("dimension", 1, 1 << 20), scale)
 
 
 def _generation(fields: _Fields) -> GenerationInfo | None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from edgecompile.errors import BadInputError
 from edgecompile.recipe import DataSpec
-from edgecompile.tasks import TASKS
+from edgecompile.tasks import IMAGE_TEXT, TASKS
+from edgecompile.text import captions
 from edgecompile.text.corpus import default_corpus, key_of, read
 from edgecompile.text.files import read_documents
 from edgecompile.text.parts import Corpus, Document
@@ -18,6 +19,8 @@ __all__ = ["Corpus", "Document", "corpus_for", "default_corpus", "read"]
 def corpus_for(spec: DataSpec, file: Path | str | None = None, task: str = "") -> Corpus:
     """What --data names, else the recipe's [data], else the default prose or pictures."""
     chosen = file or spec.file
+    if task == IMAGE_TEXT:
+        return captions.corpus(Path(chosen) if chosen else None, spec.text)
     if task and TASKS[task].takes == "picture":
         return read_pictures(Path(chosen)) if chosen else default_pictures()
     found = read(Path(chosen), spec.text, spec.label) if chosen else default_corpus()
