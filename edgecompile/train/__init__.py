@@ -1,0 +1,1 @@
+"""Training before compression: data, augmentation, loop."""
