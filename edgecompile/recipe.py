@@ -94,6 +94,7 @@ class Recipe:
     data: DataSpec = field(default_factory=DataSpec)
     check: CheckSpec = field(default_factory=CheckSpec)
     load: Mapping[str, Any] = field(default_factory=dict)
+    train: Mapping[str, Any] = field(default_factory=dict)  # of `edgecompile train`
     prune: Mapping[str, Any] = field(default_factory=dict)
     distill: Mapping[str, Any] = field(default_factory=dict)
     allocate_bits: Mapping[str, Any] = field(default_factory=dict)

@@ -77,7 +77,8 @@ class Augment:
         Each method has a generator of its own, so switching one off leaves the others' choices.
         """
         kept = self.keep.given if self.kept is None else self.kept
+        source = text.encode("utf-8", "surrogatepass")
         for name, method in self.methods.items():
-            rng = np.random.default_rng([self.seed, index, zlib.crc32(name.encode())])
-            text = method(text, rng, kept)
+            key = zlib.crc32(source), zlib.crc32(name.encode())
+            text = method(text, np.random.default_rng([self.seed, index, *key]), kept)
         return text

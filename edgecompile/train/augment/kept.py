@@ -13,7 +13,8 @@ from edgecompile.train.augment.pieces import words as words_of
 # They turn a text's meaning round, whatever its label, and no statistic of single words sees that.
 NEGATIONS = word_set(
     "no not never none nobody nothing nowhere nor neither without cannot can't don't doesn't"
-    " didn't won't wouldn't shouldn't couldn't isn't aren't wasn't weren't instead except unless but"
+    " didn't won't wouldn't shouldn't couldn't isn't aren't wasn't weren't"
+    " instead except unless but"
 )
 
 
