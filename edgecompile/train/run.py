@@ -23,8 +23,8 @@ from edgecompile.errors import (
 )
 from edgecompile.passes import Progress
 from edgecompile.sources import SourceRef
-from edgecompile.train import checkpoints, curve, lora, precision, saving, source, tasks
-from edgecompile.train.data import Augment, Data, Keys, read
+from edgecompile.train import augment, checkpoints, curve, lora, precision, saving, source, tasks
+from edgecompile.train.data import Augment, Data, Keys, names_of, read
 from edgecompile.train.loop import Fitted, Place, Row, fit
 from edgecompile.train.metrics import METRICS, replace_text
 from edgecompile.train.objectives import Objective
@@ -89,7 +89,7 @@ def train(request: Request, watch: Callable[[Row], None], progress: Progress) ->
     parts = read_parts(request, ref, options)
     models = [source.source_model(ref, part.task, progress) for part in parts]
     lessons = [
-        tasks.Lesson(model, part.data, options, part.labels, augmentation(options, part.data))
+        tasks.Lesson(model, part.data, options, part.labels, augmentation(options, part))
         for model, part in zip(models, parts, strict=True)
     ]
     refuse_full_disk(work, models[0].parameters, options)
@@ -117,12 +117,21 @@ def refuse_machine(options: TrainOptions) -> None:
     precision.refuse(options.precision, torch.accelerator.current_accelerator() or CPU)
 
 
-def augmentation(options: TrainOptions, data: Data) -> Augment:
-    """What `[train.augment]` does to a training text; the held-out rows never meet it."""
+def augmentation(options: TrainOptions, part: Part) -> Augment:
+    """What `[train.augment]` does to a training text; the held-out rows never meet it.
+
+    Words that a class depends on are found in the training rows and stay.
+    """
     if not options.augment:
         return unchanged
-    found = f"{', '.join(options.augment)} for {len(data.training)} rows: no methods are built in"
-    raise UnsupportedError("[train.augment]", found, way_out="leave the table out")
+    methods = augment.Augment.from_table(
+        {"seed": options.seed, **options.augment}, "[train.augment]"
+    )
+    if part.task == "token-classification":
+        found = "a label for each word, which another text would not fit"
+        raise UnsupportedError("[train.augment]", found, way_out="leave the table out")
+    labelled = part.data.training if part.task == "classification" else ()
+    return methods.fitted((row.text, names_of(row)[0]) for row in labelled)
 
 
 def refuse_existing(request: Request, work: Path) -> None:

@@ -55,7 +55,7 @@ def test_the_report_can_be_had_as_json(
     [
         (("--set", "train.precision=fp8"), 3, "compute capability"),
         (("--set", "train.lrr=1"), 2, "did you mean 'lr'"),
-        (("--set", "train.augment.synonims=true"), 3, "synonims"),
+        (("--set", "train.augment.synonims=true"), 2, "did you mean 'synonyms'"),
         (("--set", "train.lora.rnk=4"), 2, "did you mean 'rank'"),
         (("--set", "train.lora.rank=4", "--set", "train.parallel=tensor"), 3, "parallel=tensor"),
         (("--set", "train.length=9999"), 2, "at most 128"),

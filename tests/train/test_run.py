@@ -206,3 +206,29 @@ def test_trained_weights_differ_from_the_source(model: Path, tmp_path: Path) -> 
     name = "encoder.layer.0.attention.self.query.weight"
     old = load_file(model / "model.safetensors")[name]
     assert not load_file(out / "model.safetensors")[f"bert.{name}"].equal(old)
+
+
+def test_augmented_rows_give_another_model_the_same_each_time(model: Path, tmp_path: Path) -> None:
+    data, noise = small.data_file(tmp_path), "train.augment.characters.probability=0.5"
+    plain = run(model, tmp_path / "plain", data).folder
+    one, two = (run(model, tmp_path / name, data, noise).folder for name in ("one", "two"))
+    assert digests(one) == digests(two)
+    assert digests(one)["model.safetensors"] != digests(plain)["model.safetensors"]
+
+
+def test_held_out_rows_are_never_augmented(model: Path, tmp_path: Path) -> None:
+    data = small.data_file(tmp_path)
+    still = ("train.lr=0.0", "train.augment.characters.probability=1.0")
+    numbers = [
+        run(model, tmp_path / name, data, *settings).summary["held_out"]
+        for name, settings in (("plain", still[:1]), ("noisy", still))
+    ]
+    assert numbers[0] == numbers[1]
+
+
+def test_tags_of_words_would_not_fit_an_augmented_text(model: Path, tmp_path: Path) -> None:
+    data = tmp_path / "tags.jsonl"
+    rows = [{"text": f"fox number {n}", "label": ["B-A", "O", "O"]} for n in range(40)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    with pytest.raises(UnsupportedError, match="a label for each word"):
+        run(model, tmp_path / "out", data, "train.augment.case=true")
