@@ -11,6 +11,12 @@ from edgecompile.cli import main
 from tests import tiny
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands run in an empty folder: what the user has built here is nobody's business."""
+    monkeypatch.chdir(tmp_path)
+
+
 def run(*words: str, monkeypatch: pytest.MonkeyPatch) -> int:
     """The exit code of `edgecompile WORDS`."""
     monkeypatch.setattr(sys, "argv", ["edgecompile", *words])
