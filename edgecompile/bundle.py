@@ -21,8 +21,9 @@ from edgecompile.numerics.schemes import float_digest, weights_digest
 from edgecompile.passes import PassResult
 from edgecompile.recipe import PassChoice
 from edgecompile.runtime.manifest import CHUNK, FORMAT, NAME
+from edgecompile.sources.speech import speech_tokens
 from edgecompile.target import Target
-from edgecompile.tasks import LABELLED, PAIRS, TASKS
+from edgecompile.tasks import LABELLED, PAIRS, SPEECH, TASKS
 
 RUNTIME = Path(__file__).parent / "runtime"
 HASHED_AT_ONCE = 4  # tensors in memory
@@ -108,6 +109,8 @@ def describe(contents: Contents, tokenizer_section: dict[str, Any] | None) -> di
         "tokenizer": tokenizer_section,
         "pooling": _pooling_section(model),
         "pictures": model.pictures.as_manifest() if model.pictures else None,
+        "audio": model.audio.as_manifest() if model.audio else None,
+        "speech": speech_tokens(model).as_manifest() if model.task == SPEECH else None,
         "generation": _generation_section(contents),
         "passes": [_pass_section(choice, result) for choice, result in contents.passes],
         "tensors": tensors,
@@ -222,6 +225,7 @@ READMES = {
     "text-ranking": 'scores = session.score([("a question", "an answer")])  # float32 [1]',
     "text-generation": 'print(*session.generate([{"role": "user", "content": "Hello"}]), sep="")',
     "text2text-generation": 'print(session.translate(["a text"])[0])',
+    "automatic-speech-recognition": 'print(session.transcribe("a.wav").text)',
     "image-classification": 'answers = session.classify_image(["a.png"])  # label -> probability',
     "module": "outputs = session.run(**arrays)  # names and shapes: manifest.json",
 }
@@ -230,9 +234,10 @@ READMES = {
 def readme(manifest: Mapping[str, Any]) -> str:
     """The bundle's README: what it is and the three lines that run it."""
     model, engine = manifest["model"], manifest["engine"]
-    needs = {"text": "numpy tokenizers jinja2", "picture": "numpy pillow", "arrays": "numpy"}[
-        TASKS[model["task"]].takes
-    ]
+    needs = {
+        "text": "numpy tokenizers jinja2", "picture": "numpy pillow", "arrays": "numpy",
+        "sound": "numpy tokenizers jinja2",
+    }[TASKS[model["task"]].takes]  # fmt: skip
     needs += " torch" * (engine["name"] == "executorch")  # its bindings pass torch's tensors
     return f"""# {model["name"]} for {manifest["target"]}
 
@@ -258,9 +263,10 @@ def _shell(task: str) -> str:
     if task == "fill-mask":
         return '"a text with the mask token"'
     second = ' "its second text"' if task in PAIRS else ""
-    return {"text": '"some text"' + second, "picture": "a.png", "arrays": "--self-test"}[
-        TASKS[task].takes
-    ]
+    return {
+        "text": '"some text"' + second, "picture": "a.png", "sound": "a.wav",
+        "arrays": "--self-test",
+    }[TASKS[task].takes]  # fmt: skip
 
 
 def seal(staging: Path, final: Path, overwrite: bool) -> None:

@@ -3,13 +3,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgecompile.backends import ReadWhenAsked
 from edgecompile.errors import UnsupportedError
 from edgecompile.model import Model, Weights
-from edgecompile.structure import filled_in
-from edgecompile.tasks import TASKS, TEXT_TO_TEXT
+from edgecompile.tasks import HALVES, SPEECH, TASKS
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -19,11 +18,17 @@ if TYPE_CHECKING:
 Axes = Mapping[str, Mapping[int, str]]
 Made = TypeVar("Made")
 
-HALVES_AXES: Axes = {  # of an encoder-decoder's ports
+HALVES_AXES: Axes = {  # of an encoder-decoder's ports, where its source has any length
     "input_ids": {1: "source_length"}, "cross": {2: "source_length"},
     "decoder_input_ids": {1: "length"}, "past": {0: "past_length"},
     "logits": {1: "length"}, "present": {0: "length"},
 }  # fmt: skip
+WINDOW_AXES: Axes = {  # where it is a window of sound
+    **HALVES_AXES, "input_features": {}, "cross": {},
+}  # fmt: skip
+CROSSING = (
+    ".EncDecAttention.k.", ".EncDecAttention.v.", ".encoder_attn.k_proj.", ".encoder_attn.v_proj.",
+)  # fmt: skip
 EXAMPLE_SHAPE = (2, 7)  # neither is 1: exporters take a size of 1 for a constant
 
 
@@ -67,28 +72,44 @@ def graph(reference: Reference) -> Graph:
 
 
 def graphs(reference: Reference) -> tuple[Graph, ...]:
-    """All graphs of a task: an encoder-decoder has two, of one text (numerics.halves)."""
-    if reference.model.task != TEXT_TO_TEXT:
+    """All graphs of a task: an encoder-decoder has two, of one text or window of sound."""
+    task = reference.model.task
+    if task not in HALVES:
         return (graph(reference),)
     import torch
 
-    from edgecompile.numerics.halves import Decoder, Encoder
-
-    body, config = reference.body, filled_in(reference.model)
-    ids = torch.ones((1, EXAMPLE_SHAPE[1]), dtype=torch.int64)
-    given = {"input_ids": ids}
-    encoder = Graph(Encoder(body).eval(), given, _axes(given), ("cross",), "encoder")
+    first, second, given = _halves(reference)
+    axes = halves_axes(task)
+    encoder = Graph(first, given, {name: axes[name] for name in given}, ("cross",), "encoder")
     with torch.inference_mode():
-        cross = encoder.module(ids)
+        cross = first(**given)
     new, before = torch.ones((1, 3), dtype=torch.int64), 5
-    past = torch.zeros((before, 2 * config.num_decoder_layers, config.num_heads, config.d_kv))
+    past = torch.zeros((before, *second.row))
     given = {"decoder_input_ids": new, "past": past, "cross": cross.clone()}
     outputs = ("logits", "present")
-    return encoder, Graph(Decoder(body).eval(), given, _axes(given), outputs, "decoder")
+    free = {name: axes[name] for name in given}
+    return encoder, Graph(second, given, free, outputs, "decoder")
 
 
-def _axes(given: Mapping[str, Tensor]) -> Axes:
-    return {name: HALVES_AXES[name] for name in given}
+def halves_axes(task: str) -> Axes:
+    """Sizes that vary of an encoder-decoder's ports, by port."""
+    return WINDOW_AXES if task == SPEECH else HALVES_AXES
+
+
+def _halves(reference: Reference) -> tuple[nn.Module, Any, Mapping[str, Tensor]]:
+    """Encoder, decoder (whose `row` is the shape of a token's keys and values), an example."""
+    import torch
+
+    from edgecompile.numerics import halves, whisper
+
+    body: Any = reference.body
+    if reference.model.task == SPEECH:
+        sound = torch.zeros((1, *reference.sound_shape))
+        made = whisper.Encoder(body), whisper.Decoder(body)
+        return made[0].eval(), made[1].eval(), {"input_features": sound}
+    ids = torch.ones((1, EXAMPLE_SHAPE[1]), dtype=torch.int64)
+    encoder, decoder = halves.Encoder(body), halves.Decoder(body)
+    return encoder.eval(), decoder.eval(), {"input_ids": ids}
 
 
 def part_of(model: Model, graph: str) -> Model:
@@ -103,8 +124,9 @@ def _readers(name: str) -> tuple[str, ...]:
     """The graphs that read a tensor: cross keys and values are computed where the source is."""
     if name.startswith("shared."):
         return ("encoder", "decoder")
-    crossing = ".EncDecAttention.k." in name or ".EncDecAttention.v." in name
-    return ("encoder",) if crossing or name.startswith("encoder.") else ("decoder",)
+    crossing = any(one in name for one in CROSSING)
+    mine = name.removeprefix("model.").startswith("encoder.")
+    return ("encoder",) if crossing or mine else ("decoder",)
 
 
 def _batch_axes(given: Mapping[str, Tensor]) -> Axes:

@@ -108,9 +108,9 @@ def plan(request: Request) -> Plan:
 
 
 def _refuse_data(data: Path | None, task: str) -> None:
-    folder = TASKS[task].takes == "picture"
-    if data and not (data.is_dir() if folder else data.is_file()):
-        kind = "folder of pictures" if folder else "file of text"
+    folders = {"picture": "folder of pictures", "sound": "folder of WAV files"}
+    kind = folders.get(TASKS[task].takes, "file of text")
+    if data and not (data.is_dir() if kind in folders.values() else data.is_file()):
         raise UsageError("--data", f"{str(data)!r} is no {kind}", f"a {kind} for a {task} model")
 
 

@@ -13,13 +13,13 @@ class Task:
     `output` names the graph's output; empty where a graph has several, or the module's own.
     """
 
-    takes: Literal["text", "picture", "arrays"]
+    takes: Literal["text", "picture", "sound", "arrays"]
     auto: str = ""
     output: str = ""
     endings: tuple[str, ...] = ()
 
 
-TEXT_TO_TEXT = "text2text-generation"
+TEXT_TO_TEXT, SPEECH = "text2text-generation", "automatic-speech-recognition"
 TASKS: Mapping[str, Task] = {
     "embedding": Task("text", "AutoModel", "sentence_embedding"),
     "classification": Task(
@@ -37,6 +37,9 @@ TASKS: Mapping[str, Task] = {
     TEXT_TO_TEXT: Task(
         "text", "AutoModelForSeq2SeqLM", "logits", ("T5ForConditionalGeneration",)
     ),
+    SPEECH: Task(
+        "sound", "AutoModelForSpeechSeq2Seq", "logits", ("WhisperForConditionalGeneration",)
+    ),
     "image-classification": Task(
         "picture", "AutoModelForImageClassification", "logits", ("ForImageClassification",)
     ),
@@ -46,13 +49,19 @@ EVERY = tuple(TASKS)
 PER_TOKEN = ("token-classification", "fill-mask")  # a row of answers a token, not a text
 LABELLED = ("classification", "token-classification", "text-ranking", "image-classification")
 PAIRS = ("text-ranking",)  # their texts come in twos
+HALVES = (TEXT_TO_TEXT, SPEECH)  # encoder-decoders: two graphs
 
 
 def takes_text(task: str) -> bool:
-    """Whether the task's models come with a tokenizer."""
+    """Whether the task's models are given text."""
     return TASKS[task].takes == "text"
+
+
+def has_tokenizer(task: str) -> bool:
+    """Whether the task's models come with a tokenizer: they take text, or give it."""
+    return takes_text(task) or generates(task)
 
 
 def generates(task: str) -> bool:
     """Whether the task's models give text, a token a call."""
-    return task in ("text-generation", TEXT_TO_TEXT)
+    return task in ("text-generation", *HALVES)

@@ -17,7 +17,7 @@ from edgecompile.numerics.schemes import Float32, Scheme, float_digest
 from edgecompile.passes import Progress
 from edgecompile.sources.heads import activation_option
 from edgecompile.structure import roles
-from edgecompile.tasks import EVERY, PAIRS, TASKS, TEXT_TO_TEXT, generates, takes_text
+from edgecompile.tasks import EVERY, PAIRS, HALVES, TASKS, generates, takes_text
 from edgecompile.tokenizer import context_length
 
 WHERE = "executorch backend"
@@ -51,7 +51,7 @@ class Executorch:
             return reason
         if model.task not in self.tasks:
             return f"task {model.task!r} is not one of {', '.join(self.tasks)}"
-        if model.task == TEXT_TO_TEXT:
+        if model.task in HALVES:
             return halves.refusal(model)
         if model.task != "text-generation":
             return ""
@@ -84,7 +84,7 @@ class Executorch:
         _refuse_schemes(model, schemes_of(model), roles(model))
         if model.task == "text-generation":
             return self._decoder(model, folder, progress)
-        if model.task == TEXT_TO_TEXT:
+        if model.task in HALVES:
             return self._halves(model, folder, progress)
         if self._device == scope.XNNPACK and not scope.encoder_refusal(model):
             return self._encoder(model, folder, progress)
@@ -226,7 +226,7 @@ def _refuse_schemes(
 ) -> None:
     """XNNPACK has no kernels for some schemes; ExecuTorch's embeddings take all."""
     tied = model.task == "text-generation" and bool(model.config.get("tie_word_embeddings"))
-    tied = tied or (model.task == TEXT_TO_TEXT and "lm_head.weight" not in used)
+    tied = tied or (model.task in HALVES and not used.keys() & {"lm_head.weight", "proj_out.weight"})
     for name, scheme in schemes.items():
         if used.get(name) == "convolution":
             raise UnsupportedError(

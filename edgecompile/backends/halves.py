@@ -9,7 +9,7 @@ from edgecompile.errors import BadInputError
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Float32, QuantizedTensor, float_digest
 
-ARCHITECTURES = ("t5",)
+ARCHITECTURES = ("t5", "whisper")
 DECODER = "decoder"  # the graph that a manifest's `file` names
 
 

@@ -33,7 +33,7 @@ from edgecompile.numerics.schemes import Scheme
 from edgecompile.passes import Progress
 from edgecompile.sources.heads import activation_option
 from edgecompile.structure import roles
-from edgecompile.tasks import EVERY, TEXT_TO_TEXT, generates
+from edgecompile.tasks import EVERY, HALVES, generates
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Onnxruntime:
             return f"task {model.task!r} is not one of {', '.join(self.tasks)}"
         if reason := gpu.refusal(self, model):
             return reason
-        if model.task == TEXT_TO_TEXT:
+        if model.task in HALVES:
             only = "format 'ort': an encoder-decoder is two graphs on one file of weights"
             return only if self.format == "ort" else halves.refusal(model)
         if model.task != "text-generation" or model.architecture in BUILT:
@@ -98,7 +98,7 @@ class Onnxruntime:
         """Write model.onnx and model.onnx.data."""
         if reason := self.refusal(model):
             raise UnsupportedError("onnxruntime backend", reason)
-        if model.task == TEXT_TO_TEXT:
+        if model.task in HALVES:
             return self._halves(model, folder, progress)
         done = self._write(model, folder, progress)
         if self.format == "ort":

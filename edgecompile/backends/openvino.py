@@ -16,14 +16,14 @@ from edgecompile.backends.openvino_graph import decoder_graph, float_encoder, re
 from edgecompile.backends.openvino_graph.compressed import Constants
 from edgecompile.backends.openvino_graph.decode import decode, extents
 from edgecompile.errors import UnsupportedError
-from edgecompile.graphs import HALVES_AXES, part_of
+from edgecompile.graphs import Axes, halves_axes, part_of
 from edgecompile.model import Model
 from edgecompile.numerics.ranges import Range
 from edgecompile.numerics.schemes import Scheme
 from edgecompile.passes import Progress
 from edgecompile.sources.heads import activation_option
 from edgecompile.structure import roles
-from edgecompile.tasks import EVERY, TEXT_TO_TEXT, generates
+from edgecompile.tasks import EVERY, HALVES, generates
 
 GROUPS = (32, 64, 128)  # columns of an input that may share a scale
 GRAPH_BYTES_PER_TENSOR = 2600  # nodes, edges and names in the XML, per tensor of the source
@@ -52,7 +52,7 @@ class Openvino:
         """Unknown tasks and decoders; what torch cannot export is found as it is exported."""
         if model.task not in self.tasks:
             return f"task {model.task!r} is not one of {', '.join(self.tasks)}"
-        if model.task == TEXT_TO_TEXT:
+        if model.task in HALVES:
             return halves.refusal(model)
         return decoders.refusal(model) if model.task == "text-generation" else ""
 
@@ -157,7 +157,7 @@ def _write(
 ) -> _Written:
     if model.task == "text-generation":
         return _write_decoder(model, folder, progress)
-    if model.task == TEXT_TO_TEXT:
+    if model.task in HALVES:
         return _write_halves(model, folder, progress)
     progress("export graph", 0, 3)
     graph = float_encoder.export(model)
@@ -186,8 +186,9 @@ def _write_halves(model: Model, folder: Path, progress: Progress) -> _Written:
     progress("write file", 1, 2)
     files = storage.write_graphs(graphs, folder)
     progress("write file", 2, 2)
+    axes = halves_axes(model.task)
     inputs, outputs = (
-        tuple(port for graph in graphs.values() for port in _halves_ports(getattr(graph, side)))
+        tuple(p for graph in graphs.values() for p in _halves_ports(getattr(graph, side), axes))
         for side in ("inputs", "outputs")
     )
     return _Written(
@@ -207,10 +208,10 @@ def _write_decoder(model: Model, folder: Path, progress: Progress) -> _Written:
         )
 
 
-def _halves_ports(values: Sequence[ov.Output]) -> Iterator[Port]:
+def _halves_ports(values: Sequence[ov.Output], axes: Axes) -> Iterator[Port]:
     """With the names that the graphs' axes have elsewhere."""
     for port in ports(values):
-        free = HALVES_AXES[port.name]
+        free = axes[port.name]
         yield replace(port, shape=tuple(free.get(at, n) for at, n in enumerate(port.shape)))
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .errors import BadInputError
+from .audio import AudioInput
 from .pictures import PictureInput
+from .speech import SpeechTokens
 
 FORMAT = 1
 NAME = "manifest.json"
@@ -19,9 +21,11 @@ MANIFEST_LIMIT = 64 << 20  # bytes
 FILE_LIMIT = 1 << 40  # bytes of one file
 TASKS = (
     "embedding", "classification", "token-classification", "fill-mask", "text-ranking",
-    "text-generation", "text2text-generation", "image-classification", "module",
+    "text-generation", "text2text-generation", "automatic-speech-recognition",
+    "image-classification", "module",
 )  # fmt: skip
-GENERATING = ("text-generation", "text2text-generation")
+ENCODED = ("text2text-generation", "automatic-speech-recognition")  # an encoder and a decoder
+GENERATING = ("text-generation", *ENCODED)
 
 # From format n to n + 1, in order; a test opens a kept bundle of each older format.
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
@@ -104,6 +108,8 @@ class Manifest:
     generation: GenerationInfo | None
     files: tuple[FileEntry, ...]
     pictures: PictureInput | None = None  # how a picture is prepared
+    audio: AudioInput | None = None  # how sound is prepared
+    speech: SpeechTokens | None = None  # what the tokens of a model of speech mean
     golden: str | None = None  # the file of golden inputs; bundles before 0.4 have none
 
 
@@ -144,6 +150,8 @@ def parse_manifest(raw: bytes, where: str = NAME) -> Manifest:
         generation=_generation(fields),
         files=files,
         pictures=_pictures(fields),
+        audio=AudioInput.from_manifest(fields.data["audio"]) if fields.has("audio") else None,
+        speech=SpeechTokens.from_manifest(fields.data["speech"]) if fields.has("speech") else None,
         golden=fields.listed("golden", listed) if fields.has("golden") else None,
     )
 

@@ -34,7 +34,7 @@ from edgecompile.backends.executorch_graph.pte_read import PteReader
 from edgecompile.backends.executorch_graph.scope import FILE, XNNPACK, Device
 from edgecompile.backends.quiet import quiet
 from edgecompile.errors import UnsupportedError
-from edgecompile.graphs import HALVES_AXES, Graph, graph, graphs
+from edgecompile.graphs import Axes, Graph, graph, graphs, halves_axes
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Float32, QuantizedTensor
 from edgecompile.numerics.swap import owners, parameter_names
@@ -121,7 +121,8 @@ def write_halves(model: Model, folder: Path, longest: int) -> Lowered:
     """The same with two methods, `encoder` and `decoder`; `longest` of a source and an answer."""
     with Reference(model).quantized({}, model.replaced) as reference:
         both = graphs(reference)
-        inputs, outputs = (sum(side, ()) for side in zip(*map(_ports, both), strict=True))
+        ports = (_ports(one, halves_axes(model.task)) for one in both)
+        inputs, outputs = (sum(side, ()) for side in zip(*ports, strict=True))
         _put_codes(reference, model, "int8_asym_per_token")
         sizes = {
             "source_length": torch.export.Dim("source_length", min=1, max=longest),
@@ -153,7 +154,9 @@ def _graph(reference: Reference) -> Graph:
     return whole.fixed
 
 
-def _ports(one: Graph) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+def _ports(
+    one: Graph, of_outputs: Axes | None = None
+) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
     """Inputs and outputs as the manifest lists them."""
     with torch.inference_mode():
         values = flat_outputs(one.module(**one.given))
@@ -167,7 +170,7 @@ def _ports(one: Graph) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
     return inputs, tuple(
         Port(
             name, _dtype(value),
-            _shape(value, HALVES_AXES.get(name, {}) if one.name
+            _shape(value, of_outputs.get(name, {}) if of_outputs is not None
                    else per_token if value.ndim > 2 else {}),
         )
         for name, value in named
