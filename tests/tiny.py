@@ -104,15 +104,18 @@ def whisper(folder: Path, seed: int = 0, english: bool = False, **changes: Any) 
         "encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_ffn_dim": 96,
         "decoder_ffn_dim": 96, "num_mel_bins": 80, "max_source_positions": 50 * SOUND_SECONDS,
         "max_target_positions": 48, "pad_token_id": end, "bos_token_id": end, "eos_token_id": end,
-        "decoder_start_token_id": start, "init_std": 0.1,
+        "decoder_start_token_id": start, "init_std": 0.2,
     }  # fmt: skip
     model = transformers.WhisperForConditionalGeneration(
         transformers.WhisperConfig(**settings | changes)
     )
-    # Small, or a tied head repeats what it is fed.
+    # Small, or a tied head repeats what it is fed, and the first norms' epsilon has no say.
+    for part in (model.model.encoder, model.model.decoder):
+        torch.nn.init.normal_(part.embed_positions.weight, std=0.005)
     torch.nn.init.normal_(model.model.decoder.embed_tokens.weight, std=0.03)
+    torch.nn.init.normal_(model.model.encoder.conv2.weight, std=0.001)
     for name, weight in model.named_parameters():
-        if "norm" in name or name.endswith("bias"):
+        if "norm" in name or (name.endswith("bias") and "conv" not in name):
             torch.nn.init.uniform_(weight, -0.5 if "bias" in name else 0.5, 0.5 + ("norm" in name))
     languages = {"<|en|>": ids["<|en|>"], "<|de|>": ids["<|de|>"]}
     tasks = {name: ids[f"<|{name}|>"] for name in ("transcribe", "translate")}

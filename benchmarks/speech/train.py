@@ -94,9 +94,9 @@ def model(tokens: Tokenizer) -> WhisperForConditionalGeneration:
 class Windows:
     """Windows of sound and the tokens that are right for them."""
 
-    def __init__(self, tokens: Tokenizer, sounds: Sequence[Sound]) -> None:
+    def __init__(self, tokens: Tokenizer, sounds: Sequence[Sound], seed: int) -> None:
         self.tokens, self.sounds = tokens, sounds
-        self.rng = np.random.default_rng(SEED)
+        self.rng = np.random.default_rng(seed)
         names = ("<|startoftranscript|>", "<|en|>", "<|transcribe|>")
         self.start = [tokens.token_to_id(name) for name in names]
         self.silent = tokens.token_to_id("<|notimestamps|>")
@@ -153,29 +153,33 @@ def batches(windows: Windows, extractor: WhisperFeatureExtractor) -> Iterator[tu
 
 
 def train(made: WhisperForConditionalGeneration, source: Iterator[tuple[Tensor, ...]],
-          minutes: float) -> int:  # fmt: skip
-    """AdamW with a cosine decay over the time given; the number of steps."""
+          options: argparse.Namespace) -> int:  # fmt: skip
+    """AdamW with a cosine decay over the steps or minutes given; the number of steps."""
     head = nn.Linear(WIDTH, 28)
     parameters = [*made.parameters(), *head.parameters()]
     trained = [one for one in parameters if one.requires_grad]
     optimizer = torch.optim.AdamW(trained, RATE_OF_LEARNING, weight_decay=0.01, betas=(0.9, 0.98))
     started, step = time.perf_counter(), 0
     made.train()
-    while (passed := (time.perf_counter() - started) / 60 / minutes) < 1:
+    while True:
+        minutes = (time.perf_counter() - started) / 60
+        passed = step / options.steps if options.steps else minutes / options.minutes
+        if passed >= 1:
+            return step
         step += 1
         rate = RATE_OF_LEARNING * min(1.0, step / 200) * 0.5 * (1 + math.cos(math.pi * passed))
         for group in optimizer.param_groups:
             group["lr"] = rate
         features, ids, texts, sizes = next(source)
-        losses = _losses(made, head, features, ids, (texts, sizes), max(0.0, 0.5 - passed))
+        weight = 0.0 if options.resume else max(0.0, 0.5 - passed)  # of a head that is not kept
+        losses = _losses(made, head, features, ids, (texts, sizes), weight)
         sum(losses).backward()
         nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if step % 50 == 0:
-            print(f"step {step}, {passed * minutes:.1f} min, decoder {losses[0].item():.3f}, "
+            print(f"step {step}, {minutes:.1f} min, decoder {losses[0].item():.3f}, "
                   f"CTC {losses[1].item():.3f}", flush=True)  # fmt: skip
-    return step
 
 
 def _losses(
@@ -213,7 +217,9 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--steps", type=int, help="an end by steps, in place of --minutes")
     parser.add_argument("--utterances", type=int, default=6000)
+    parser.add_argument("--resume", type=Path, help="go on from a folder saved before")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(describe(options.threads), flush=True)
@@ -224,9 +230,14 @@ def main() -> None:
     tokens = tokenizer()
     extractor = WhisperFeatureExtractor(feature_size=80, chunk_length=SECONDS)
     made = model(tokens)
+    if options.resume:
+        made.load_state_dict(
+            WhisperForConditionalGeneration.from_pretrained(options.resume).state_dict()
+        )
     size = sum(one.numel() for one in made.parameters())
     print(f"{size:,} parameters, {tokens.get_vocab_size()} tokens", flush=True)
-    steps = train(made, batches(Windows(tokens, sounds), extractor), options.minutes)
+    seed = SEED + bool(options.resume)
+    steps = train(made, batches(Windows(tokens, sounds, seed), extractor), options)
     save(made, tokens, extractor, options.out)
     print(f"{steps} steps of {BATCH}; saved {options.out}")
 

@@ -66,7 +66,7 @@ class Layout:
 def _sound(shape: Any) -> tuple[int, int] | None:
     if shape is None:
         return None
-    sizes = shape[1:] if isinstance(shape, list) else []
+    sizes = shape[1:] if isinstance(shape, list | tuple) else []
     if len(sizes) != 2 or any(type(one) is not int or not 0 < one < 1 << 20 for one in sizes):
         raise BadInputError("manifest: inputs", f"{FEATURES} {shape!r:.100}", "[1, mels, frames]")
     return sizes[0], sizes[1]
