@@ -20,11 +20,12 @@ from edgecompile.errors import (
 )
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme
+from edgecompile.passes import uncalibrated
 from edgecompile.recipe import PassChoice, Recipe, pass_choices
 from edgecompile.sources import SourceRef
 from edgecompile.structure import roles
 from edgecompile.target import Target
-from edgecompile.tasks import TASKS
+from edgecompile.tasks import HALVES, TASKS
 
 TARGET = "target."  # --set target.options.types=Q5_K_M changes the targets, not the recipe
 
@@ -178,6 +179,8 @@ def _target_plan(request: Request, source: SourceRef, model: Model, one: Target)
         raise UnsupportedError(where, reason, way_out=f"build for {_others(model.task, one)}")
     table = _quantize_table(one, model)
     choices = pass_choices(source.recipe, model.task, table, model.parameters, model.architecture)
+    if model.task in HALVES and any(make_pass(choice).reads_text for choice in choices):
+        raise uncalibrated(model.task)
     schemes = _schemes(choices, model)
     efforts = [make_pass(choice).effort(model) for choice in choices]
     estimated = estimate.estimate(model, backend, schemes, efforts, one.context_length)

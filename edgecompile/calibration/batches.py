@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgecompile.errors import BadInputError, UnsupportedError
+from edgecompile.errors import BadInputError
 from edgecompile.model import Model
+from edgecompile.passes import uncalibrated
 from edgecompile.reference import BATCH, build_entry_point
 from edgecompile.tasks import HALVES, TASKS
 from edgecompile.text.parts import Document
@@ -39,10 +40,7 @@ def text_batches(
         examples = build_entry_point(model.entry_point).examples
         return [Batch({name: torch.from_numpy(array) for name, array in examples.items()})]
     if model.task in HALVES:
-        raise UnsupportedError(
-            "calibration", f"task {model.task}: an encoder and a decoder of blocks of two kinds",
-            "a model of one row of blocks", "--set quantize.method=rtn",
-        )  # fmt: skip
+        raise uncalibrated(model.task)
     if TASKS[model.task].takes == "picture":
         return _picture_batches(model, documents[:texts])
     written = [document.text for document in documents if document.text.strip()]

@@ -85,7 +85,7 @@ class Transcriber:
             texts.append(self.text(kept))
             rate = self.audio.sampling_rate
             for start, end, ids in segments:
-                last = min(end, samples.size / rate)
+                last = min(offset + end, samples.size / rate)
                 if text := self.text(ids).strip():
                     found.append(Segment(round(offset + start, 3), round(last, 3), text))
         names = {token: name for name, token in self.tokens.languages.items()}
