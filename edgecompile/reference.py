@@ -184,7 +184,7 @@ class Reference:
 
         body, (config, tokens) = self.body, self._generation
         several = {"task": "transcribe"} if getattr(config, "is_multilingual", False) else {}
-        body.generation_config = config  # type: ignore[assignment]
+        body.generation_config = config
         with torch.inference_mode():
             found = body.generate(  # type: ignore[operator]
                 torch.from_numpy(sound)[None], do_sample=False, **several

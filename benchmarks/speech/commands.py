@@ -25,13 +25,15 @@ VARIANTS = ("", "+m1", "+m2", "+m3", "+m4", "+m7", "+f1", "+f2", "+f3", "+f5", "
 UNHEARD = ("en-gb-x-gbcwmd", "en-gb-x-gbcwmd+m5", "en-gb-x-gbcwmd+f4", "en-us+f4", "en-gb+m5")
 HELD_OUT = 8  # one sentence in so many
 
-ONES = ("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
-        "fifteen sixteen seventeen eighteen nineteen").split()  # fmt: skip
-TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
-ROOMS = "kitchen bedroom bathroom hall garage office garden attic".split()
-THINGS = "light lamp heater fan radio blind speaker".split()
-NAMES = "anna ben carla david emma frank grace henry".split()
-SOUNDS = "jazz rock soul blues folk music".split()
+ONES = [
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
+    "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+]  # fmt: skip
+TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+ROOMS = ["kitchen", "bedroom", "bathroom", "hall", "garage", "office", "garden", "attic"]
+THINGS = ["light", "lamp", "heater", "fan", "radio", "blind", "speaker"]
+NAMES = ["anna", "ben", "carla", "david", "emma", "frank", "grace", "henry"]
+SOUNDS = ["jazz", "rock", "soul", "blues", "folk", "music"]
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,8 @@ def main() -> None:
     if options.write:
         write(options.write, found["heard voices"])
     said = {name: [text for text, _ in sounds] for name, sounds in found.items()}
-    print("words:", {name: sum(len(text.split()) for text in texts) for name, texts in said.items()})
+    words = {name: sum(len(text.split()) for text in texts) for name, texts in said.items()}
+    print("words:", words)
     reference = Reference(sources.load(sources.resolve(str(options.model)), lambda *_: None))
     rates = [wer.rate(said[name], of_source(reference, found[name]))[0] for name in TESTS]
     size = sum(file.stat().st_size for file in options.model.glob("*.safetensors"))

@@ -138,7 +138,7 @@ class Windows:
 
 
 def batches(windows: Windows, extractor: WhisperFeatureExtractor) -> Iterator[tuple[Tensor, ...]]:
-    """Features [n, 80, frames], tokens [n, longest], letters for CTC [n, longest], until stopped."""
+    """Features [n, 80, frames], tokens [n, longest], letters for CTC and their counts, for ever."""
     while True:
         drawn = [windows.draw() for _ in range(BATCH)]
         features = extractor(

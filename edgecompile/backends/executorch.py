@@ -17,10 +17,11 @@ from edgecompile.numerics.schemes import Float32, Scheme, float_digest
 from edgecompile.passes import Progress
 from edgecompile.sources.heads import activation_option
 from edgecompile.structure import roles
-from edgecompile.tasks import EVERY, PAIRS, HALVES, TASKS, generates, takes_text
+from edgecompile.tasks import EVERY, HALVES, PAIRS, TASKS, generates, takes_text
 from edgecompile.tokenizer import context_length
 
 WHERE = "executorch backend"
+HEADS = {"lm_head.weight", "proj_out.weight"}  # where one is a tensor of its own
 GRAPH_BYTES, GRAPH_BYTES_PER_TENSOR = 30_000, 1_700  # subgraphs, program, alignment
 CONTEXT = 2048  # tokens, where neither the target nor the model says less
 PROMPT, ROWS = 512, 128  # tokens and rows of logits in one call, at most
@@ -226,7 +227,7 @@ def _refuse_schemes(
 ) -> None:
     """XNNPACK has no kernels for some schemes; ExecuTorch's embeddings take all."""
     tied = model.task == "text-generation" and bool(model.config.get("tie_word_embeddings"))
-    tied = tied or (model.task in HALVES and not used.keys() & {"lm_head.weight", "proj_out.weight"})
+    tied = tied or (model.task in HALVES and not used.keys() & HEADS)
     for name, scheme in schemes.items():
         if used.get(name) == "convolution":
             raise UnsupportedError(

@@ -32,7 +32,8 @@ class Clip:
 
     samples: Float32
     features: Float32  # as the source's front end has them
-    answer: list[int]  # tokens from the start token on
+    answer: list[int]  # tokens from the start token on, of which `given` are no answer
+    given: int
     source: str  # what the source hears
     said: str | None
 
@@ -75,9 +76,9 @@ def _clips(
         )  # fmt: skip
         ids, text = comparison.reference.transcribe(features)
         said = document.label if whole.size <= audio.n_samples else None
-        answer = _answer(comparison, [*start, *ids] if said is None else [*start, *_ids(
-            comparison, said)])  # fmt: skip
-        clips.append(Clip(samples, features, answer, text, said))
+        words = ids if said is None else _ids(comparison, said)
+        answer = [*start, *words][: tokenizer.context_length(comparison.model)]
+        clips.append(Clip(samples, features, answer, len(start) - 1, text, said))
         tokens += len(answer)
         if tokens >= comparison.options.tokens:
             break
@@ -105,10 +106,6 @@ def _ids(comparison: Comparison, said: str) -> list[int]:
     return whole[before : len(whole) - (len(around) - before)]
 
 
-def _answer(comparison: Comparison, ids: Sequence[int]) -> list[int]:
-    return list(ids[: tokenizer.context_length(comparison.model)])
-
-
 def _compare(
     comparison: Comparison, clips: Sequence[Clip], features: Sequence[Float32], what: str
 ) -> tuple[Measurement, ...]:
@@ -116,9 +113,10 @@ def _compare(
     both = LogitComparison()
     for done, (clip, found) in enumerate(zip(clips, features, strict=False)):
         comparison.progress(what, done, len(clips))
-        source = comparison.reference.answer_logits(clip.features, clip.answer)
-        ids: NDArray[np.int64] = np.array(clip.answer, np.int64)
-        both.add(ids, [source], comparison.worker.logits(clip.answer, found))
+        source = comparison.reference.answer_logits(clip.features, clip.answer)[clip.given :]
+        ids: NDArray[np.int64] = np.array(clip.answer[clip.given :], np.int64)
+        shipped = [part.copy() for part in comparison.worker.logits(clip.answer, found)]
+        both.add(ids, [source], [np.concatenate(shipped)[clip.given :]])
     comparison.progress(what, len(clips), len(clips))
     return both.measure()
 

@@ -43,7 +43,7 @@ def main(bundle: Path, argv: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -I BUNDLE/runtime", description=__doc__)
     add = parser.add_argument
-    add("text", nargs="?", help="the input, or the file of a picture or sound; - reads text from stdin")
+    add("text", nargs="?", help="the input, or a picture's or sound's file; - reads standard input")
     add("second", nargs="?", help="the second text of a pair (text-ranking, classification)")
     add("--max-new-tokens", type=int, default=256, help="where generation ends at the latest")
     add("--temperature", type=float, default=0.0, help="0 takes the likeliest token")

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .errors import BadInputError
 from .audio import AudioInput
+from .errors import BadInputError
 from .pictures import PictureInput
 from .speech import SpeechTokens
 

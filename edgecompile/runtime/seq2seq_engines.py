@@ -78,11 +78,11 @@ def _given(manifest: Manifest) -> str:
 
 def _open_onnx(bundle: Path, manifest: Manifest, threads: int) -> Opened:
     library = onnxruntime_engine.library(manifest)
-    sessions = [
+    encoder, decoder = (
         onnxruntime_engine.open_file(library, file, threads, manifest.task)
         for file in _files(bundle, manifest)
-    ]
-    return str(library.__version__), lambda: _Onnx(*sessions, _given(manifest))
+    )
+    return str(library.__version__), lambda: _Onnx(encoder, decoder, _given(manifest))
 
 
 class _Onnx:

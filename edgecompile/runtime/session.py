@@ -185,7 +185,8 @@ class Session:
     def features(self, audio: Clip, *, sampling_rate: int | None = None) -> Float32:
         """Log-mel float32 [mels, frames] of a clip of at most one window, as the source's."""
         sound = self._sound()
-        return sound.prepare([sound.samples(audio, "audio", sampling_rate)])[0]
+        found: Float32 = sound.prepare([sound.samples(audio, "audio", sampling_rate)])[0]
+        return found
 
     def _sound(self) -> AudioInput:
         self._need()

@@ -85,7 +85,8 @@ class SpeechTokens:
         """What follows the start token: language and task, unless English is all there is."""
         if not self.languages:
             if task != TRANSCRIBE:
-                raise UsageError("task", repr(task), f"{TRANSCRIBE}: this model knows English alone")
+                expected = f"{TRANSCRIBE}: this model knows English alone"
+                raise UsageError("task", repr(task), expected)
             found = []
         elif task not in self.tasks:
             raise UsageError("task", repr(task), f"one of {', '.join(self.tasks)}")

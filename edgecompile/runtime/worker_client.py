@@ -151,7 +151,7 @@ class Worker:
         return self._ask({"op": "features"}, {"samples": samples})[1]["features"]
 
     def transcribe(self, samples: Float32, **options: Any) -> dict[str, Any]:
-        """Fields of transcription.Transcript and `seconds` that it took; `options` as transcribe's."""
+        """Fields of transcription.Transcript, and `seconds`; `options` are session.transcribe's."""
         return self._ask({"op": "transcribe", "options": options}, {"samples": samples})[0]
 
     def observe(self) -> list[dict[str, Any]]:

@@ -37,7 +37,7 @@ def speech_tokens(model: Model) -> SpeechTokens:
             "lang_to_id and task_to_id, or such tokens in tokenizer.json",
         )  # fmt: skip
     section = {
-        **(named if several else dict.fromkeys(named, {})),
+        **(named if several else {key: {} for key in named}),
         "no_timestamps_id": silent, "timestamps": _timestamps(model, silent, rows),
         "timestamp_seconds": _seconds(model),
         "max_initial_timestamp": table.get("max_initial_timestamp_index"),

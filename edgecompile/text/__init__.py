@@ -1,4 +1,4 @@
-"""Text, pictures and sound for calibration and checks: where they come from, their parts kept apart."""
+"""Text, pictures and sound for calibration and checks, in parts that are kept apart."""
 from __future__ import annotations
 
 from pathlib import Path

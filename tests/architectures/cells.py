@@ -104,7 +104,10 @@ KINDS = (
     Kind("Whisper", "whisper", (SPEECH,)),
 )
 # torch.export, XNNPACK's passes
-SLOW = {(kind, "executorch") for kind in ("mpnet", "modernbert", "t5", "vit", "mobilenet_v2", "whisper")}
+SLOW = {
+    (kind, "executorch")
+    for kind in ("mpnet", "modernbert", "t5", "vit", "mobilenet_v2", "whisper")
+}
 HEAD = (
     "# Architectures and engines", "",
     "Made by `python -m tests.architectures.cells`. `tests/architectures` proves each *yes* on a",

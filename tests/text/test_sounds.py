@@ -43,7 +43,8 @@ def test_a_table_says_what_is_said(folder: Path) -> None:
 
 
 def test_a_csv_with_another_column_does_too(folder: Path) -> None:
-    (folder / "texts.csv").write_text("file,words\n" + "".join(f"{n}.wav,w{n}\n" for n in range(30)))
+    rows = ["file,words", *(f"{n}.wav,w{n}" for n in range(30))]
+    (folder / "texts.csv").write_text("\n".join(rows))
     assert read_sounds(folder, "words").labelled
 
 
