@@ -90,6 +90,7 @@ class Encoder:
     word_head: WordHead = WordHead()
     after_padding: bool = False  # positions count from the padding id + 1
     epsilon: float = 0.0  # of its norms; 0: the config's layer_norm_eps
+    neurons: str = "intermediate_size"  # the config's name for an MLP's width
 
 
 _ROBERTA = Encoder(
@@ -110,7 +111,7 @@ ENCODERS: Mapping[str, Encoder] = {
         qkv=("attention.q_lin", "attention.k_lin", "attention.v_lin"), out="attention.out_lin",
         attention_norm="sa_layer_norm", up="ffn.lin1", down="ffn.lin2",
         mlp_norm="output_layer_norm", head=("pre_classifier", "classifier"),
-        head_activation="relu", epsilon=1e-12,
+        head_activation="relu", epsilon=1e-12, neurons="hidden_dim",
         word_head=WordHead(
             "vocab_transform", "vocab_layer_norm", "vocab_projector", "vocab_projector.bias"
         ),

@@ -19,7 +19,7 @@ from edgecompile.runtime import golden
 from edgecompile.runtime.manifest import read_manifest
 from edgecompile.runtime.threads import probed_cores
 from edgecompile.runtime.worker_client import Worker
-from edgecompile.tasks import PAIRS, PER_TOKEN, TASKS, generates
+from edgecompile.tasks import IMAGE_TEXT, PAIRS, PER_TOKEN, TASKS, generates
 
 SEED_TEXT = "the quick brown fox jumps over the lazy dog "
 
@@ -58,12 +58,17 @@ def _round(worker: Worker, tokens: int) -> dict[str, float]:
         sound = golden.sound(0, 3.0, int(worker.hello()["sampling_rate"]))
         factor = statistics.median(worker.transcribe(sound)["seconds"] for _ in range(3))
         return {"latency_ms": 1000 * factor}
+    found = {}
+    if task == IMAGE_TEXT:
+        pixels = worker.prepare([golden.picture(0)])
+        found["picture_ms"] = statistics.median(timed(lambda: worker.look(pixels), 5))
     ids = worker.tokenize([SEED_TEXT * (1 + tokens // 4)])[0][:tokens]
     if generates(task):
         timing = worker.generate_timed(ids[:64], tokens)
         return {n: timing[n] for n in ("first_token_ms", "tokens_per_second") if timing[n]}
-    if task == "embedding":
-        return {"latency_ms": statistics.median(timed(lambda: worker.embed_ids([ids]), 5))}
+    if task in ("embedding", IMAGE_TEXT):
+        times = timed(lambda: worker.embed_ids([ids]), 5)
+        return {"latency_ms": statistics.median(times), **found}
     if task in (*PER_TOKEN, *PAIRS):
         return {"latency_ms": statistics.median(timed(lambda: worker.rows([ids]), 5))}
     text = SEED_TEXT * (1 + tokens // 12)
@@ -87,7 +92,7 @@ def render(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
     """The rows as a table: medians, the spread in brackets."""
     console.print(f"{rows[0]['cpu']}, {rows[0]['threads']} threads")
     table = Table(box=None, pad_edge=False)
-    figures = ("first_token_ms", "tokens_per_second", "latency_ms")
+    figures = ("first_token_ms", "tokens_per_second", "latency_ms", "picture_ms")
     for name in ("bundle", "load_ms", *figures, "peak_memory_mib"):
         table.add_column(name, justify="left" if name == "bundle" else "right")
     for row in rows:

@@ -19,7 +19,16 @@ from edgecompile.choose import Candidate, fastest, locked
 from edgecompile.errors import LimitError, MissingLibraryError, UnsupportedError
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme
-from edgecompile.passes import LayerReport, Pass, PassResult, Progress, Work
+from edgecompile.passes import (
+    CHECKPOINT,
+    NOTE,
+    LayerReport,
+    Pass,
+    PassResult,
+    Progress,
+    Reshapes,
+    Work,
+)
 from edgecompile.plan import Plan, TargetPlan, make_pass
 from edgecompile.recipe import PassChoice, Recipe
 from edgecompile.report import CheckReport
@@ -165,8 +174,11 @@ def discard(folder: Path) -> None:
 
 def corpus_of(recipe: Recipe, data: Path | None, task: str) -> Corpus:
     """By --data, else by the recipe (beside its file), else what every installation has."""
-    named = recipe.data.file
-    return corpus_for(recipe.data, data or (recipe.folder / named if named else None), task)
+    spec = recipe.data
+    if spec.calibration:
+        beside = str(recipe.folder / spec.calibration)
+        spec = dataclasses.replace(spec, calibration=beside)
+    return corpus_for(spec, data or (recipe.folder / spec.file if spec.file else None), task)
 
 
 @dataclass(frozen=True)
@@ -219,15 +231,28 @@ def _run_pass(
 
 def _finished(model: Model, folder: Path) -> PassResult:
     """A pass's result from its stage's folder."""
+    rows = json.loads((folder / LAYERS).read_text(encoding="utf-8"))
+    layers = tuple(LayerReport(**row) for row in rows)
+    if (folder / CHECKPOINT).is_dir():
+        return PassResult(_reshaped(model, folder), layers)
     quantized, replaced = codes.load(folder)
     bits = json.loads((folder / BITS).read_text(encoding="utf-8"))
-    layers = json.loads((folder / LAYERS).read_text(encoding="utf-8"))
     changed = dataclasses.replace(
         model, quantized=quantized, replaced={**model.replaced, **replaced}, bits=bits,
         activations={**model.activations, **codes.ranges(folder)},
         importance={**model.importance, **codes.importance(folder)},
     )  # fmt: skip
-    return PassResult(changed, tuple(LayerReport(**layer) for layer in layers))
+    return PassResult(changed, layers)
+
+
+def _reshaped(model: Model, folder: Path) -> Model:
+    """The checkpoint that a pass wrote, which a later `check` finds by its digest."""
+    from edgecompile.pruning.checkpoint import adopt
+
+    note = (folder / NOTE).read_text(encoding="utf-8")
+    found = adopt(model, folder / CHECKPOINT, note)
+    sources.remember(found.source.digest, folder / CHECKPOINT)
+    return found
 
 
 def _pass_modules(chosen: type[Pass]) -> tuple[str, ...]:
@@ -235,7 +260,9 @@ def _pass_modules(chosen: type[Pass]) -> tuple[str, ...]:
     folder = Path(__file__).parent
     numerics = (f"numerics.{file.stem}" for file in folder.glob("numerics/*.py"))
     calibration = (f"calibration.{file.stem}" for file in folder.glob("calibration/*.py"))
-    shared = ("passes.grid", *numerics, *calibration, *SHARED_MODULES)
+    pruning = (f"pruning.{file.stem}" for file in folder.glob("pruning/*.py"))
+    reshaping = pruning if issubclass(chosen, Reshapes) else ()
+    shared = ("passes.grid", *numerics, *calibration, *reshaping, *SHARED_MODULES)
     own = {kind.__module__ for kind in chosen.__mro__ if kind.__module__.startswith(SOURCES)}
     names = own | {SOURCES + module for module in shared}
     return tuple(sorted(name for name in names if not name.endswith("__init__")))

@@ -22,8 +22,17 @@ from edgecompile.passes import PassResult
 from edgecompile.recipe import PassChoice
 from edgecompile.runtime.manifest import CHUNK, FORMAT, NAME
 from edgecompile.sources.speech import speech_tokens
+from edgecompile.sources.towers import LOGIT_SCALE, TEXT_PROJECTION
 from edgecompile.target import Target
-from edgecompile.tasks import LABELLED, PAIRS, SPEECH, TASKS
+from edgecompile.tasks import (
+    IMAGE_TEXT,
+    LABELLED,
+    PAIRS,
+    SPEECH,
+    TASKS,
+    has_tokenizer,
+    takes_pictures,
+)
 
 RUNTIME = Path(__file__).parent / "runtime"
 HASHED_AT_ONCE = 4  # tensors in memory
@@ -91,6 +100,7 @@ def describe(contents: Contents, tokenizer_section: dict[str, Any] | None) -> di
         "source": {
             "kind": model.source.kind, "digest": model.source.digest,
             "notes": [*model.source.notes, *export.notes],
+            **({"origin": model.origin.source.digest} if model.origin else {}),
         },
         "licence": _licence_section(model.licence),
         "target": contents.target.name,
@@ -111,6 +121,7 @@ def describe(contents: Contents, tokenizer_section: dict[str, Any] | None) -> di
         "pictures": model.pictures.as_manifest() if model.pictures else None,
         "audio": model.audio.as_manifest() if model.audio else None,
         "speech": speech_tokens(model).as_manifest() if model.task == SPEECH else None,
+        "similarity": _similarity_section(model),
         "generation": _generation_section(contents),
         "passes": [_pass_section(choice, result) for choice, result in contents.passes],
         "tensors": tensors,
@@ -168,7 +179,8 @@ def float_entries(model: Model, export: Export) -> list[dict[str, Any]]:
 
 def _pass_section(choice: PassChoice, result: PassResult) -> dict[str, Any]:
     return {
-        "name": choice.name, "options": dict(choice.options), "changed": result.changed,
+        "name": choice.name, "stage": choice.stage, "options": dict(choice.options),
+        "changed": result.changed,
         "skipped": len(result.layers) - result.changed,
         "layers": [asdict(layer) for layer in result.layers],
     }  # fmt: skip
@@ -181,6 +193,14 @@ def _pooling_section(model: Model) -> dict[str, Any] | None:
     return {
         "mode": model.pooling.mode, "normalize": model.pooling.normalize, "dimension": dimension
     }
+
+
+def _similarity_section(model: Model) -> dict[str, Any] | None:
+    """How vectors of texts and of pictures compare."""
+    if model.task != IMAGE_TEXT:
+        return None
+    dimension, scale = model.weights.infos[TEXT_PROJECTION].shape[0], model.dense(LOGIT_SCALE)
+    return {"dimension": dimension, "logit_scale": float(scale)}
 
 
 def _generation_section(contents: Contents) -> dict[str, Any] | None:
@@ -227,6 +247,7 @@ READMES = {
     "text2text-generation": 'print(session.translate(["a text"])[0])',
     "automatic-speech-recognition": 'print(session.transcribe("a.wav").text)',
     "image-classification": 'answers = session.classify_image(["a.png"])  # label -> probability',
+    IMAGE_TEXT: 'shares = session.classify_image(["a.png"], ["a cat", "a dog"])',
     "module": "outputs = session.run(**arrays)  # names and shapes: manifest.json",
 }
 
@@ -234,10 +255,8 @@ READMES = {
 def readme(manifest: Mapping[str, Any]) -> str:
     """The bundle's README: what it is and the three lines that run it."""
     model, engine = manifest["model"], manifest["engine"]
-    needs = {
-        "text": "numpy tokenizers jinja2", "picture": "numpy pillow", "arrays": "numpy",
-        "sound": "numpy tokenizers jinja2",
-    }[TASKS[model["task"]].takes]  # fmt: skip
+    needs = "numpy" + " tokenizers jinja2" * has_tokenizer(model["task"])
+    needs += " pillow" * takes_pictures(model["task"])
     needs += " torch" * (engine["name"] == "executorch")  # its bindings pass torch's tensors
     return f"""# {model["name"]} for {manifest["target"]}
 
@@ -265,7 +284,7 @@ def _shell(task: str) -> str:
     second = ' "its second text"' if task in PAIRS else ""
     return {
         "text": '"some text"' + second, "picture": "a.png", "sound": "a.wav",
-        "arrays": "--self-test",
+        "arrays": "--self-test", "text and picture": 'a.png "a cat" "a dog"',
     }[TASKS[task].takes]  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from edgecompile import host
 from edgecompile.backends import Decoded
-from edgecompile.checks import Limits, costs, device, quality, sealed, stored_once, tokens
+from edgecompile.checks import Limits, costs, device, kept, quality, sealed, stored_once, tokens
 from edgecompile.checks.limits import REQUIRED, activation_column, limits_for, types_of, width_of
 from edgecompile.errors import (
     BadInputError,
@@ -30,6 +30,7 @@ from edgecompile.runtime.providers import CPU
 from edgecompile.runtime.verify import verify
 from edgecompile.runtime.worker_client import Worker
 from edgecompile.tasks import SPEECH, generates, has_tokenizer, takes_text
+from edgecompile.text.captions import pictures_of, texts_of
 from edgecompile.text.corpus import default_corpus
 from edgecompile.text.parts import Corpus
 from edgecompile.text.pictures import open_picture
@@ -93,7 +94,7 @@ def check_bundle(
     place = device.find(bundle, info)
     subject = _Subject(bundle, info, model, corpus, options, limits, progress, place)
     if model is not None:
-        sealed.refuse_another_source(info.data, model)
+        sealed.refuse_another_source(info.data["source"]["digest"], model)
         model.weights.release()  # each step maps what it reads
     found = _Found()
     _run(subject, found)
@@ -116,6 +117,8 @@ def _run(subject: _Subject, found: _Found) -> None:
     found.step("cost", _cost_rows(asked))
     if subject.model is not None:
         found.step("engine", _engine_rows(asked, subject.model, decoded))
+        if subject.model.origin is not None:
+            found.step(kept.STEP, _kept_rows(asked, subject.model, subject.model.origin, decoded))
     if place.kind == NOT_RUN:
         found.rows.append(unproven(device.STEP, "device_run", place.why))
     elif not place.whole and subject.model is not None and place.provider != CPU:
@@ -151,7 +154,7 @@ def _engine_rows(subject: _Subject, model: Model, decoded: Decoded) -> Iterator[
         if info.tokenizer is not None:
             longest = 0 if generates(info.task) else info.tokenizer.max_length
             source = FolderTokens(model, longest)  # as the runtime: a decoder's text is not cut
-            texts = [document.text for document in held_out]
+            texts = texts_of(held_out)
             if info.task == SPEECH:  # what is said, else prose: sounds have no text of their own
                 said = [document.label for document in held_out if document.label]
                 texts = said or [document.text for document in default_corpus().held_out]
@@ -165,13 +168,26 @@ def _engine_rows(subject: _Subject, model: Model, decoded: Decoded) -> Iterator[
         yield from quality.rows(comparison, held_out, context)
 
 
+def _kept_rows(
+    subject: _Subject, model: Model, origin: Model, decoded: Decoded
+) -> Iterator[Row]:
+    """What the bundle kept of the model that its passes made a smaller one of."""
+    info, source = subject.info, None
+    context = info.generation.context_length if info.generation else 0
+    if info.tokenizer is not None:
+        source = FolderTokens(origin, 0 if generates(info.task) else info.tokenizer.max_length)
+    with _worker(subject) as worker:
+        comparison = _comparison(subject, worker, model, decoded, source)
+        yield from kept.rows(comparison, origin, subject.corpus.held_out, context)
+
+
 def _cost_rows(subject: _Subject) -> Iterator[Row]:
     """A process of its own, so that peak memory is that of a load and a short text."""
     task = subject.info.task
     subject.progress("measure", 0, 1)
     with _worker(subject, "always") as worker:
         held_out = subject.corpus.held_out
-        text = held_out[0].text if held_out else "text"
+        text = next(iter(texts_of(held_out)), "text")
         ids = worker.tokenize([f"{text} {text}"])[0] if takes_text(task) else []
         short = ids[: costs.TEXT_TOKENS]
         if subject.place.provider != CPU:  # a CPU's speed says nothing of a GPU
@@ -179,8 +195,8 @@ def _cost_rows(subject: _Subject) -> Iterator[Row]:
                 yield from _speech_costs(subject, worker)
             else:
                 yield from costs.time_rows(worker, task, short, subject.options, subject.limits)
-            if subject.info.pictures is not None and held_out:
-                picture = np.asarray(open_picture(held_out[0]))
+            if subject.info.pictures is not None and (seen := pictures_of(held_out)):
+                picture = np.asarray(open_picture(seen[0]))
                 yield costs.picture_latency(worker, picture, subject.options, subject.limits)
         yield from costs.memory_row(worker, subject.limits)
     subject.progress("measure", 1, 1)
@@ -212,6 +228,8 @@ def _never_measured(subject: _Subject, rows: Iterable[Row]) -> Iterator[Row]:
     there = {row.metric for row in rows}
     why = "no source model was given" if subject.model is None else "it was not measured"
     needed = ["codes_differing", *REQUIRED[subject.info.task]]
+    if "origin" in subject.info.data["source"]:
+        needed += kept.required(REQUIRED[subject.info.task])
     if has_tokenizer(subject.info.task):
         needed.append("tokenizer_differences")
     for metric in needed:

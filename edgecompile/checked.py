@@ -34,6 +34,7 @@ def reuse(
     here = host.host()
     key = cache.key(
         "check", modules=_modules(), manifest=info.digest, source=model.source.digest,
+        origin=model.origin.source.digest if model.origin else "",
         corpus=dict(corpus.digests), limits=dataclasses.asdict(limits),
         machine=[here.cpu, here.level, here.cores], task=info.task,
         engine=cache.library_versions(str(info.data["target_options"]["backend"])),

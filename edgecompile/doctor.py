@@ -25,7 +25,7 @@ REQUIREMENT = re.compile(
     r"""(?P<name>[\w.-]+)(\[[^\]]*\])?\s*(?P<range>[^;]*?)\s*(;.*extra\s*==\s*['"](?P<extra>\w+)['"])?$"""
 )
 # "" is what plain `pip install edgecompile` brings
-EXTRAS = ("", "compile", "executorch", "gguf", "openvino", "pictures", "demo")
+EXTRAS = ("", "compile", "train", "executorch", "gguf", "openvino", "pictures", "demo")
 
 
 @dataclass(frozen=True)

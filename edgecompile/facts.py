@@ -8,6 +8,7 @@ COUNTS = (
     "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "hidden_size",
     "intermediate_size", "vocab_size",
 )  # fmt: skip
+PARTS = ("text", "vision")
 EPSILONS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "layernorm_epsilon")
 
 
@@ -15,8 +16,15 @@ def of_config(config: Mapping[str, Any]) -> dict[str, float]:
     """Numbers of a Hugging Face config that change answers when they change.
 
     `norm_eps` is the norms' epsilon under a name of its own, for files that do not say which kind
-    of norm it belongs to; `norm_eps_spread` is 0: all norms share it.
+    of norm it belongs to; `norm_eps_spread` is 0: all norms share it. Of a config with
+    a part a graph, each part's have the graph's name before them.
     """
+    parts = {part: config.get(f"{part}_config") for part in PARTS}
+    if all(isinstance(one, Mapping) for one in parts.values()):
+        return {
+            f"{part}.{name}": value
+            for part, one in parts.items() for name, value in of_config(one or {}).items()
+        }  # fmt: skip
     found = {
         name: float(config[name])
         for name in (*COUNTS, *EPSILONS)

@@ -15,7 +15,8 @@ from edgecompile.runtime.golden import FORMAT, NAME, STEPS, TEXTS
 from edgecompile.runtime.manifest import NAME as MANIFEST
 from edgecompile.runtime.providers import CPU
 from edgecompile.runtime.worker_client import Worker
-from edgecompile.tasks import LABELLED, generates
+from edgecompile.sources.towers import TEXT_PROJECTION
+from edgecompile.tasks import IMAGE_TEXT, LABELLED, generates
 
 # A single step may stray further than the mean over a text (docs/decisions/0006-golden-inputs.md).
 STEP = 10.0
@@ -75,6 +76,9 @@ def most_bytes(model: Model) -> int:
     if model.task == "module":
         return 0
     sizes = [len(text.encode()) for text in TEXTS]
+    if model.task == IMAGE_TEXT:
+        vector = VALUE_BYTES * model.weights.infos[TEXT_PROJECTION].shape[0]
+        return sum(CASE_BYTES + (ID_BYTES + 1) * size + vector for size in (*sizes, *sizes))
     if model.task == "text-ranking":  # each text with all of them
         return sum(CASE_BYTES + (ID_BYTES + 1) * (3 * size + sum(sizes)) for size in sizes)
     return sum(CASE_BYTES + (ID_BYTES + 1) * size + _answer_bytes(model, size) for size in sizes)

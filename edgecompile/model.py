@@ -123,12 +123,19 @@ class Model:
     activations: Mapping[str, Range] = field(default_factory=dict)  # of inputs, by weight
     importance: Mapping[str, Float32] = field(default_factory=dict)  # [in], mean squares of inputs
     bits: Mapping[str, int] = field(default_factory=dict)  # chosen by allocate_bits, a tensor
+    origin: Model | None = None  # what came in, where passes wrote another checkpoint
     entry_point: str = ""  # package.module:function of a torch module, else empty
 
     @property
     def architecture(self) -> str:
         """The config's model_type (bert, llama, ...); `torch` for a module."""
         return str(self.config.get("model_type", "torch"))
+
+    @property
+    def text_config(self) -> Mapping[str, Any]:
+        """What the config says of texts: a part of it where another is of pictures."""
+        found: Mapping[str, Any] = self.config.get("text_config") or self.config
+        return found
 
     @property
     def parameters(self) -> int:

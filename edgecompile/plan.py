@@ -20,12 +20,13 @@ from edgecompile.errors import (
 )
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme
-from edgecompile.passes import uncalibrated
+from edgecompile.passes import Effort, Reshapes, uncalibrated
 from edgecompile.recipe import PassChoice, Recipe, pass_choices
 from edgecompile.sources import SourceRef
 from edgecompile.structure import roles
 from edgecompile.target import Target
 from edgecompile.tasks import HALVES, TASKS
+from edgecompile.text.captions import TABLES
 
 TARGET = "target."  # --set target.options.types=Q5_K_M changes the targets, not the recipe
 
@@ -109,9 +110,15 @@ def plan(request: Request) -> Plan:
 
 
 def _refuse_data(data: Path | None, task: str) -> None:
-    folders = {"picture": "folder of pictures", "sound": "folder of WAV files"}
-    kind = folders.get(TASKS[task].takes, "file of text")
-    if data and not (data.is_dir() if kind in folders.values() else data.is_file()):
+    takes = TASKS[task].takes
+    kind = {"picture": "folder of pictures", "sound": "folder of WAV files", "text and picture":
+            "folder of pictures or table of captions (CSV, JSONL)"
+            }.get(takes, "file of text")  # fmt: skip
+    folder = "picture" in takes or takes == "sound"
+    if data is None or (data.is_dir() and folder):
+        return
+    table = takes != "text and picture" or data.suffix.lower() in TABLES
+    if takes in ("picture", "sound") or not (data.is_file() and table):
         raise UsageError("--data", f"{str(data)!r} is no {kind}", f"a {kind} for a {task} model")
 
 
@@ -173,17 +180,16 @@ def _target_plan(request: Request, source: SourceRef, model: Model, one: Target)
     if model.task not in backend.tasks:
         raise UnsupportedError(
             where, f"task {model.task}", f"one of {', '.join(backend.tasks)}",
-            f"build it for {_others(model.task, one)}",
+            f"build it for {_others(model, one)}",
         )  # fmt: skip
     if reason := backend.refusal(model):
-        raise UnsupportedError(where, reason, way_out=f"build for {_others(model.task, one)}")
+        raise UnsupportedError(where, reason, way_out=f"build for {_others(model, one)}")
     table = _quantize_table(one, model)
     choices = pass_choices(source.recipe, model.task, table, model.parameters, model.architecture)
     if model.task in HALVES and any(make_pass(choice).reads_text for choice in choices):
         raise uncalibrated(model.task)
-    schemes = _schemes(choices, model)
-    efforts = [make_pass(choice).effort(model) for choice in choices]
-    estimated = estimate.estimate(model, backend, schemes, efforts, one.context_length)
+    schemes, efforts, smaller = _walk(choices, model)
+    estimated = estimate.estimate(smaller, backend, schemes, efforts, one.context_length)
     _refuse_budget(one, estimated)
     output = output_folder(request, source, one)
     return TargetPlan(one, backend, choices, schemes, output, estimated)
@@ -213,20 +219,27 @@ def make_pass(choice: PassChoice) -> Any:
     return registry.create("passes", choice.name, choice.options, f"[{choice.stage}]")
 
 
-def _schemes(choices: Iterable[PassChoice], model: Model) -> dict[str, Scheme]:
-    found: dict[str, Scheme] = {}
+def _walk(
+    choices: Iterable[PassChoice], model: Model
+) -> tuple[dict[str, Scheme], list[Effort], Model]:
+    """Schemes, what each pass will take, and the model that is exported: all from headers."""
+    schemes: dict[str, Scheme] = {}
+    efforts = []
     for choice in choices:
         chosen = make_pass(choice)
-        found |= getattr(chosen, "schemes", chosen.preview)(model)  # which refuses to match nothing
-    return found
+        efforts.append(chosen.effort(model))
+        schemes |= getattr(chosen, "schemes", chosen.preview)(model)  # refuses to match nothing
+        if isinstance(chosen, Reshapes):
+            model = chosen.headers(model)
+    return schemes, efforts, model
 
 
-def _others(task: str, one: Target) -> str:
+def _others(model: Model, one: Target) -> str:
     able = []
     for name in target.names():
-        other = target.find(name).preferred(task).backend
         with contextlib.suppress(EdgecompileError):  # its library is missing here
-            if name != one.name and task in registry.find("backends", other, name).tasks:
+            backend = _backend(target.find(name).preferred(model.task), name)
+            if name != one.name and model.task in backend.tasks and not backend.refusal(model):
                 able.append(name)
     return " or ".join(able) or "another target"
 

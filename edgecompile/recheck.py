@@ -76,7 +76,8 @@ def _source(request: Recheck, manifest: Manifest) -> sources.SourceRef:
         return sources.resolve(request.source, task=task)
     if manifest.name in recipe.names():
         return sources.resolve(manifest.name, task=task)
-    remembered = sources.remembered(manifest.data["source"]["digest"])
+    stated = manifest.data["source"]
+    remembered = sources.remembered(stated.get("origin", stated["digest"]))
     if remembered:
         return sources.resolve(remembered, task=task)
     raise UsageError(
@@ -86,7 +87,24 @@ def _source(request: Recheck, manifest: Manifest) -> sources.SourceRef:
 
 
 def _loaded(ref: sources.SourceRef, manifest: Manifest, progress: Progress) -> Model:
-    model = sources.load(ref, progress)
-    model = dataclasses.replace(model, name=manifest.name)
-    refuse_another_source(manifest.data, model)
+    """The model that was exported; with its origin, where passes made it of another."""
+    model = dataclasses.replace(sources.load(ref, progress), name=manifest.name)
+    stated = manifest.data["source"]
+    if "origin" in stated:
+        refuse_another_source(stated["origin"], model)
+        model = _smaller(model, stated["digest"])
+    refuse_another_source(stated["digest"], model)
     return model
+
+
+def _smaller(origin: Model, digest: str) -> Model:
+    """The checkpoint that this machine's build made of the origin."""
+    from edgecompile.pruning.checkpoint import adopt
+
+    place = sources.remembered(digest)
+    if not (place and Path(place).is_dir()):
+        raise UsageError(
+            origin.name, f"the smaller model {digest[:16]} that it was exported from is not here",
+            "the cache of the machine that built it", "build it again: the same bytes result",
+        )  # fmt: skip
+    return adopt(origin, Path(place))

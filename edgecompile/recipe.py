@@ -15,6 +15,7 @@ from edgecompile.errors import UsageError
 # Pass stages in the order in which they run; a table `[quantize] method = "rtn"` names the
 # pass quantize_rtn, and a table without a method names the pass after the stage itself.
 STAGES = ("prune", "distill", "allocate_bits", "quantize")
+RESHAPING = ("prune", "distill")  # their passes write another checkpoint
 
 # What a plain build does where neither target nor recipe speaks (docs/quality.md has the figures).
 # In a decoder the embedding, which is often the head too, and the small value projections lose most
@@ -42,7 +43,7 @@ IMPORTANCE, IMPORTANCE_OPTIONS = "importance", ("texts", "length")
 Task = Literal[
     "", "embedding", "classification", "token-classification", "fill-mask", "text-ranking",
     "text-generation", "text2text-generation", "automatic-speech-recognition",
-    "image-classification", "module",
+    "image-classification", "image-text-embedding", "module",
 ]
 
 
@@ -58,9 +59,13 @@ class SourceSpec:
 
 @dataclass(frozen=True)
 class DataSpec:
-    """Text for calibration and checks; without a file, the default prose."""
+    """Text for calibration and checks; without a file, the default prose.
+
+    With a file of its own, `calibration` is all that passes learn from, and the check has the rest.
+    """
 
     file: str = ""
+    calibration: str = ""
     text: str = "text"  # column or key of the text
     label: str = "label"
 
@@ -95,6 +100,7 @@ class Recipe:
     data: DataSpec = field(default_factory=DataSpec)
     check: CheckSpec = field(default_factory=CheckSpec)
     load: Mapping[str, Any] = field(default_factory=dict)
+    train: Mapping[str, Any] = field(default_factory=dict)  # of `edgecompile train`
     prune: Mapping[str, Any] = field(default_factory=dict)
     distill: Mapping[str, Any] = field(default_factory=dict)
     allocate_bits: Mapping[str, Any] = field(default_factory=dict)

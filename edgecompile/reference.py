@@ -24,7 +24,7 @@ from edgecompile.errors import (
 )
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Float32, QuantizedTensor
-from edgecompile.tasks import TASKS
+from edgecompile.tasks import IMAGE_TEXT, TASKS
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -80,6 +80,14 @@ class Reference:
             raise BadInputError(self.model.name, "an embedding model without pooling")
         return PooledEncoder(self.body, self.model.pooling).eval()
 
+    def _answering(self, what: str) -> nn.Module:
+        """The module that answers a text or a picture: of a model of both, transformers' own."""
+        if self.model.task != IMAGE_TEXT:
+            return self.torch_module()
+        from edgecompile.numerics.towers import PictureFeatures, TextFeatures
+
+        return (TextFeatures if what == "text" else PictureFeatures)(self.body).eval()
+
     @contextmanager
     def quantized(
         self, codes: Mapping[str, QuantizedTensor], replaced: Mapping[str, Float32] | None = None
@@ -105,7 +113,7 @@ class Reference:
 
         `types` say of which text of a pair a token is; None: all are of the first.
         """
-        module, found = self.torch_module(), dict[int, Float32]()
+        module, found = self._answering("text"), dict[int, Float32]()
         order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
         for start in range(0, len(ids), BATCH):
             chosen = order[start : start + BATCH]
@@ -123,7 +131,7 @@ class Reference:
         """The picture task's answers float32 [n, width] of prepared pictures [n, 3, h, w]."""
         import torch
 
-        module = self.torch_module()
+        module = self._answering("picture")
         parts = torch.split(torch.from_numpy(pixels), BATCH)
         return np.concatenate([self._run(module, {"pixel_values": part})[0] for part in parts])
 

@@ -67,8 +67,9 @@ def _parameter_roles(module: nn.Module) -> dict[str, str]:
     from torch import nn
 
     embedding = None
+    text = getattr(module, "text_model", module)  # of a model of texts and pictures
     with contextlib.suppress(AttributeError, NotImplementedError):  # a model of pictures has none
-        embedding = module.get_input_embeddings()  # type: ignore[operator]
+        embedding = text.get_input_embeddings()  # type: ignore[operator]
     found: dict[str, str] = {}
     for path, child in module.named_modules():
         if isinstance(child, nn.Linear):

@@ -13,13 +13,14 @@ class Task:
     `output` names the graph's output; empty where a graph has several, or the module's own.
     """
 
-    takes: Literal["text", "picture", "sound", "arrays"]
+    takes: Literal["text", "picture", "text and picture", "sound", "arrays"]
     auto: str = ""
     output: str = ""
     endings: tuple[str, ...] = ()
 
 
 TEXT_TO_TEXT, SPEECH = "text2text-generation", "automatic-speech-recognition"
+IMAGE_TEXT = "image-text-embedding"
 TASKS: Mapping[str, Task] = {
     "embedding": Task("text", "AutoModel", "sentence_embedding"),
     "classification": Task(
@@ -43,18 +44,31 @@ TASKS: Mapping[str, Task] = {
     "image-classification": Task(
         "picture", "AutoModelForImageClassification", "logits", ("ForImageClassification",)
     ),
+    # Vectors of texts and of pictures in one space; each has a graph and an output of its own.
+    IMAGE_TEXT: Task("text and picture", "AutoModel", endings=("CLIPModel",)),
     "module": Task("arrays"),
 }
 EVERY = tuple(TASKS)
 PER_TOKEN = ("token-classification", "fill-mask")  # a row of answers a token, not a text
 LABELLED = ("classification", "token-classification", "text-ranking", "image-classification")
 PAIRS = ("text-ranking",)  # their texts come in twos
-HALVES = (TEXT_TO_TEXT, SPEECH)  # encoder-decoders: two graphs
+HALVES = (TEXT_TO_TEXT, SPEECH)  # encoder-decoders
+SEVERAL_GRAPHS = (*HALVES, IMAGE_TEXT)
 
 
 def takes_text(task: str) -> bool:
     """Whether the task's models are given text."""
-    return TASKS[task].takes == "text"
+    return TASKS[task].takes in ("text", "text and picture")
+
+
+def takes_pictures(task: str) -> bool:
+    """Whether the task's models come with a way to prepare pictures."""
+    return TASKS[task].takes in ("picture", "text and picture")
+
+
+def has_several_graphs(task: str) -> bool:
+    """Whether an engine's file, or files, hold several graphs of one store of weights."""
+    return task in SEVERAL_GRAPHS
 
 
 def has_tokenizer(task: str) -> bool:

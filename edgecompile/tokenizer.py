@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ def max_length(model: Model, settings: Mapping[str, Any]) -> int:
     """Tokens that the model takes at once, special ones included."""
     if model.pooling is not None:
         return model.pooling.max_length
-    longest = int(model.config.get("max_position_embeddings", 0))
+    longest = int(model.text_config.get("max_position_embeddings", 0))
     stated = settings.get("model_max_length", longest)
     usable = isinstance(stated, int) and 0 < stated < 10**9
     return min(stated, longest) if usable and longest else longest
@@ -171,6 +171,15 @@ def labels(config: Mapping[str, Any]) -> list[str]:
     """A classifier's label names in the order of its outputs; transformers saves no default."""
     table = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
     return [str(table[key]) for key in sorted(table, key=int)]
+
+
+def class_name(label: str, names: Sequence[str]) -> str:
+    """The class that a label means: a name, or the number of one."""
+    if label in names:
+        return label
+    if label.isdigit() and int(label) < len(names):
+        return names[int(label)]
+    raise BadInputError("labelled text", f"label {label!r}", f"one of {', '.join(names)[:300]}")
 
 
 def dumps(value: Any) -> str:

@@ -65,7 +65,7 @@ def test_the_wheel_has_every_module_and_the_shelf_and_nothing_else(wheel: Path) 
     expected |= {f"edgecompile/_shelf/targets/{f.name}" for f in ROOT.glob("targets/*.toml")}
     for pattern in ("shims/cpp/*.cpp", "shims/cpp/*.h"):
         expected |= {str(f.relative_to(ROOT)) for f in (ROOT / "edgecompile").glob(pattern)}
-    for pattern in ("models/*/*.toml", "models/*/*.json", "models/*/*.md"):
+    for pattern in ("models/*/*.toml", "models/*/*.json", "models/*/*.md", "models/*/*.py"):
         expected |= {f"edgecompile/_shelf/{f.relative_to(ROOT)}" for f in ROOT.glob(pattern)}
     assert found == expected
 

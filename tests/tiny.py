@@ -181,6 +181,87 @@ def unigram(folder: Path) -> int:
     return int(tokenizer.get_vocab_size())
 
 
+def clip(folder: Path, seed: int = 0, **changes: Any) -> Path:
+    """A CLIP of two and three layers, with its kind of tokenizer and processor of pictures.
+
+    `changes` are of the text's part; `vision` among them are of the other's.
+    """
+    import torch
+    import transformers
+
+    torch.manual_seed(seed)
+    size = clip_bpe(folder)
+    picture_settings(folder, "CLIPImageProcessor", CLIP_SIDE)
+    both = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4}
+    vision = {"num_hidden_layers": 3, "image_size": CLIP_SIDE, "patch_size": 8}
+    text: dict[str, Any] = {
+        "num_hidden_layers": 2, "vocab_size": size, "max_position_embeddings": 77,
+        "bos_token_id": size - 2, "eos_token_id": size - 1,
+    }  # fmt: skip
+    config = transformers.CLIPConfig(
+        text_config=both | text | {k: v for k, v in changes.items() if k != "vision"},
+        vision_config=both | vision | changes.get("vision", {}), projection_dim=48,
+    )  # fmt: skip
+    model = transformers.CLIPModel(config)
+    for name, weight in model.named_parameters():
+        if "norm" in name:  # made as ones, so that one norm is like another
+            torch.nn.init.uniform_(weight, 0.5, 1.5)
+        elif name != "logit_scale":  # made as zeros, or so small that all vectors are alike
+            torch.nn.init.normal_(weight, std=0.15)
+    model.save_pretrained(folder)
+    card(folder)
+    return folder
+
+
+CLIP_SIDE = 32  # pixels
+
+
+def picture_settings(folder: Path, kind: str, side: int) -> None:
+    """preprocessor_config.json of a processor that crops to squares of that side."""
+    settings = {
+        "image_processor_type": kind, "size": {"shortest_edge": side},
+        "crop_size": {"height": side, "width": side},
+    }  # fmt: skip
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+
+
+def clip_bpe(folder: Path) -> int:
+    """tokenizer.json of CLIP's lower-casing BPE, whose words end with </w>; returns its size."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+    from transformers import CLIPTokenizer
+
+    folder.mkdir(parents=True, exist_ok=True)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    rules = CLIPTokenizer().backend_tokenizer
+    trained = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    trained.pre_tokenizer, trained.normalizer = rules.pre_tokenizer, rules.normalizer
+    trainer = trainers.BpeTrainer(
+        vocab_size=700, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
+    )
+    trained.train_from_iterator([TEXT] * 2, trainer)
+    merges = [tuple(pair) for pair in json.loads(trained.to_str())["model"]["merges"]]
+    ends = ["<|startoftext|>", "<|endoftext|>"]
+    pieces = [*alphabet, *(c + "</w>" for c in alphabet), *map("".join, merges), *ends]
+    vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
+    whole = Tokenizer(
+        models.BPE(vocabulary, merges, unk_token=ends[1], end_of_word_suffix="</w>")
+    )
+    whole.normalizer, whole.pre_tokenizer = rules.normalizer, rules.pre_tokenizer
+    whole.decoder = rules.decoder
+    whole.add_special_tokens(ends)
+    first, last = ((token, vocabulary[token]) for token in ends)
+    whole.post_processor = processors.RobertaProcessing(
+        last, first, trim_offsets=False, add_prefix_space=False
+    )
+    whole.save(str(folder / "tokenizer.json"))
+    settings = {
+        "tokenizer_class": "CLIPTokenizer", "bos_token": ends[0], "eos_token": ends[1],
+        "pad_token": ends[1], "unk_token": ends[1], "model_max_length": 77,
+    }  # fmt: skip
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return len(vocabulary)
+
+
 def card(folder: Path) -> None:
     """A model card with a licence."""
     (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n# A tiny model\n")

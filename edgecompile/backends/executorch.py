@@ -16,8 +16,18 @@ from edgecompile.model import Model
 from edgecompile.numerics.schemes import Float32, Scheme, float_digest
 from edgecompile.passes import Progress
 from edgecompile.sources.heads import activation_option
+from edgecompile.sources.towers import TEXT_PROJECTION
 from edgecompile.structure import roles
-from edgecompile.tasks import EVERY, HALVES, PAIRS, TASKS, generates, takes_text
+from edgecompile.tasks import (
+    EVERY,
+    HALVES,
+    IMAGE_TEXT,
+    PAIRS,
+    TASKS,
+    generates,
+    has_several_graphs,
+    takes_text,
+)
 from edgecompile.tokenizer import context_length
 
 WHERE = "executorch backend"
@@ -52,7 +62,7 @@ class Executorch:
             return reason
         if model.task not in self.tasks:
             return f"task {model.task!r} is not one of {', '.join(self.tasks)}"
-        if model.task in HALVES:
+        if has_several_graphs(model.task):
             return halves.refusal(model)
         if model.task != "text-generation":
             return ""
@@ -85,8 +95,10 @@ class Executorch:
         _refuse_schemes(model, schemes_of(model), roles(model))
         if model.task == "text-generation":
             return self._decoder(model, folder, progress)
-        if model.task in HALVES:
-            return self._halves(model, folder, progress)
+        if model.task == IMAGE_TEXT and not scope.towers_refusal(model):
+            return self._towers(model, folder, progress)
+        if has_several_graphs(model.task):
+            return self._several(model, folder, progress)
         if self._device == scope.XNNPACK and not scope.encoder_refusal(model):
             return self._encoder(model, folder, progress)
         return self._lowered(model, folder, progress)
@@ -110,8 +122,9 @@ class Executorch:
         if self.partitioner == "xnnpack":
             only = "compute_precision 'float16': XNNPACK computes in float32 and int8"
             return only if self.compute_precision != "float32" else ""
-        if generates(model.task):
-            return f"partitioner {self.partitioner!r}: decoders are drawn for XNNPACK only"
+        if generates(model.task) or has_several_graphs(model.task):
+            what = "decoders and models of several graphs"
+            return f"partitioner {self.partitioner!r}: {what} are drawn for XNNPACK only"
         return ""
 
     def _context(self, model: Model) -> int:
@@ -136,19 +149,29 @@ class Executorch:
         made = _export((ids, *position), (logits,), options, plan.unused)
         return replace(made, shifted=plan.shifted)
 
-    def _halves(self, model: Model, folder: Path, progress: Progress) -> Export:
+    def _several(self, model: Model, folder: Path, progress: Progress) -> Export:
         with quiet():
             from edgecompile.backends.executorch_graph import lowered
 
         progress("lower graph", 0, 1)
-        context = min(context_length(model), self.context_length or CONTEXT)
-        done = lowered.write_halves(model, folder, context)
+        if generates(model.task):
+            longest = min(context_length(model), self.context_length or CONTEXT)
+            options: dict[str, Any] = {"context_length": longest}
+        else:
+            longest, options = scope.text_limit(model), _encoder_options(model)
+        done = lowered.write_several(model, folder, longest)
         progress("lower graph", 1, 1)
-        options: dict[str, Any] = {"context_length": context}
         if schemes_of(model):
             options["activations"] = "dynamic"
         options["places"] = dict(sorted(done.places.items()))
         return _export(done.inputs, done.outputs, options, done.unused)
+
+    def _towers(self, model: Model, folder: Path, progress: Progress) -> Export:
+        with quiet():
+            from edgecompile.backends.executorch_graph import towers
+
+        unused = towers.write(model, folder, progress)
+        return _export(*_tower_ports(model), _encoder_options(model), unused)
 
     def _lowered(self, model: Model, folder: Path, progress: Progress) -> Export:
         with quiet():
@@ -179,6 +202,16 @@ class Executorch:
         return _export(ids, (scores,), _encoder_options(model), unused)
 
 
+def _tower_ports(model: Model) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    """Of one text and of one picture a call."""
+    side = int(model.config["vision_config"]["image_size"])
+    width = model.weights.infos[TEXT_PROJECTION].shape[0]
+    ids = Port("input_ids", "int64", (1, "length"))
+    pixels = Port("pixel_values", "float32", (1, 3, side, side))
+    names = ("text_embeds", "image_embeds")
+    return (ids, pixels), tuple(Port(name, "float32", (1, width)) for name in names)
+
+
 def _for_device(made: Export, model: Model, device: scope.Device) -> Export:
     """What the runtime must have, and that nothing here ran it."""
     options = {**made.options, "partitioner": device.name, "delegate": device.delegate}
@@ -195,7 +228,7 @@ def _encoder_options(model: Model) -> dict[str, Any]:
     options: dict[str, Any] = {}
     if takes_text(model.task):
         options["length_limit"] = scope.text_limit(model)
-        options["vocabulary"] = int(model.config["vocab_size"])
+        options["vocabulary"] = int(model.text_config["vocab_size"])
     if schemes_of(model):
         options["activations"] = "dynamic"
     if model.task == "classification" and scope.has_kinds(model):

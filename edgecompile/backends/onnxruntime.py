@@ -27,13 +27,13 @@ from edgecompile.backends.onnx_graph.decode import decode, extents
 from edgecompile.backends.onnx_graph.form import LENGTHS, LOGITS_START, GraphForm
 from edgecompile.backends.onnx_graph.rewrite import Rewritten, rewrite
 from edgecompile.errors import UnsupportedError
-from edgecompile.graphs import part_of
+from edgecompile.graphs import part_of, unread
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme
 from edgecompile.passes import Progress
 from edgecompile.sources.heads import activation_option
 from edgecompile.structure import roles
-from edgecompile.tasks import EVERY, HALVES, generates
+from edgecompile.tasks import EVERY, generates, has_several_graphs
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,8 @@ class Onnxruntime:
             return f"task {model.task!r} is not one of {', '.join(self.tasks)}"
         if reason := gpu.refusal(self, model):
             return reason
-        if model.task in HALVES:
-            only = "format 'ort': an encoder-decoder is two graphs on one file of weights"
-            return only if self.format == "ort" else halves.refusal(model)
+        if has_several_graphs(model.task):
+            return self._several_refused() or halves.refusal(model)
         if model.task != "text-generation" or model.architecture in BUILT:
             return ""
         return decoders.refusal(model)
@@ -98,8 +97,8 @@ class Onnxruntime:
         """Write model.onnx and model.onnx.data."""
         if reason := self.refusal(model):
             raise UnsupportedError("onnxruntime backend", reason)
-        if model.task in HALVES:
-            return self._halves(model, folder, progress)
+        if has_several_graphs(model.task):
+            return self._several(model, folder, progress)
         done = self._write(model, folder, progress)
         if self.format == "ort":
             ort_format.convert(folder)
@@ -133,8 +132,16 @@ class Onnxruntime:
             return gpu.wheel(self)
         version = metadata.version("onnxruntime")
         return f"onnxruntime>={_minor(version)}", version
-    def _halves(self, model: Model, folder: Path, progress: Progress) -> Export:
-        """Encoder and decoder, each with its part of the tensors, on one model.onnx.data."""
+
+    def _several_refused(self) -> str:
+        """What is there for one graph alone."""
+        if self.format == "ort":
+            return "format 'ort': this task has several graphs on one file of weights"
+        only = "device 'gpu': this task has several graphs, which are drawn for the CPU only"
+        return only if self.device == "gpu" else ""
+
+    def _several(self, model: Model, folder: Path, progress: Progress) -> Export:
+        """Graphs, each with its part of the tensors, on one model.onnx.data."""
         done: dict[str, Rewritten] = {}
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".graph-") as scratch:
             progress("export graph", 0, 2)
@@ -145,14 +152,17 @@ class Onnxruntime:
         files = storage.write_graphs({name: one.model for name, one in done.items()}, folder)
         progress("write file", 2, 2)
         options: dict[str, Any] = {"accuracy_level": self.accuracy_level}
+        if (activations := self._form(model).activations) != "blocks":
+            options["activations"] = activations
         if shared := {n: at for one in done.values() for n, at in one.shared.items()}:
             options["shared"] = dict(sorted(shared.items()))
         version = metadata.version("onnxruntime")
         graphs = [one.model.graph for one in done.values()]
         absent = dict.fromkeys((n for one in done.values() for n in one.absent), ABSENT)
+        absent |= unread(model)
         return Export(
             engine="onnxruntime", requires=f"onnxruntime>={_minor(version)}", tested=version,
-            file=files[halves.DECODER], graphs=files, options=options, unused=absent,
+            file=halves.main_file(files), graphs=files, options=options, unused=absent,
             inputs=tuple(port for graph in graphs for port in ports(graph.input)),
             outputs=tuple(port for graph in graphs for port in ports(graph.output)),
         )  # fmt: skip

@@ -16,14 +16,14 @@ from edgecompile.backends.openvino_graph import decoder_graph, float_encoder, re
 from edgecompile.backends.openvino_graph.compressed import Constants
 from edgecompile.backends.openvino_graph.decode import decode, extents
 from edgecompile.errors import UnsupportedError
-from edgecompile.graphs import Axes, halves_axes, part_of
+from edgecompile.graphs import PORT_AXES, part_of, unread
 from edgecompile.model import Model
 from edgecompile.numerics.ranges import Range
 from edgecompile.numerics.schemes import Scheme
 from edgecompile.passes import Progress
 from edgecompile.sources.heads import activation_option
 from edgecompile.structure import roles
-from edgecompile.tasks import EVERY, HALVES, generates
+from edgecompile.tasks import EVERY, generates, has_several_graphs
 
 GROUPS = (32, 64, 128)  # columns of an input that may share a scale
 GRAPH_BYTES_PER_TENSOR = 2600  # nodes, edges and names in the XML, per tensor of the source
@@ -52,7 +52,7 @@ class Openvino:
         """Unknown tasks and decoders; what torch cannot export is found as it is exported."""
         if model.task not in self.tasks:
             return f"task {model.task!r} is not one of {', '.join(self.tasks)}"
-        if model.task in HALVES:
+        if has_several_graphs(model.task):
             return halves.refusal(model)
         return decoders.refusal(model) if model.task == "text-generation" else ""
 
@@ -92,7 +92,7 @@ class Openvino:
         options |= activation_option(model.task, model.config)
         return Export(
             engine="openvino", requires=f"openvino>={'.'.join(version.split('.')[:2])}",
-            tested=version, file=done.graphs.get(halves.DECODER, storage.GRAPH),
+            tested=version, file=halves.main_file(done.graphs or {"": storage.GRAPH}),
             inputs=done.inputs, outputs=done.outputs,
             options=options, unused=done.unused, shifted=done.shifted, graphs=done.graphs,
         )  # fmt: skip
@@ -157,8 +157,8 @@ def _write(
 ) -> _Written:
     if model.task == "text-generation":
         return _write_decoder(model, folder, progress)
-    if model.task in HALVES:
-        return _write_halves(model, folder, progress)
+    if has_several_graphs(model.task):
+        return _write_several(model, folder, progress)
     progress("export graph", 0, 3)
     graph = float_encoder.export(model)
     storage.number(graph, everything=True)
@@ -172,8 +172,8 @@ def _write(
     return _Written(ports(graph.inputs), ports(graph.outputs), options, unused, done.rounded)
 
 
-def _write_halves(model: Model, folder: Path, progress: Progress) -> _Written:
-    """Encoder and decoder, each with its part of the tensors, on one openvino_model.bin."""
+def _write_several(model: Model, folder: Path, progress: Progress) -> _Written:
+    """Graphs, each with its part of the tensors, on one openvino_model.bin."""
     progress("export graph", 0, 2)
     graphs = float_encoder.exports(model)
     shared: dict[str, str] = {}
@@ -186,14 +186,13 @@ def _write_halves(model: Model, folder: Path, progress: Progress) -> _Written:
     progress("write file", 1, 2)
     files = storage.write_graphs(graphs, folder)
     progress("write file", 2, 2)
-    axes = halves_axes(model.task)
     inputs, outputs = (
-        tuple(p for graph in graphs.values() for p in _halves_ports(getattr(graph, side), axes))
+        tuple(port for one in graphs.values() for port in _named(getattr(one, side), model.task))
         for side in ("inputs", "outputs")
     )
     return _Written(
         inputs, outputs, {"shared": dict(sorted(shared.items()))} if shared else {},
-        dict.fromkeys(absent, "not part of the exported graph"), graphs=files,
+        dict.fromkeys(absent, "not part of the exported graph") | unread(model), graphs=files,
     )  # fmt: skip
 
 
@@ -208,10 +207,10 @@ def _write_decoder(model: Model, folder: Path, progress: Progress) -> _Written:
         )
 
 
-def _halves_ports(values: Sequence[ov.Output], axes: Axes) -> Iterator[Port]:
+def _named(values: Sequence[ov.Output], task: str) -> Iterator[Port]:
     """With the names that the graphs' axes have elsewhere."""
     for port in ports(values):
-        free = axes[port.name]
+        free = PORT_AXES[task][port.name]
         yield replace(port, shape=tuple(free.get(at, n) for at, n in enumerate(port.shape)))
 
 

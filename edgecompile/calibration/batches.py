@@ -9,14 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgecompile.errors import BadInputError
+from edgecompile.errors import BadInputError, UnsupportedError
 from edgecompile.model import Model
 from edgecompile.passes import uncalibrated
 from edgecompile.reference import BATCH, build_entry_point
-from edgecompile.tasks import HALVES, TASKS
+from edgecompile.tasks import HALVES, IMAGE_TEXT, TASKS
 from edgecompile.text.parts import Document
 from edgecompile.text.pictures import open_picture
 from edgecompile.text.source_tokens import FolderTokens, windows
+from edgecompile.tokenizer import class_name, labels
 
 BATCH_TOKENS = 2048  # run through a block at once
 
@@ -41,6 +42,11 @@ def text_batches(
         return [Batch({name: torch.from_numpy(array) for name, array in examples.items()})]
     if model.task in HALVES:
         raise uncalibrated(model.task)
+    if model.task == IMAGE_TEXT:
+        raise UnsupportedError(
+            "calibration", f"task {model.task}: two rows of blocks, of texts and of pictures",
+            "a model of one row of blocks", "--set quantize.method=rtn",
+        )  # fmt: skip
     if TASKS[model.task].takes == "picture":
         return _picture_batches(model, documents[:texts])
     written = [document.text for document in documents if document.text.strip()]
@@ -58,6 +64,19 @@ def text_batches(
     ids = sorted(tokens.encode(written[:texts]), key=len)
     size = _rows(length)
     return [_padded(model, ids[start : start + size]) for start in range(0, len(ids), size)]
+
+
+def labels_of(
+    model: Model, documents: Sequence[Document], texts: int, length: int
+) -> list[Tensor]:
+    """Class numbers int64 [texts] of a classifier's batches, as `text_batches` orders them."""
+    labelled = [document for document in documents if document.text.strip()][:texts]
+    names = labels(model.config)
+    numbers = [names.index(class_name(document.label or "", names)) for document in labelled]
+    ids = FolderTokens(model, longest(model, length)).encode([d.text for d in labelled])
+    order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
+    ordered = torch.tensor([numbers[index] for index in order])
+    return list(torch.split(ordered, _rows(length)))
 
 
 def _picture_batches(model: Model, documents: Sequence[Document]) -> list[Batch]:

@@ -14,7 +14,7 @@ from edgecompile.numerics.schemes import Float32
 from edgecompile.report import Row, judged
 from edgecompile.runtime.manifest import Manifest
 from edgecompile.runtime.worker_client import Worker
-from edgecompile.tasks import PAIRS, PER_TOKEN, generates
+from edgecompile.tasks import IMAGE_TEXT, PAIRS, PER_TOKEN, generates
 
 STEP = "cost"
 NO_GAIN = "no-gain"
@@ -49,8 +49,9 @@ def time_rows(
         for measured in cost.generation([run["first_token_ms"] for run in runs], rates):
             yield judged(STEP, measured, limits.get(measured.metric))
         return
-    if task == "embedding" or task in (*PER_TOKEN, *PAIRS):
-        ask = worker.embed_ids if task == "embedding" else worker.rows
+    vectors = task in ("embedding", IMAGE_TEXT)
+    if vectors or task in (*PER_TOKEN, *PAIRS):
+        ask = worker.embed_ids if vectors else worker.rows
         times = timed(lambda: ask([ids]), options.repeats)
         yield judged(STEP, cost.latency(times), limits.get("latency"))
 

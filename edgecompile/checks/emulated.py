@@ -27,7 +27,7 @@ from edgecompile.passes import Progress
 from edgecompile.report import Row, exact, judged
 from edgecompile.runtime.manifest import Manifest
 from edgecompile.runtime.worker_client import Worker
-from edgecompile.tasks import HALVES, PAIRS, PER_TOKEN
+from edgecompile.tasks import PAIRS, PER_TOKEN, has_several_graphs
 
 # Emulation takes 10 to 100 times as long: few inputs, and they are short.
 TEXTS = 8
@@ -169,7 +169,7 @@ def _seconds(level: Level, metric: str, value: float, samples: int) -> Row:
 
 
 def _task(subject: Subject, host: Worker) -> Task:
-    if subject.info.task in HALVES:
+    if has_several_graphs(subject.info.task):
         raise UnsupportedError("--on", "two graphs", "a model of one", "check it on the device")
     if subject.info.task == "text-generation":
         return Generation(subject, host)

@@ -18,7 +18,6 @@ from edgecompile.checks.quality import (
     LEAST_LABELLED,
     QUALITY,
     Comparison,
-    class_name,
     need,
 )
 from edgecompile.errors import BadInputError
@@ -30,7 +29,7 @@ from edgecompile.runtime.batching import activate
 from edgecompile.runtime.tokens import Encoded, Pair
 from edgecompile.sources.heads import ranking_activation
 from edgecompile.text.parts import Document
-from edgecompile.tokenizer import labels
+from edgecompile.tokenizer import class_name, labels
 
 EVERY = 7  # tokens, of which one is hidden
 LEAST_PAIRS = 100
@@ -59,6 +58,8 @@ def token_rows(comparison: Comparison, documents: Sequence[Document]) -> Iterato
     yield from _agreement(comparison, documents, _kept(source, kept), _kept(found, kept))
     if _tagged(documents):
         yield from _entities(comparison, documents, encoded, source, found)
+    if not comparison.against_codes:
+        return
     few = slice(comparison.options.fidelity_texts)
     with comparison.same_codes():
         exact = _source_rows(comparison, ids[few], "label with the same codes")
@@ -138,6 +139,8 @@ def mask_rows(comparison: Comparison, documents: Sequence[Document]) -> Iterator
     pieces = list(hidden(comparison, [document.text for document in documents]))
     for measured in _compared(comparison, pieces, "fill in with the source"):
         yield comparison.judge(QUALITY, measured)
+    if not comparison.against_codes:
+        return
     sizes = np.cumsum([len(piece.ids) for piece in pieces])
     few = pieces[: 1 + int(np.searchsorted(sizes, options.fidelity_tokens))]
     with comparison.same_codes():
@@ -206,7 +209,8 @@ def pair_rows(comparison: Comparison, documents: Sequence[Document]) -> Iterator
     value = rank.spearman(activated.astype(float), _score(comparison, pairs))
     order = Measurement("rank_correlation", value, "", "higher", len(pairs))
     yield comparison.judge(QUALITY, order)
-    yield _same_scores(comparison, ids, types)
+    if comparison.against_codes:
+        yield _same_scores(comparison, ids, types)
 
 
 def _same_scores(comparison: Comparison, ids: Ids, types: Ids) -> Row:

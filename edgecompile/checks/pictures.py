@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,9 +22,32 @@ from edgecompile.text.parts import Document
 from edgecompile.text.pictures import open_picture
 
 
+@dataclass(frozen=True)
+class Looked:
+    """Answers float32 [n, width] to pictures, and the first few of those, prepared.
+
+    `error` is of their preparation.
+    """
+
+    source: Float32
+    found: Float32
+    pixels: Float32
+    error: Measurement
+
+
 def rows(comparison: Comparison, documents: Sequence[Document]) -> list[Row]:
     """Preparation, classes, and the scores of the same codes in torch."""
     documents = documents[: classified(comparison.options)]
+    seen = look(comparison, documents)
+    return [
+        comparison.judge(QUALITY, seen.error),
+        *class_rows(comparison, documents, seen.source, seen.found),
+        _same_codes(comparison, seen.pixels, seen.found),
+    ]
+
+
+def look(comparison: Comparison, documents: Sequence[Document]) -> Looked:
+    """What source and bundle make of pictures, each with its own preparation."""
     source, found, pixels, errors = [], [], [], []
     for start in range(0, len(documents), STEP_TEXTS):
         comparison.progress("look at pictures", start, len(documents))
@@ -35,13 +58,8 @@ def rows(comparison: Comparison, documents: Sequence[Document]) -> list[Row]:
         if start < comparison.options.fidelity_texts:
             pixels.append(shipped)
     comparison.progress("look at pictures", len(documents), len(documents))
-    scores = np.concatenate(found)
     worst = Measurement("picture_error", float(np.max(errors)), "", "lower", len(errors))
-    return [
-        comparison.judge(QUALITY, worst),
-        *class_rows(comparison, documents, np.concatenate(source), scores),
-        _same_codes(comparison, np.concatenate(pixels), scores),
-    ]
+    return Looked(np.concatenate(source), np.concatenate(found), np.concatenate(pixels), worst)
 
 
 def _prepared(comparison: Comparison, documents: Sequence[Document]) -> tuple[Float32, Float32]:

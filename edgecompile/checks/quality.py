@@ -20,10 +20,10 @@ from edgecompile.passes import Progress
 from edgecompile.reference import Reference
 from edgecompile.report import Row, judged, unproven
 from edgecompile.runtime.worker_client import Worker
-from edgecompile.tasks import PAIRS, PER_TOKEN, SPEECH, TASKS, TEXT_TO_TEXT
+from edgecompile.tasks import IMAGE_TEXT, PAIRS, PER_TOKEN, SPEECH, TASKS, TEXT_TO_TEXT
 from edgecompile.text.parts import Document
 from edgecompile.text.source_tokens import SourceTokens, windows
-from edgecompile.tokenizer import labels
+from edgecompile.tokenizer import class_name, labels
 
 QUALITY, EXPORT = "quality", "export"
 STEP_TEXTS = 64  # between two looks of the progress bar
@@ -46,6 +46,7 @@ class Comparison:
     limits: Mapping[str, float]
     progress: Progress
     replaced: Collection[str] = ()  # float tensors that a pass changed
+    against_codes: bool = True  # whether the same codes in torch are asked too
 
     @cached_property
     def reference(self) -> Reference:
@@ -69,6 +70,10 @@ def rows(comparison: Comparison, documents: Sequence[Document], context: int) ->
         yield from embedding_rows(comparison, [d.text for d in documents])
     elif task == "classification":
         yield from classification_rows(comparison, documents)
+    elif task == IMAGE_TEXT:
+        from edgecompile.checks import image_text
+
+        yield from image_text.rows(comparison, documents)
     elif TASKS[task].takes == "picture":
         from edgecompile.checks import pictures
 
@@ -96,20 +101,23 @@ def embedding_rows(comparison: Comparison, texts: Sequence[str]) -> Iterator[Row
     options = comparison.options
     texts = texts[: options.texts]
     ids = need(comparison.source_tokens).encode(texts)
-    found = _in_batches(comparison, texts)
-    source = _embed(comparison, ids, "embed with the source")
+    found = in_batches(comparison, texts)
+    source = embed(comparison, ids, "embed with the source")
     for measured in cosine.measure(cosine.cosines(source, found)):
         yield comparison.judge(QUALITY, measured)
     yield comparison.judge(QUALITY, rank.measure(source, found))
+    if not comparison.against_codes:
+        return
     few = slice(options.fidelity_texts)
     with comparison.same_codes():
-        exact = _embed(comparison, ids[few], "embed with the same codes")
+        exact = embed(comparison, ids[few], "embed with the same codes")
     values = cosine.cosines(exact, found[few])
     lowest = cosine.measure(values)[2]
     yield comparison.judge(EXPORT, replace(lowest, metric="export_cosine_min"))
 
 
-def _in_batches(comparison: Comparison, texts: Sequence[str]) -> NDArray[np.float32]:
+def in_batches(comparison: Comparison, texts: Sequence[str]) -> NDArray[np.float32]:
+    """The bundle's vectors [n, dim] of texts."""
     parts = []
     for start in range(0, len(texts), STEP_TEXTS):
         comparison.progress("embed with the bundle", start, len(texts))
@@ -118,7 +126,8 @@ def _in_batches(comparison: Comparison, texts: Sequence[str]) -> NDArray[np.floa
     return np.concatenate(parts) if parts else np.zeros((0, 1), np.float32)
 
 
-def _embed(comparison: Comparison, ids: Sequence[Sequence[int]], what: str) -> NDArray[np.float32]:
+def embed(comparison: Comparison, ids: Sequence[Sequence[int]], what: str) -> NDArray[np.float32]:
+    """The source's answers [n, width] to texts of token ids."""
     parts = []
     for start in range(0, len(ids), STEP_TEXTS):
         comparison.progress(what, start, len(ids))
@@ -132,7 +141,7 @@ def classification_rows(comparison: Comparison, documents: Sequence[Document]) -
     documents = documents[: classified(comparison.options)]
     texts = [d.text for d in documents]
     names = labels(comparison.model.config)
-    source = _embed(comparison, need(comparison.source_tokens).encode(texts), "classify")
+    source = embed(comparison, need(comparison.source_tokens).encode(texts), "classify")
     answers = comparison.worker.classify(texts)
     found = np.array([[answer[name] for name in names] for answer in answers])
     yield from class_rows(comparison, documents, source, found)
@@ -172,15 +181,6 @@ def class_rows(
         yield comparison.judge(QUALITY, measured)
 
 
-def class_name(label: str, names: Sequence[str]) -> str:
-    """The class that a label means: a name, or the number of one."""
-    if label in names:
-        return label
-    if label.isdigit() and int(label) < len(names):
-        return names[int(label)]
-    raise BadInputError("labelled text", f"label {label!r}", f"one of {', '.join(names)[:300]}")
-
-
 def generation_rows(
     comparison: Comparison, texts: Sequence[str], context: int
 ) -> Iterator[Row]:
@@ -215,6 +215,8 @@ def _way(comparison: Comparison) -> Callable[[Comparison, Windows, Windows], Ste
 
 def _compare_whole(comparison: Comparison, pieces: Windows, few: Windows) -> Steps:
     yield QUALITY, _compare(comparison, pieces, "compare with the source")
+    if not comparison.against_codes:
+        return
     with comparison.same_codes():
         yield EXPORT, _compare(comparison, few, "compare with the same codes")
 

@@ -25,7 +25,9 @@ from edgecompile.numerics.schemes import (
     float_digest,
     weights_digest,
 )
+from edgecompile.recipe import RESHAPING
 from edgecompile.report import Row, exact, judged
+from edgecompile.sources.towers import LOGIT_SCALE
 
 STEP = "sealed"
 FACT_TOLERANCE = 1e-6  # relative: float32 in the file, a decimal in the config
@@ -73,14 +75,15 @@ def rows(
     found = {name: value for name, value in decoded.facts.items() if name in known}
     yield exact(STEP, "facts_differing", _differing_facts(found, known), len(found))
     if model is not None:
+        if LOGIT_SCALE in manifest["unused"]:
+            yield exact(STEP, "logit_scale_differing", _differing_scale(manifest, model), 1)
         yield exact(STEP, "tensors_missing", _missing(model, decoded, manifest), len(model.weights))
         yield from _weight_rows(seen, manifest)
         yield from own_rows(decoded, manifest, model)
 
 
-def refuse_another_source(manifest: Mapping[str, Any], model: Model) -> None:
-    """BadInputError where the model is not the one that the bundle was built from."""
-    stated = manifest["source"]["digest"]
+def refuse_another_source(stated: str, model: Model) -> None:
+    """BadInputError where the model's digest is not the one that a bundle states."""
     if model.source.digest != stated:
         raise BadInputError(
             f"source {model.source.reference}", f"digest {model.source.digest[:16]}",
@@ -175,10 +178,15 @@ def _differing_floats(decoded: Decoded, floats: Mapping[str, Mapping[str, Any]])
 
 def changed_floats(manifest: Mapping[str, Any]) -> list[str]:
     """Tensors off the grid that are not the source's: changed by a pass, or of an engine's type."""
-    rows = (row for one in manifest["passes"] for row in one["layers"])
+    rows = (row for one in _on_grid(manifest) for row in one["layers"])
     changed = {row["name"] for row in rows if row["action"] == "changed"}
     floats = {entry["name"] for entry in manifest["floats"]}
     return sorted(changed & floats | own_types(manifest).keys())
+
+
+def _on_grid(manifest: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The passes after the last that wrote a checkpoint: what the model is compared from."""
+    return (one for one in manifest["passes"] if one.get("stage") not in RESHAPING)
 
 
 def _differing_facts(found: Mapping[str, float], known: Mapping[str, float]) -> list[str]:
@@ -187,6 +195,12 @@ def _differing_facts(found: Mapping[str, float], known: Mapping[str, float]) -> 
         for name, value in sorted(found.items())
         if not math.isclose(value, known[name], rel_tol=FACT_TOLERANCE, abs_tol=0.0)
     ]
+
+
+def _differing_scale(manifest: Mapping[str, Any], model: Model) -> list[str]:
+    """What multiplies a cosine of a text's and a picture's vector is in no engine's file."""
+    stated, right = manifest["similarity"]["logit_scale"], float(model.dense(LOGIT_SCALE))
+    return [] if stated == right else [f"{LOGIT_SCALE} ({stated!r}, not {right!r})"]
 
 
 def _missing(model: Model, decoded: Decoded, manifest: Mapping[str, Any]) -> list[str]:
@@ -202,7 +216,7 @@ def _weight_rows(seen: Iterable[_Seen], manifest: Mapping[str, Any]) -> Iterator
     group's norm; 1.25 times that is the limit, where nothing but such a pass changed the weights.
     It sees what was chosen wrongly, which no comparison with the manifest can.
     """
-    passes = {entry["name"] for entry in manifest["passes"]}
+    passes = {entry["name"] for entry in _on_grid(manifest)}
     ratios = {tensor.name: tensor.ratio for tensor in seen if tensor.ratio is not None}
     if not ratios:
         return

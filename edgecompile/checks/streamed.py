@@ -64,6 +64,8 @@ def compare(comparison: Comparison, pieces: Windows, few: Windows) -> Steps:
         comparison.worker.close()
         source = Stream(model, folder, progress, "compare with the source")
         yield QUALITY, _measure(source, pieces, found)
+        if not comparison.against_codes:
+            return
         sealed = SealedWeights(model.weights, comparison.decoded, comparison.replaced)
         codes = Stream(
             dataclasses.replace(model, weights=sealed), folder, progress,

@@ -16,6 +16,7 @@ from edgecompile.tasks import EVERY, TASKS
 DEFAULT_DATA = {
     "text": "default English prose", "picture": "scikit-image's pictures",
     "sound": "a made-up voice", "arrays": "the module's example inputs",
+    "text and picture": "default English prose, scikit-image's pictures",
 }  # fmt: skip
 
 PATH = click.Path(path_type=Path)
@@ -31,7 +32,8 @@ def build_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
                      help="Change one option, for example quantize.bits=4."),
         click.option("--data", type=PATH,
-                     help="JSONL, CSV or text, or a folder of pictures or WAV files."),
+                     help="JSONL, CSV or text, or a folder of WAV files or pictures (with captions "
+                          "in metadata.csv), to calibrate and check."),
         click.option("--task", default="",
                      type=click.Choice(["", *(task for task in EVERY if task != "module")]),
                      help="Where the model does not say it."),

@@ -4,13 +4,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from edgecompile.errors import UnsupportedError
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme
 from edgecompile.text.parts import Corpus
 
+CHECKPOINT, NOTE = "checkpoint", "note.txt"  # of a pass that reshapes, in its folder
 Progress = Callable[[str, int, int], None]  # (what is done now, steps done, steps in all)
 
 
@@ -95,4 +96,13 @@ class Pass(Protocol):
 
     def __call__(self, model: Model, work: Work) -> PassResult:
         """Return the changed model; raise UsageError when no tensor matches."""
+        ...
+
+
+@runtime_checkable
+class Reshapes(Protocol):
+    """A pass that writes another model: into CHECKPOINT of its folder, a line in NOTE."""
+
+    def headers(self, model: Model) -> Model:
+        """What the model will be, from headers alone: its config and its tensors' shapes."""
         ...

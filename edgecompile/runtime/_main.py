@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import EdgecompileError, LimitError, UnsupportedError, UsageError
-from .manifest import GENERATING
+from .manifest import GENERATING, IMAGE_TEXT
 from .session import Session, load
 from .verify import MODES
 
@@ -45,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("text", nargs="?", help="the input, or a picture's or sound's file; - reads standard input")
     add("second", nargs="?", help="the second text of a pair (text-ranking, classification)")
+    add("others", nargs="*", help="after a picture's file, labels (image-text-embedding)")
     add("--max-new-tokens", type=int, default=256, help="where generation ends at the latest")
     add("--temperature", type=float, default=0.0, help="0 takes the likeliest token")
     add("--top-k", type=int, default=0)
@@ -73,6 +74,8 @@ def _run(bundle: Path, options: argparse.Namespace) -> int:
         raise UsageError("command line", "no text", "a text, or - to read it", "see --help")
     with load(bundle, options.verify, options.threads, options.provider) as session:
         task = session.info.task
+        if options.others and task != IMAGE_TEXT:
+            raise UsageError("command line", f"{options.others}", f"at most two texts for {task}")
         if task == "automatic-speech-recognition":
             _print_transcript(session, text, options)
         elif task in GENERATING:
@@ -90,6 +93,9 @@ def _run(bundle: Path, options: argparse.Namespace) -> int:
             _print_json({"score": _score(session, text, options.second)})
         elif task == "image-classification":
             _print_json(_likeliest(session.classify_image([text])[0]))
+        elif task == IMAGE_TEXT:
+            labels = [*filter(None, [options.second]), *options.others]
+            _print_json(_of_either(session, text, labels))
         else:
             way_out = "load the bundle in Python and call session.run(name=array)"
             raise UnsupportedError("command line", f"task {task}", "a task on text", way_out)
@@ -100,6 +106,25 @@ def _score(session: Session, text: str, second: str | None) -> float:
     if second is None:
         raise UsageError("command line", "one text", "two, of which the second answers the first")
     return float(session.score([(text, second)])[0])
+
+
+def _of_either(session: Session, given: str, labels: list[str]) -> dict[str, Any]:
+    """A picture's vector, a text's where no file is called so, or a picture's labels."""
+    picture = _is_file(given)
+    if not picture and labels:
+        found = f"no file {given[:100]!r}"
+        raise UsageError("command line", found, "a picture's file before its labels")
+    if labels:
+        return _likeliest(session.classify_image([given], labels)[0])
+    vectors = session.embed_image([given]) if picture else session.embed([given])
+    return {"embedding": vectors[0].tolist()}
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except OSError:  # longer than a name may be
+        return False
 
 
 def _likeliest(answer: dict[str, float]) -> dict[str, float]:

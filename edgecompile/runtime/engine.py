@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import UnsupportedError, UsageError
-from .manifest import ENCODED, Manifest
+from .manifest import ENCODED, IMAGE_TEXT, Manifest
 
 Float32 = NDArray[np.float32]
 LOGIT_ROWS = 128  # logits are handed out in chunks of at most so many rows
@@ -67,6 +67,10 @@ def open_engine(
         from . import seq2seq_engines
 
         return seq2seq_engines.open_engine(bundle, manifest, threads)
+    if manifest.task == IMAGE_TEXT:
+        from . import towers
+
+        return towers.open_towers(bundle, manifest, threads, provider)
     if name == "onnxruntime":
         from .onnxruntime_engine import OnnxEngine
 

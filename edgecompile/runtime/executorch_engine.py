@@ -129,7 +129,8 @@ class ExecutorchEngine:
     def _load(self) -> Any:
         """The method, loaded into memory of its own."""
         try:
-            return self._library._load_program(str(self._file)).load_method(METHOD)
+            method = str(self._manifest.engine.options.get("method", METHOD))
+            return self._library._load_program(str(self._file)).load_method(method)
         except (RuntimeError, ValueError) as error:
             expected = "a program that this ExecuTorch can load"
             raise BadInputError(str(self._file), str(error), expected) from error

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from . import heads
 from .errors import BadInputError, UnsupportedError
+from .manifest import IMAGE_TEXT
 from .speech import TRANSCRIBE
 
 if TYPE_CHECKING:
@@ -56,10 +57,15 @@ class GoldenResult:
 def observe(session: Session, texts: Sequence[str] = TEXTS) -> Iterator[dict[str, Any]]:
     """What the opened bundle makes of each text: `ids`, then `values` or a decoder's `steps`.
 
-    Of pictures and sound, `text` is the number of a pattern of our own.
+    Of pictures and sound, `text` is the number of a pattern of our own; of a model of both texts
+    and pictures those come first.
     """
     if session.info.speech is not None:
         yield from map(functools.partial(_heard, session), texts if texts != TEXTS else PATTERNS)
+        return
+    if session.info.task == IMAGE_TEXT:
+        texts = [*PATTERNS, *TEXTS] if texts == TEXTS else texts
+        yield from map(functools.partial(_of_either, session), texts)
         return
     if session.info.pictures is not None:
         yield from map(functools.partial(_seen, session), texts if texts != TEXTS else PATTERNS)
@@ -113,6 +119,15 @@ def sound(pattern: int, seconds: float, rate: int) -> NDArray[np.float32]:
     pitch = 110.0 * (1 + pattern / 3)
     waves = sum(np.sin(2 * np.pi * pitch * n * time + n * n) / n for n in range(1, 12))
     return np.asarray(waves * (1 + np.sin(2 * np.pi * (2 + pattern) * time)) / 8, np.float32)
+
+
+def _of_either(session: Session, text: str) -> dict[str, Any]:
+    """The vector of one of our pictures, by its number, or of a text."""
+    if text in PATTERNS:
+        vector = session.embed_image([picture(int(text))])[0]
+        return {"text": text, "ids": [], "values": _short(vector)}
+    ids = session.tokenize([text])[0]
+    return {"text": text, "ids": ids, "values": _short(session.embed_ids([ids])[0])}
 
 
 def picture(pattern: int) -> NDArray[np.uint8]:

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from .audio import AudioInput
 from .errors import BadInputError
 from .pictures import PictureInput
+from .sections import Section
 from .speech import SpeechTokens
 
 FORMAT = 1
@@ -22,8 +23,10 @@ FILE_LIMIT = 1 << 40  # bytes of one file
 TASKS = (
     "embedding", "classification", "token-classification", "fill-mask", "text-ranking",
     "text-generation", "text2text-generation", "automatic-speech-recognition",
-    "image-classification", "module",
+    "image-classification", "image-text-embedding", "module",
 )  # fmt: skip
+LARGEST_LOGIT_SCALE = 80  # its exponential is a float32
+IMAGE_TEXT = "image-text-embedding"
 ENCODED = ("text2text-generation", "automatic-speech-recognition")  # an encoder and a decoder
 GENERATING = ("text-generation", *ENCODED)
 
@@ -94,6 +97,14 @@ class GenerationInfo:
 
 
 @dataclass(frozen=True)
+class SimilarityInfo:
+    """How vectors of texts and of pictures compare: e to the `logit_scale` times their cosine."""
+
+    dimension: int
+    logit_scale: float
+
+
+@dataclass(frozen=True)
 class Manifest:
     """A checked manifest; `data` is all of it, `digest` the SHA-256 of its bytes."""
 
@@ -110,6 +121,7 @@ class Manifest:
     pictures: PictureInput | None = None  # how a picture is prepared
     audio: AudioInput | None = None  # how sound is prepared
     speech: SpeechTokens | None = None  # what the tokens of a model of speech mean
+    similarity: SimilarityInfo | None = None  # of texts and pictures
     golden: str | None = None  # the file of golden inputs; bundles before 0.4 have none
 
 
@@ -152,6 +164,7 @@ def parse_manifest(raw: bytes, where: str = NAME) -> Manifest:
         pictures=_pictures(fields),
         audio=AudioInput.from_manifest(fields.data["audio"]) if fields.has("audio") else None,
         speech=SpeechTokens.from_manifest(fields.data["speech"]) if fields.has("speech") else None,
+        similarity=_similarity(fields),
         golden=fields.listed("golden", listed) if fields.has("golden") else None,
     )
 
@@ -270,6 +283,15 @@ def _pictures(fields: _Fields) -> PictureInput | None:
     if not fields.has("pictures"):
         return None
     return PictureInput.from_manifest(fields.table("pictures").data)
+
+
+def _similarity(fields: _Fields) -> SimilarityInfo | None:
+    if not fields.has("similarity"):
+        return None
+    keys = ("dimension", "logit_scale")
+    table = Section(fields.data["similarity"], keys, f"{fields.where}: similarity")
+    scale = table.number("logit_scale", -LARGEST_LOGIT_SCALE, LARGEST_LOGIT_SCALE)
+    return SimilarityInfo(table.integer("dimension", 1, 1 << 20), scale)
 
 
 def _generation(fields: _Fields) -> GenerationInfo | None:

@@ -20,6 +20,7 @@ from .pool import Pool
 if TYPE_CHECKING:
     from openvino import CompiledModel, InferRequest
 
+DATA = "openvino_model.bin"  # the constants of all graphs, where a model has several
 DEVICE = "CPU"
 PRECISIONS = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 CAPABILITIES = {"float16": "FP16", "bfloat16": "BF16"}  # float32 is everywhere
@@ -34,7 +35,9 @@ class OpenvinoEngine:
     def __init__(self, bundle: Path, manifest: Manifest, threads: int, pad_id: int) -> None:
         opened = library(manifest)
         self.version: str = opened.__version__.partition("-")[0]
-        self._compiled = open_file(opened, bundle / manifest.engine.file, manifest, threads)
+        file = bundle / manifest.engine.file
+        data = file.with_name(DATA) if manifest.engine.graphs else None
+        self._compiled = open_file(opened, file, manifest, threads, data)
         ports = self._compiled.inputs
         self._inputs = {p.get_any_name(): p.get_element_type().to_dtype().name for p in ports}
         self._outputs = [port.get_any_name() for port in self._compiled.outputs]

@@ -18,7 +18,6 @@ from .pool import Pool
 from .seq2seq import FEATURES, Graphs, Layout, Seq2SeqDecoder
 
 ENCODER, DECODER = "encoder", "decoder"
-OPENVINO_DATA = "openvino_model.bin"  # the constants of both graphs
 
 
 class Seq2SeqEngine:
@@ -110,9 +109,10 @@ class _Onnx:
 
 def _open_openvino(bundle: Path, manifest: Manifest, threads: int) -> Opened:
     library = openvino_engine.library(manifest)
+    files = _files(bundle, manifest)
+    data = files[0].with_name(openvino_engine.DATA)
     encoder, decoder = (
-        openvino_engine.open_file(library, file, manifest, threads, file.with_name(OPENVINO_DATA))
-        for file in _files(bundle, manifest)
+        openvino_engine.open_file(library, file, manifest, threads, data) for file in files
     )
     version = library.__version__.partition("-")[0]
     return version, lambda: _Openvino(encoder, decoder, _given(manifest))

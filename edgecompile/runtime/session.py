@@ -11,14 +11,14 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from . import golden, heads, listening, seq2seq
+from . import golden, heads, listening, seq2seq, towers
 from .audio import AudioInput, Clip
 from .batching import activate, check_ids, encode_all, look_all
 from .chat import ChatTemplate, Messages, Tools
 from .engine import Decoder, Engine, Float32, open_engine
 from .errors import BadInputError, UnsupportedError, UsageError
 from .golden import GoldenResult
-from .manifest import GENERATING, Manifest, read_manifest
+from .manifest import GENERATING, IMAGE_TEXT, Manifest, read_manifest
 from .pictures import Picture
 from .sampling import Sampler, SamplingKeywords, SamplingOptions
 from .streaming import StopStrings, TextStream
@@ -88,22 +88,31 @@ class Session:
 
     def embed(self, texts: Sequence[str], *, normalize: bool | None = None) -> Float32:
         """float32 [n, dim], one row a text; `normalize` None is as the source model does."""
+        self._need("embedding", IMAGE_TEXT)
         return self.embed_ids(self.tokenize(texts), normalize=normalize)
 
     def embed_ids(
         self, ids: Sequence[Sequence[int]], *, normalize: bool | None = None
     ) -> Float32:
         """As `embed`, of token ids with the special tokens in place."""
-        engine = self._need("embedding")
-        pooling = self.info.pooling
-        if pooling is None:
-            raise BadInputError("manifest", "no pooling section", "one for an embedding model")
-        if normalize is False and pooling.normalize and self.info.engine.name != "llama_cpp":
+        engine, inside = self._need("embedding", IMAGE_TEXT), self.info.engine.name != "llama_cpp"
+        pooling = towers.pooling_of(self.info)
+        if normalize is False and pooling.normalize and inside:
             raise UsageError("normalize", "False", "True: this bundle's graph normalizes itself")
         vectors = encode_all(engine, ids, pooling.dimension)
         if pooling.normalize if normalize is None else normalize:
             vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return vectors
+
+    def embed_image(self, pictures: Sequence[Picture]) -> Float32:
+        """float32 [n, dim], one row of length 1 a picture, to compare with `embed`'s of texts."""
+        self._need(IMAGE_TEXT)
+        return towers.embed_pictures(self, pictures)
+
+    def similarity(self, pictures: Sequence[Picture], texts: Sequence[str]) -> Float32:
+        """float32 [pictures, texts], the source's logits: e to its logit scale times the cosine."""
+        self._need(IMAGE_TEXT)
+        return towers.logits(self, pictures, texts)
 
     def encode_whole(self, inputs: Sequence[str | Pair]) -> list[Encoded]:
         """Token ids of texts or pairs of texts, with types, offsets and which are special."""
@@ -151,14 +160,23 @@ class Session:
         """The graph's own scores: [width] a token list, or [tokens, width], of the tokens `at`."""
         return heads.raw_rows(self._need(), self.info, ids, types, at)
 
-    def classify_image(self, pictures: Sequence[Picture]) -> list[dict[str, float]]:
-        """Label -> probability for each picture: a path, bytes, PIL image or uint8 [h, w, 3]."""
-        self._need("image-classification")
+    def classify_image(
+        self, pictures: Sequence[Picture], labels: Sequence[str] = ()
+    ) -> list[dict[str, float]]:
+        """Label -> probability for each picture: a path, bytes, PIL image or uint8 [h, w, 3].
+
+        `labels` are texts ("a photo of a cat") to choose from, for a model of texts and pictures.
+        """
+        self._need("image-classification", IMAGE_TEXT)
+        if self.info.task == IMAGE_TEXT:
+            return towers.label(self, pictures, _texts(labels))
+        if labels:
+            raise UsageError("labels", f"{list(labels)!r:.100}", "none: this model has its own")
         return self._labelled(self.look(self.prepare(pictures)))
 
     def look(self, pixels: Float32) -> Float32:
         """The graph's own rows float32 [n, width] for prepared pictures [n, 3, height, width]."""
-        return look_all(self._need(), pixels, self.info.data["inputs"][0]["shape"][0])
+        return look_all(self._need(), pixels, towers.batch_of(self.info))
 
     def prepare(self, pictures: Sequence[Picture]) -> Float32:
         """Pictures as the source's processor gives them, float32 [n, 3, height, width]."""

@@ -142,17 +142,18 @@ def load(ref: SourceRef, progress: Progress) -> Model:
     model = with_recipe(dataclasses.replace(model, source=source), ref)
     refuse_not_finite(model, progress)
     model = tied.of(model)
-    remember(source.digest, ref)
+    place = ref.place if ref.kind == "torch" else Path(ref.place)
+    remember(source.digest, place)
     return model
 
 
-def remember(digest: str, ref: SourceRef) -> None:
+def remember(digest: str, place: Path | str) -> None:
     """Note in the cache where the source of that digest is, for a later `check`."""
     note = cache.folder() / "sources" / digest
     with contextlib.suppress(OSError):  # the cache is a help, never a need
         note.parent.mkdir(parents=True, exist_ok=True)
-        place = ref.place if ref.kind == "torch" else str(Path(ref.place).absolute())
-        note.write_text(place, encoding="utf-8")
+        where = str(place.absolute()) if isinstance(place, Path) else place
+        note.write_text(where, encoding="utf-8")
 
 
 def remembered(digest: str) -> str:

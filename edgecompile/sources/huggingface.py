@@ -13,9 +13,9 @@ from edgecompile.errors import BadInputError, UnsupportedError, UsageError
 from edgecompile.model import Licence, Model, Pooling, Source, TensorInfo, Weights
 from edgecompile.runtime.audio import AudioInput
 from edgecompile.runtime.pictures import PictureInput
-from edgecompile.sources import card, heads, processors, text_part
+from edgecompile.sources import card, heads, processors, text_part, towers
 from edgecompile.sources.safetensors_header import read_header
-from edgecompile.tasks import TASKS
+from edgecompile.tasks import IMAGE_TEXT, TASKS, takes_pictures
 
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt",
@@ -31,7 +31,8 @@ TASK_OF_SUFFIX = {ending: name for name, task in TASKS.items() for ending in tas
 OTHER_SUFFIXES = (
     "ForConditionalGeneration", "ForSeq2SeqLM", "ForObjectDetection",
     "ForSemanticSegmentation", "ForAudioClassification", "ForCTC", "ForQuestionAnswering",
-    "CLIPModel",
+    "CLIPTextModel", "CLIPVisionModel", "CLIPTextModelWithProjection",
+    "CLIPVisionModelWithProjection", "SiglipModel", "Siglip2Model",
 )  # fmt: skip
 POOLING_KEYS = {
     "pooling_mode_cls_token": "cls",
@@ -56,12 +57,13 @@ def describe(folder: Path, name: str, task: str = "") -> Model:
     if task == "text-ranking":
         heads.refuse_ranking(folder, config)
     source = Source("huggingface", str(folder), "", notes)
-    return Model(
+    found = Model(
         name, task, folder, config, Weights(infos), source, licence(folder),
         pooling=_pooling(folder, config) if task == "embedding" else None,
-        pictures=_pictures(folder) if TASKS[task].takes == "picture" else None,
+        pictures=_pictures(folder) if takes_pictures(task) else None,
         audio=_audio(folder, config) if TASKS[task].takes == "sound" else None,
     )  # fmt: skip
+    return towers.described(found) if task == IMAGE_TEXT else found
 
 
 def _copied(name: str, infos: Mapping[str, TensorInfo], config: Mapping[str, Any]) -> bool:

@@ -63,7 +63,7 @@ def read(path: Path, column: str = "text", label: str = "label") -> Corpus:
     Documents are split by a hash of their text, so equal texts never stand in two parts.
     """
     documents = files.read_documents(path, column, label)
-    corpus = split(path.name, ((" ".join(d.text.split()).casefold(), d) for d in documents))
+    corpus = split(path.name, ((key_of(document), document) for document in documents))
     if empty := [part for part, found in corpus.parts.items() if not found]:
         raise BadInputError(
             str(path),
@@ -72,6 +72,11 @@ def read(path: Path, column: str = "text", label: str = "label") -> Corpus:
             "give more documents, or split long ones into paragraphs",
         )
     return corpus
+
+
+def key_of(document: Document) -> str:
+    """What makes documents the same: the text, but for white space and capitals."""
+    return " ".join(document.text.split()).casefold()
 
 
 def word_grams(text: str) -> set[int]:

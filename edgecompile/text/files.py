@@ -1,4 +1,4 @@
-"""Read the user's text: JSON lines, CSV or paragraphs, refusing what is broken by file and line."""
+"""Read the user's text: JSON lines, CSV, Parquet or paragraphs; refuse what is broken, by line."""
 from __future__ import annotations
 
 import csv
@@ -8,29 +8,36 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from edgecompile.errors import BadInputError, UsageError
+from edgecompile.errors import BadInputError, MissingLibraryError, UsageError
 from edgecompile.text.parts import Document
 
 MAX_LINE_BYTES = 4 << 20
 MAX_FILE_BYTES = 2 << 30
+Record = dict[str, Any]
 
 
 def read_documents(path: Path, column: str = "text", label: str = "label") -> list[Document]:
     """Every document of the file, in its order; the ending says the format."""
-    readers: dict[str, Callable[[Path, str, str], Iterator[Document]]] = {
-        ".jsonl": _json_lines, ".ndjson": _json_lines, ".csv": _csv,
+    rows = read_records(path, column)
+    documents = [_document(where, column, label, record) for where, record in rows]
+    if not documents:
+        raise BadInputError(str(path), "no text in it", "at least one document")
+    return documents
+
+
+def read_records(path: Path, column: str) -> Iterator[tuple[str, Record]]:
+    """Each row of the file as (file and line, values by key); every row has the key `column`."""
+    readers: dict[str, Callable[[Path, str], Iterator[tuple[str, Record]]]] = {
+        ".jsonl": _json_lines, ".ndjson": _json_lines, ".csv": _csv, ".parquet": _parquet,
         ".txt": _paragraphs, ".text": _paragraphs, ".md": _paragraphs,
     }  # fmt: skip
     if path.suffix.lower() not in readers:
         raise UsageError(str(path), f"the ending {path.suffix!r}", ", ".join(readers))
     if not path.is_file():
-        raise UsageError(str(path), "no such file", "a JSONL, CSV or text file")
+        raise UsageError(str(path), "no such file", "a JSONL, CSV, Parquet or text file")
     if (size := path.stat().st_size) > MAX_FILE_BYTES:
         raise BadInputError(str(path), f"{size} bytes", f"at most {MAX_FILE_BYTES}")
-    documents = list(readers[path.suffix.lower()](path, column, label))
-    if not documents:
-        raise BadInputError(str(path), "no text in it", "at least one document")
-    return documents
+    return readers[path.suffix.lower()](path, column)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -58,7 +65,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
-def _document(where: str, column: str, label_column: str, record: dict[Any, Any]) -> Document:
+def _document(where: str, column: str, label_column: str, record: Record) -> Document:
     text, label = record.get(column), record.get(label_column)
     if not isinstance(text, str) or not text.strip():
         shown = "nothing" if text is None else type(text).__name__ if text else "an empty text"
@@ -80,7 +87,7 @@ def _tags(where: str, tags: list[Any], text: str) -> str:
     return " ".join(map(str, tags))
 
 
-def _json_lines(path: Path, column: str, label: str) -> Iterator[Document]:
+def _json_lines(path: Path, column: str) -> Iterator[tuple[str, Record]]:
     for number, line in _lines(path):
         if not line.strip():
             continue
@@ -94,10 +101,10 @@ def _json_lines(path: Path, column: str, label: str) -> Iterator[Document]:
         if column not in record:
             found = ", ".join(map(repr, list(record)[:8])) or "none"
             raise BadInputError(where, f"no key {column!r} among {found}", "the text's key")
-        yield _document(where, column, label, record)
+        yield where, record
 
 
-def _csv(path: Path, column: str, label: str) -> Iterator[Document]:
+def _csv(path: Path, column: str) -> Iterator[tuple[str, Record]]:
     csv.field_size_limit(MAX_LINE_BYTES)
     rows = csv.reader((line for _, line in _lines(path)), strict=True)
     try:
@@ -111,18 +118,40 @@ def _csv(path: Path, column: str, label: str) -> Iterator[Document]:
             if row and len(row) != len(header):
                 raise BadInputError(where, f"{len(row)} fields", f"{len(header)} as in the header")
             if row:
-                yield _document(where, column, label, dict(zip(header, row, strict=True)))
+                yield where, dict(zip(header, row, strict=True))
     except csv.Error as error:
         raise BadInputError(f"{path}:{rows.line_num}", f"not CSV: {error}") from error
 
 
-def _paragraphs(path: Path, _column: str, _label: str) -> Iterator[Document]:
+def _parquet(path: Path, column: str) -> Iterator[tuple[str, Record]]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ModuleNotFoundError as error:
+        way_out = "pip install 'edgecompile[train]'"
+        raise MissingLibraryError(str(path), "pyarrow is not installed", way_out=way_out) from error
+    try:
+        with parquet.ParquetFile(path) as file:
+            if column not in file.schema_arrow.names:
+                found = f"columns {', '.join(file.schema_arrow.names)[:200] or 'none'}"
+                raise BadInputError(str(path), found, f"one named {column!r}")
+            number = 0
+            for batch in file.iter_batches():
+                for record in batch.to_pylist():
+                    number += 1
+                    yield f"{path}: row {number}", record
+    except (ArrowException, OSError) as error:
+        raise BadInputError(str(path), f"not Parquet: {error}") from error
+
+
+def _paragraphs(path: Path, column: str) -> Iterator[tuple[str, Record]]:
     block: list[str] = []
-    for _, line in _lines(path):
+    start = 1
+    for number, line in _lines(path):
         if line.strip():
+            start = start if block else number
             block.append(line)
         elif block:
-            yield Document(re.sub(r"\s*\n", "\n", "".join(block)).strip())
+            yield f"{path}:{start}", {column: re.sub(r"\s*\n", "\n", "".join(block)).strip()}
             block = []
     if block:
-        yield Document("".join(block).strip())
+        yield f"{path}:{start}", {column: "".join(block).strip()}

@@ -97,14 +97,15 @@ def _opens(file: Path) -> bool:
 
 
 def _document(file: Path, crop: int) -> Document:
-    return Document(f"{_digest(file)} {crop}", None, Shot(file, crop))
+    return Document(f"{digest_of(file)} {crop}", None, Shot(file, crop))
 
 
 def _of_folder(file: Path, label: str | None) -> tuple[str, Document]:
-    digest = _digest(file)
+    digest = digest_of(file)
     return digest, Document(digest, label, Shot(file))
 
 
 @functools.cache
-def _digest(file: Path) -> str:
+def digest_of(file: Path) -> str:
+    """SHA-256 of a picture's file."""
     return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ import transformers
 
 from edgecompile import sources
 from edgecompile.backends.executorch import Executorch
-from edgecompile.backends.executorch_graph.scope import encoder_refusal
+from edgecompile.backends.executorch_graph.scope import encoder_refusal, towers_refusal
 from edgecompile.backends.gguf import Gguf
 from edgecompile.backends.onnxruntime import Onnxruntime
 from edgecompile.backends.openvino import Openvino
@@ -33,7 +34,7 @@ BACKENDS: Mapping[str, Any] = {
 ENCODER, DECODER = "embedding", "text-generation"
 CLASSIFIER, RANKER = "classification", "text-ranking"
 PICTURES, TEXT_TO_TEXT = "image-classification", "text2text-generation"
-SPEECH = "automatic-speech-recognition"
+SPEECH, IMAGE_TEXT = "automatic-speech-recognition", "image-text-embedding"
 TAGGER, FILLER = "token-classification", "fill-mask"
 OF_ENCODERS = (ENCODER, CLASSIFIER, TAGGER, FILLER, RANKER)
 ENCODER_SIZES: dict[str, Any] = {
@@ -59,6 +60,17 @@ T5_SIZES: dict[str, Any] = {
 SPEECH_SIZES: dict[str, Any] = {
     "d_model": 64, "encoder_layers": 1, "decoder_layers": 2, "encoder_attention_heads": 4,
     "decoder_attention_heads": 4, "encoder_ffn_dim": 96, "decoder_ffn_dim": 96,
+}  # fmt: skip
+TOWER: dict[str, Any] = {
+    "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 4,
+    "layer_norm_eps": 1e-2, "initializer_factor": 4.0,
+}  # fmt: skip
+# As OpenAI's own config: by its eos_token_id the highest id of a text ends it.
+CLIP_TEXT = {"vocab_size": 60, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
+CLIP_SIZES: dict[str, Any] = {
+    "text_config": {**TOWER, **CLIP_TEXT, "max_position_embeddings": 40},
+    "vision_config": {**TOWER, "image_size": PICTURE_SIZES["image_size"], "patch_size": 8},
+    "projection_dim": 48,
 }  # fmt: skip
 GATED = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
 SMALL_HEADS = {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 8}
@@ -99,15 +111,14 @@ KINDS = (
     Kind("GPT-2", "gpt2", (DECODER,)),
     Kind("ViT", "vit", (PICTURES,), TRANSFORMER),
     Kind("MobileNetV2", "mobilenet_v2", (PICTURES,), {"depth_multiplier": 0.25}),
+    Kind("CLIP", "clip", (IMAGE_TEXT,)),
     Kind("T5", "t5", (TEXT_TO_TEXT,)),
     Kind("T5 1.1, Flan-T5", "t5", (TEXT_TO_TEXT,), GATED),
     Kind("Whisper", "whisper", (SPEECH,)),
 )
 # torch.export, XNNPACK's passes
-SLOW = {
-    (kind, "executorch")
-    for kind in ("mpnet", "modernbert", "t5", "vit", "mobilenet_v2", "whisper")
-}
+LOWERED = ("mpnet", "modernbert", "t5", "vit", "mobilenet_v2", "whisper")
+SLOW = {(kind, "executorch") for kind in LOWERED}
 HEAD = (
     "# Architectures and engines", "",
     "Made by `python -m tests.architectures.cells`. `tests/architectures` proves each *yes* on a",
@@ -119,8 +130,9 @@ HEAD = (
     "|---|---|---|---|---|---|",
 )  # fmt: skip
 TAIL = (
-    "Not built yet, refused by `plan` with exit 3: other encoder-decoders (BART), CLIP,",
-    "pictures' vectors. A torch module with example inputs (`package.module:function`) goes",
+    "Not built yet, refused by `plan` with exit 3: other encoder-decoders (BART), other",
+    "models of texts and pictures (SigLIP, Chinese-CLIP), one of CLIP's towers alone. A torch",
+    "module with example inputs (`package.module:function`) goes",
     "to ONNX Runtime, OpenVINO and ExecuTorch whatever it is. Of a Gemma 3 that takes pictures the",
     "text part is built.", "",
 )  # fmt: skip
@@ -128,7 +140,7 @@ AUTO = {
     ENCODER: transformers.AutoModel, DECODER: transformers.AutoModelForCausalLM,
     CLASSIFIER: transformers.AutoModelForSequenceClassification,
     PICTURES: transformers.AutoModelForImageClassification,
-    TEXT_TO_TEXT: transformers.AutoModelForSeq2SeqLM,
+    TEXT_TO_TEXT: transformers.AutoModelForSeq2SeqLM, IMAGE_TEXT: transformers.AutoModel,
     TAGGER: transformers.AutoModelForTokenClassification,
     FILLER: transformers.AutoModelForMaskedLM,
     RANKER: transformers.AutoModelForSequenceClassification,
@@ -141,7 +153,7 @@ def make(kind: Kind, task: str, folder: Path) -> Model:
     if task == SPEECH:
         tiny.whisper(folder, **SPEECH_SIZES, **kind.config)
         return sources.load(sources.resolve(str(folder)), lambda *_: None)
-    sizes = _picture_sizes(folder) if task == PICTURES else _text_sizes(task, folder)
+    sizes = _sizes(task, folder)
     settings = {k: v for k, v in {**sizes, **kind.config}.items() if v is not None}
     config = transformers.CONFIG_MAPPING[kind.model_type](**settings)
     module = AUTO[task].from_config(config)
@@ -164,6 +176,14 @@ def _settle(module: torch.nn.Module) -> None:
     module.train()
     module(torch.randn((8, 3, PICTURE_SIZES["image_size"], PICTURE_SIZES["image_size"])))
     module.eval()
+
+
+def _sizes(task: str, folder: Path) -> dict[str, Any]:
+    if task == IMAGE_TEXT:
+        tiny.clip_bpe(folder)
+        tiny.picture_settings(folder, "CLIPImageProcessor", PICTURE_SIZES["image_size"])
+        return copy.deepcopy(CLIP_SIZES)
+    return _picture_sizes(folder) if task == PICTURES else _text_sizes(task, folder)
 
 
 def _text_sizes(task: str, folder: Path) -> dict[str, Any]:
@@ -215,7 +235,9 @@ def _cell(model: Model, backend: str, reasons: list[str]) -> str:
 
 def lowered(model: Model, backend: str) -> bool:
     """Whether ExecuTorch's own exporter writes it: seconds of a tiny model."""
-    return backend == "executorch" and model.task != DECODER and bool(encoder_refusal(model))
+    if backend != "executorch" or model.task == DECODER:
+        return False
+    return bool((towers_refusal if model.task == IMAGE_TEXT else encoder_refusal)(model))
 
 
 if __name__ == "__main__":

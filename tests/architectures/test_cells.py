@@ -30,6 +30,7 @@ from tests.architectures.cells import (
     BACKENDS,
     DECODER,
     FILLER,
+    IMAGE_TEXT,
     KINDS,
     PAGE,
     PICTURES,
@@ -58,7 +59,7 @@ EXACT = ("onnxruntime", "openvino")  # products with codes, activations in float
 
 def slow(kind: Kind, task: str, backend: str) -> bool:
     """Minutes of ExecuTorch's own exporter, or seconds of another for what is like another's."""
-    heads = task not in ("embedding", DECODER, PICTURES, TEXT_TO_TEXT, SPEECH)
+    heads = task not in ("embedding", DECODER, PICTURES, TEXT_TO_TEXT, SPEECH, IMAGE_TEXT)
     like_bert = heads and kind.model_type != "bert" and backend in EXACT
     like_t5 = task == TEXT_TO_TEXT and bool(kind.config) and backend in EXACT
     return like_bert or like_t5 or (kind.model_type, backend) in SLOW
@@ -109,8 +110,9 @@ def source(model: Model) -> tuple[Any, list[int]]:
 
 
 def answers(engine: Opened, model: Model) -> NDArray[np.float32]:
-    if model.task == PICTURES:
-        return np.concatenate([look_all(engine, one[None], 1) for one in pixels()])
+    if model.task in (PICTURES, IMAGE_TEXT):
+        seen = np.concatenate([look_all(engine, one[None], 1) for one in pixels()])
+        return seen if model.task == PICTURES else np.concatenate([*engine.encode(TEXTS), *seen])
     if not generates(model.task):
         found = engine.encode(TEXTS, TYPES if model.task == RANKER else None)
         if model.task in (TAGGER, FILLER):
@@ -135,6 +137,8 @@ def expected(model: Model) -> NDArray[np.float32]:
     with reference.quantized(model.quantized, model.replaced):
         if model.task == PICTURES:
             return reference.look(pixels())
+        if model.task == IMAGE_TEXT:
+            return features(reference)
         if model.task in HALVES:
             return reference.answer_logits(*source(model))
         if model.task == DECODER:
@@ -143,9 +147,23 @@ def expected(model: Model) -> NDArray[np.float32]:
         return np.concatenate(rows) if model.task in (TAGGER, FILLER) else np.stack(rows)
 
 
+def features(reference: Reference) -> NDArray[np.float32]:
+    """What CLIPModel compares, of each text by itself and of the pictures, in one row."""
+    found = []
+    with torch.inference_mode():
+        for ids in TEXTS:
+            given = {"input_ids": torch.tensor([ids]), "pixel_values": torch.from_numpy(pixels())}
+            both = reference.body(**given)
+            found.append(both.text_embeds.numpy().ravel())
+    return np.concatenate([*found, both.image_embeds.numpy().ravel()])
+
+
 def altered(model: Model) -> Iterator[tuple[str, Model]]:
     """The same model with another epsilon, rope base, and order of heads, where it has them."""
     config = model.config
+    if model.task == IMAGE_TEXT:
+        yield from altered_towers(model)
+        return
     for key in ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps"):
         if key in config:
             yield key, replace(model, config={**config, key: config[key] * 4})
@@ -158,13 +176,28 @@ def altered(model: Model) -> Iterator[tuple[str, Model]]:
         yield "epsilon", replace(model, config={**config, EPSILON: 4e-5})
         yield "positions", replace(model, replaced=reversed_rows(model, POSITIONS))
     name = next((n for n in model.weights if any(end in n for end in QUERIES)), "")
-    if not name:  # no heads: convolutions
-        return
+    if name:  # else no heads: convolutions
+        yield "heads", rolled(model, name)
+
+
+def altered_towers(model: Model) -> Iterator[tuple[str, Model]]:
+    """Of texts and of pictures, each by itself."""
+    for part in ("text", "vision"):
+        own = model.config[f"{part}_config"]
+        larger = {**own, "layer_norm_eps": own["layer_norm_eps"] * 4}
+        config = {**model.config, f"{part}_config": larger}
+        yield f"{part} epsilon", replace(model, config=config)
+        query = f"{part}_model.encoder.layers.0.self_attn.q_proj.weight"
+        yield f"{part} heads", rolled(model, query)
+
+
+def rolled(model: Model, name: str) -> Model:
+    """The first two heads of a product change places."""
     weight = model.dense(name)
-    size = int(config.get("head_dim") or 16)
+    size = int(model.config.get("head_dim") or 16)
     order = np.arange(len(weight))
     order[: 2 * size] = np.roll(order[: 2 * size], size)
-    yield "heads", replace(model, replaced={name: weight[order]})
+    return replace(model, replaced={name: weight[order]})
 
 
 EPSILON = "epsilon of torch's norms, which Whisper's config has no word for"

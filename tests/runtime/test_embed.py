@@ -36,6 +36,11 @@ def test_no_texts_give_no_rows(session: Session) -> None:
     assert session.embed([]).shape == (0, WIDTH)
 
 
+def test_a_model_of_texts_alone_takes_no_pictures(session: Session) -> None:
+    with pytest.raises(UsageError, match="expected image-text-embedding"):
+        session.embed_image(["a.png"])
+
+
 def test_normalize_gives_unit_vectors(session: Session) -> None:
     norms = np.linalg.norm(session.embed(TEXTS, normalize=True), axis=1)
     assert np.allclose(norms, 1, atol=1e-6)

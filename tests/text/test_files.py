@@ -69,8 +69,8 @@ def test_broken_files_are_refused_by_file_and_line(
 
 
 def test_an_unknown_ending_and_a_missing_file_are_usage_errors(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"the ending '\.parquet'"):
-        read_documents(tmp_path / "d.parquet")
+    with pytest.raises(UsageError, match=r"the ending '\.xlsx'"):
+        read_documents(tmp_path / "d.xlsx")
     with pytest.raises(UsageError, match="no such file"):
         read_documents(tmp_path / "d.txt")
 

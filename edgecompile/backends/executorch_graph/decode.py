@@ -24,10 +24,12 @@ from edgecompile.backends.executorch_graph.blocks import (
 )
 from edgecompile.backends.executorch_graph.decoder import ROTARY
 from edgecompile.backends.executorch_graph.delegated import as_named
-from edgecompile.backends.executorch_graph.encoder import SCALE, SQUARES, ZERO
+from edgecompile.backends.executorch_graph.encoder import ZERO
+from edgecompile.backends.executorch_graph.layers import SCALE, SQUARES
 from edgecompile.backends.executorch_graph.pte_read import PteReader
 from edgecompile.backends.executorch_graph.scope import DEVICES, FILE, XNNPACK
 from edgecompile.backends.executorch_graph.sheet import EPSILON, JOIN, MEAN
+from edgecompile.backends.executorch_graph.towers import MASK
 from edgecompile.errors import BadInputError
 from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme
 
@@ -39,7 +41,7 @@ FORMS = {PERMUTED: ((0, 2, 3, 1), (0, 3, 1, 2)), DEPTHWISE: ((1, 2, 3, 0), (3, 0
 ADDED = {EPSILON, ROTARY, SCALE, POSITIONS}  # constants that are not the source's
 ADDED_BY_SIZE = tuple(
     f"{name}."
-    for name in (MEAN, SQUARES, TURN, GELU, ROTARY, STREAM, QUERY, WINDOW, ZERO)
+    for name in (MEAN, SQUARES, TURN, GELU, ROTARY, STREAM, QUERY, WINDOW, ZERO, SCALE, MASK)
 )
 BITS = {"xnn_datatype_qbint4": 4, "xnn_datatype_qcint4": 4, "xnn_datatype_qcint8": 8}
 
@@ -254,25 +256,44 @@ def _aligned(data: NDArray[np.uint8], kind: Any) -> NDArray[Any]:
 
 
 def facts(reader: PteReader, floats: Mapping[str, Floats]) -> dict[str, float]:
-    """Norm epsilon, layers and heads, as the graph computes with them."""
-    epsilons = {
+    """Norm epsilon, layers and heads, as the graph computes with them.
+
+    Of several methods each one's epsilon behind its name too (`text.norm_eps`), for configs of a
+    part a graph.
+    """
+    stored = {
         float(_floats(reader, place).reshape(-1)[0])
         for name, place in floats.items() if name == EPSILON
     }  # fmt: skip
+    epsilons = set(stored)
     found: dict[str, float] = {}
-    for plan in reader.program.execution_plan:
+    plans = reader.program.execution_plan
+    for plan in plans:
+        own = _norm_epsilons(plan)
+        found |= _shared(own or stored, f"{plan.name}.") if len(plans) > 1 else {}
+        epsilons |= own
         for call, arguments in _calls(plan):
-            if call == "aten::native_layer_norm":
-                epsilons.add(float(np.float32(plan.values[arguments[4]].val.double_val)))
             if call == "llama::sdpa_with_kv_cache":
                 found["num_hidden_layers"] = found.get("num_hidden_layers", 0) + 1
                 query, cache = (plan.values[arguments[at]].val for at in (0, 3))
                 found["num_attention_heads"] = query.sizes[2]
                 found["num_key_value_heads"] = cache.sizes[2]
-    if epsilons:
-        found["norm_eps"] = max(epsilons)
-        found["norm_eps_spread"] = max(epsilons) - min(epsilons)
-    return found
+    return found | _shared(epsilons)
+
+
+def _norm_epsilons(plan: schema.ExecutionPlan) -> set[float]:
+    return {
+        float(np.float32(plan.values[arguments[4]].val.double_val))
+        for call, arguments in _calls(plan) if call == "aten::native_layer_norm"
+    }  # fmt: skip
+
+
+def _shared(epsilons: set[float], before: str = "") -> dict[str, float]:
+    if not epsilons:
+        return {}
+    largest = max(epsilons)
+    spread = largest - min(epsilons)
+    return {f"{before}norm_eps": largest, f"{before}norm_eps_spread": spread}
 
 
 def _calls(plan: schema.ExecutionPlan) -> Iterator[tuple[str, list[int]]]:

@@ -148,11 +148,12 @@ class Delegate:
         batch, _, _, width = self._dims[value]
         return self._unary(schema.XNNGlobalAvgPooling2d, value, self._tensor((batch, 1, 1, width)))
 
-    def join(self, one: int, other: int) -> int:
-        """Concatenated along the last dimension."""
-        dims = self._dims[one]
-        made = self._tensor((*dims[:-1], dims[-1] + self._dims[other][-1]))
-        axis = len(dims) - 1
+    def join(self, one: int, other: int, axis: int = -1) -> int:
+        """Concatenated along a dimension, the last if none is named."""
+        dims = list(self._dims[one])
+        axis %= len(dims)
+        dims[axis] += self._dims[other][axis]
+        made = self._tensor(dims)
         self._node(schema.XNNConcatenate2(axis, one, other, NONE, NONE, made, 0, NONE))
         return made
 

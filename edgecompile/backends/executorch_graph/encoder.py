@@ -4,7 +4,6 @@ One text a call, so nothing is padded and no mask is needed; the length follows 
 """
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +13,11 @@ from executorch.exir.scalar_type import ScalarType
 from edgecompile.architectures import ENCODERS, Encoder, first_position
 from edgecompile.backends import schemes_of
 from edgecompile.backends.executorch_graph.embedding import look_up
+from edgecompile.backends.executorch_graph.layers import LayerSheet, attention, norm, unit
 from edgecompile.backends.executorch_graph.method import Method
 from edgecompile.backends.executorch_graph.pte import PteFile
 from edgecompile.backends.executorch_graph.scope import has_kinds, text_limit
-from edgecompile.backends.executorch_graph.sheet import Sheet, product, products
+from edgecompile.backends.executorch_graph.sheet import product
 from edgecompile.model import Model
 from edgecompile.numerics.swap import parameter_names
 from edgecompile.passes import Progress
@@ -26,18 +26,15 @@ from edgecompile.tasks import PAIRS, PER_TOKEN
 
 METHOD = "forward"
 FLOAT, LONG = ScalarType.FLOAT, ScalarType.LONG
-TINY = 1e-24  # added to the sum of squares: torch's normalize divides by at least 1e-12
-SQUARES, SCALE, ZERO = "squares", "attention_scale", "zero"
+ZERO = "zero"
 
 
 @dataclass(kw_only=True)
-class EncoderSheet(Sheet):
+class EncoderSheet(LayerSheet):
     """The sheet with the config's numbers."""
 
     names: Encoder
-    heads: int
     layers: int
-    epsilon: float
     prefix: str  # of the base model's names in the module
 
 
@@ -120,7 +117,7 @@ def _draw(sheet: EncoderSheet, inputs: int) -> None:
         values = sheet.model.dense(kinds)
         table = sheet.floats(kinds, (1, *values.shape), values)
         stream = d.add(stream, d.cut(table, 1, 0, 1))  # all tokens are of the first kind
-    stream = _norm(sheet, f"{prefix}{names.norm}", stream)
+    stream = norm(sheet, f"{prefix}{names.norm}", stream)
     for layer in range(sheet.layers):
         stream = _layer(sheet, prefix + names.layer.format(layer), stream)
     d.output(_answer(sheet, stream))
@@ -140,42 +137,17 @@ def _words(sheet: EncoderSheet, stream: int) -> int:
     """Scores of all words of the vocabulary, of each token: BERT's masked-language head."""
     head = sheet.names.word_head
     hidden = sheet.delegate.gelu(product(sheet, [head.dense], stream))
-    return product(sheet, [head.out], _norm(sheet, head.norm, hidden))
-
-
-def _norm(sheet: EncoderSheet, name: str, value: int) -> int:
-    """Layer normalization (Ba et al. 2016)."""
-    d, dims = sheet.delegate, len(sheet.delegate.shape(value))
-    centred = d.subtract(value, sheet.mean(value, 0.0))
-    variance = sheet.mean(d.multiply(centred, centred), sheet.epsilon)
-    scaled = d.multiply(centred, d.inverse_root(variance))
-    scaled = d.multiply(scaled, sheet.vector(f"{name}.weight", dims))
-    return d.add(scaled, sheet.vector(f"{name}.bias", dims))
+    return product(sheet, [head.out], norm(sheet, head.norm, hidden))
 
 
 def _layer(sheet: EncoderSheet, start: str, stream: int) -> int:
     d, names = sheet.delegate, sheet.names
-    mixed = product(sheet, [start + names.out], _attention(sheet, start, stream))
-    stream = _norm(sheet, start + names.attention_norm, d.add(stream, mixed))
+    qkv = [start + name for name in names.qkv]
+    mixed = product(sheet, [start + names.out], attention(sheet, qkv, stream))
+    stream = norm(sheet, start + names.attention_norm, d.add(stream, mixed))
     hidden = d.gelu(product(sheet, [start + names.up], stream))
     hidden = product(sheet, [start + names.down], hidden)
-    return _norm(sheet, start + names.mlp_norm, d.add(stream, hidden))
-
-
-def _attention(sheet: EncoderSheet, start: str, stream: int) -> int:
-    """softmax(q k / sqrt(size)) v for each head (Vaswani et al. 2017)."""
-    d = sheet.delegate
-    width = d.shape(stream)[-1]
-    size = width // sheet.heads
-    names = [start + name for name in sheet.names.qkv]
-    q, k, v = (
-        d.transpose(d.reshape(value, 1, 0, sheet.heads, size), 0, 2, 1, 3)
-        for value in products(sheet, names, stream)
-    )
-    factor = np.array([1 / math.sqrt(size)], np.float32)
-    q = d.multiply(q, sheet.floats(SCALE, (1, 1, 1, 1), factor))
-    mixed = d.matmul(d.softmax(d.matmul(q, k, transposed=True)), v)
-    return d.reshape(d.transpose(mixed, 0, 2, 1, 3), 1, 0, width)
+    return norm(sheet, start + names.mlp_norm, d.add(stream, hidden))
 
 
 def _pooled(sheet: EncoderSheet, stream: int) -> int:
@@ -186,12 +158,7 @@ def _pooled(sheet: EncoderSheet, stream: int) -> int:
         vector = d.reshape(d.average(d.reshape(stream, 1, 0, 1, width)), 1, width)
     else:
         vector = d.reshape(d.cut(stream, 1, 0, 1), 1, width)
-    if pooling is None or not pooling.normalize:
-        return vector
-    ones = sheet.floats(f"{SQUARES}.{width}", (1, width), np.ones((1, width), np.float32))
-    tiny = sheet.floats(f"{SQUARES}.tiny", (1,), np.array([TINY], np.float32))
-    squares = d.linear(d.multiply(vector, vector), ones, tiny)
-    return d.multiply(vector, d.inverse_root(squares))
+    return unit(sheet, vector) if pooling is not None and pooling.normalize else vector
 
 
 def _classified(sheet: EncoderSheet, stream: int) -> int:

@@ -34,14 +34,15 @@ from edgecompile.backends.executorch_graph.pte_read import PteReader
 from edgecompile.backends.executorch_graph.scope import FILE, XNNPACK, Device
 from edgecompile.backends.quiet import quiet
 from edgecompile.errors import UnsupportedError
-from edgecompile.graphs import Axes, Graph, graph, graphs, halves_axes
+from edgecompile.graphs import PORT_AXES, Axes, Graph, graph, graphs, unread
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Float32, QuantizedTensor
 from edgecompile.numerics.swap import owners, parameter_names
 from edgecompile.reference import Reference, flat_outputs
-from edgecompile.tasks import PAIRS, TASKS
+from edgecompile.tasks import PAIRS, TASKS, generates
 
 METHOD = "forward"
+BATCH = "batch"  # the axis of many texts or pictures
 ANSWER = 128  # tokens of an answer in one call, at most
 
 
@@ -117,25 +118,32 @@ def _refuse_lost(lost: Sequence[str]) -> None:
         )  # fmt: skip
 
 
-def write_halves(model: Model, folder: Path, longest: int) -> Lowered:
-    """The same with two methods, `encoder` and `decoder`; `longest` of a source and an answer."""
+def write_several(model: Model, folder: Path, longest: int) -> Lowered:
+    """The same with a method a graph; `longest` of a text, or of a source and an answer."""
     with Reference(model).quantized({}, model.replaced) as reference:
-        both = graphs(reference)
-        ports = (_ports(one, halves_axes(model.task)) for one in both)
+        several = [_single(one) for one in graphs(reference)]
+        ports = (_ports(one, PORT_AXES[model.task]) for one in several)
         inputs, outputs = (sum(side, ()) for side in zip(*ports, strict=True))
         _put_codes(reference, model, "int8_asym_per_token")
-        sizes = {
-            "source_length": torch.export.Dim("source_length", min=1, max=longest),
-            "length": torch.export.Dim("length", min=1, max=ANSWER),
-            "past_length": torch.export.Dim("past_length", min=1, max=longest + 1),
-        }
-        data = _lower({one.name: one for one in both}, sizes, XNNPACK)
+        new = ANSWER if generates(model.task) else longest
+        most = {"source_length": longest, "length": new, "past_length": longest + 1}
+        sizes = {name: torch.export.Dim(name, min=1, max=size) for name, size in most.items()}
+        data = _lower({one.name: one for one in several}, sizes, XNNPACK)
     (folder / FILE).write_bytes(data)
     store_once(folder / FILE)
-    places, lost = _places(PteReader(folder / FILE), model, reference.unused)
+    unused = dict.fromkeys(reference.unused, "not part of the exported graph") | unread(model)
+    places, lost = _places(PteReader(folder / FILE), model, unused)
     _refuse_lost(lost)
-    unused = dict.fromkeys(reference.unused, "not part of the exported graph")
     return Lowered(inputs, outputs, places, unused)
+
+
+def _single(one: Graph) -> Graph:
+    """The same for one text or picture a call."""
+    batched = {name for name, axes in one.axes.items() if axes.get(0) == BATCH}
+    given = {name: one.given[name][: 1 if name in batched else None] for name in one.given}
+    axes = {n: {at: size for at, size in kept.items() if size != BATCH}
+            for n, kept in one.axes.items()}  # fmt: skip
+    return replace(one, given=given, axes=axes)
 
 
 def _graph(reference: Reference) -> Graph:
@@ -154,10 +162,8 @@ def _graph(reference: Reference) -> Graph:
     return whole.fixed
 
 
-def _ports(
-    one: Graph, of_outputs: Axes | None = None
-) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
-    """Inputs and outputs as the manifest lists them."""
+def _ports(one: Graph, known: Axes | None = None) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    """Inputs and outputs as the manifest lists them; `known` axes of outputs, of several graphs."""
     with torch.inference_mode():
         values = flat_outputs(one.module(**one.given))
     inputs = tuple(
@@ -165,15 +171,17 @@ def _ports(
         for name, value in one.given.items()
     )
     named = zip(one.outputs, values, strict=True)
+    free = {size for axes in one.axes.values() for size in axes.values()}
     # A row a token: as many as the text has.
     per_token = {1: "length"} if one.axes else {}
+
+    def axes(name: str, value: Tensor) -> Mapping[int, str]:
+        if known is None:
+            return per_token if value.ndim > 2 else {}
+        return {at: size for at, size in known[name].items() if size in free}
+
     return inputs, tuple(
-        Port(
-            name, _dtype(value),
-            _shape(value, of_outputs.get(name, {}) if of_outputs is not None
-                   else per_token if value.ndim > 2 else {}),
-        )
-        for name, value in named
+        Port(name, _dtype(value), _shape(value, axes(name, value))) for name, value in named
     )
 
 

@@ -56,6 +56,17 @@ def encoder_refusal(model: Model) -> str:
     return "" if model.task in drawn else f"task {model.task!r}"
 
 
+def towers_refusal(model: Model) -> str:
+    """The same of a model of texts and pictures."""
+    parts = [model.config[f"{part}_config"] for part in ("text", "vision")]
+    for part in parts:
+        if part["hidden_act"] not in ("gelu", "quick_gelu"):
+            return f"activation {part['hidden_act']!r} is not 'gelu' or 'quick_gelu'"
+    if parts[0]["layer_norm_eps"] != parts[1]["layer_norm_eps"]:
+        return "its two parts have norms of different epsilon"
+    return ""
+
+
 def answer_shape(model: Model) -> tuple[int | str, ...]:
     """Sizes of the answer of one text, as the manifest lists them."""
     if model.task not in PER_TOKEN:
@@ -72,7 +83,7 @@ def has_kinds(model: Model) -> bool:
 def text_limit(model: Model) -> int:
     """Tokens of the longest text: rows of the position table from the first token's on."""
     first = first_position(model.architecture, model.config)
-    return int(model.config.get("max_position_embeddings", 512)) - first
+    return int(model.text_config.get("max_position_embeddings", 512)) - first
 
 
 def linear_refusal(name: str, scheme: Scheme, columns: int) -> str:

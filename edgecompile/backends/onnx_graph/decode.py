@@ -27,11 +27,12 @@ def decode(folder: Path, manifest: Mapping[str, Any]) -> Decoded:
 
     A row's scale that is stored for each of its blocks is taken for one where the manifest says so.
     """
-    files = [folder / Path(path).name for path in manifest["engine"].get("graphs", {}).values()]
-    if not files:
+    paths = manifest["engine"].get("graphs", {})
+    if not paths:
         return _decoded(_graph(folder), folder, manifest)
-    graphs = (onnx.load(str(file), load_external_data=False).graph for file in files)
-    return joined([_decoded(graph, folder, manifest) for graph in graphs])
+    files = {name: str(folder / Path(path).name) for name, path in paths.items()}
+    graphs = {n: onnx.load(file, load_external_data=False).graph for n, file in files.items()}
+    return joined({name: _decoded(graph, folder, manifest) for name, graph in graphs.items()})
 
 
 def _decoded(graph: onnx.GraphProto, folder: Path, manifest: Mapping[str, Any]) -> Decoded:
@@ -72,7 +73,7 @@ def extents(folder: Path) -> Iterator[Extent]:
 
 
 def _graphs(folder: Path) -> Iterator[tuple[str, onnx.GraphProto]]:
-    """The file's graph under its name, or those of an encoder-decoder's files."""
+    """The file's graph under its name, or those of several files."""
     if (folder / ort_format.FILE).is_file() or (folder / storage.GRAPH).is_file():
         yield "the graph", _graph(folder)
         return

@@ -26,10 +26,11 @@ BITS = {"i4": 4, "i8": 8}
 
 def decode(folder: Path, manifest: Mapping[str, Any]) -> Decoded:
     """Tensors under their source names; schemes are the file's own, not the manifest's."""
-    files = [Path(path).name for path in manifest["engine"].get("graphs", {}).values()]
-    if not files:
+    paths = manifest["engine"].get("graphs", {})
+    if not paths:
         return _decoded(ir.Graph(folder), manifest)
-    return joined([_decoded(ir.Graph(folder, file), manifest) for file in files])
+    graphs = {name: ir.Graph(folder, Path(path).name) for name, path in paths.items()}
+    return joined({name: _decoded(graph, manifest) for name, graph in graphs.items()})
 
 
 def _decoded(graph: ir.Graph, manifest: Mapping[str, Any]) -> Decoded:

@@ -12,6 +12,7 @@ from edgecompile.graphs import Graph, graph, graphs, with_axes_if_possible
 from edgecompile.model import Model
 from edgecompile.reference import Reference
 from edgecompile.structure import filled_in
+from edgecompile.tasks import TEXT_TO_TEXT
 
 
 def export(model: Model) -> ov.Model:
@@ -26,7 +27,7 @@ def export(model: Model) -> ov.Model:
 
 def exports(model: Model) -> dict[str, ov.Model]:
     """The same by name, of a task of several graphs."""
-    with Reference(model).quantized({}, model.replaced) as reference:
+    with _reference(model).quantized({}, model.replaced) as reference:
         return {one.name: _converted(one) for one in graphs(reference)}
 
 
@@ -35,7 +36,7 @@ def _reference(model: Model) -> Reference:
 
     Not where layers see a window: a padded place that sees nothing gives NaN in that operator.
     """
-    if model.entry_point:
+    if model.entry_point or model.task == TEXT_TO_TEXT:  # whose attention is numerics.halves' own
         return Reference(model)
     if "sliding_attention" in (getattr(filled_in(model), "layer_types", None) or ()):
         return Reference(model)

@@ -1,0 +1,125 @@
+"""What a distillation starts from: student, teacher, what is compared, and rows of text."""
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from edgecompile.calibration.batches import longest
+from edgecompile.calibration.walk import fast_attention
+from edgecompile.errors import BadInputError, UsageError
+from edgecompile.model import Model
+from edgecompile.numerics.swap import parameter_names
+from edgecompile.passes import Work
+from edgecompile.reference import Reference
+from edgecompile.structure import filled_in
+from edgecompile.text.parts import Document
+from edgecompile.text.source_tokens import FolderTokens, windows
+from edgecompile.tokenizer import class_name, labels
+from edgecompile.train.objectives import Item
+from edgecompile.train.objectives.distillation import Distillation, Kind, Weights, inputs_of
+from edgecompile.train.order import seed_of
+from edgecompile.train.source import is_dropout
+from edgecompile.train.teacher import Teacher
+from edgecompile.train.watched import Wanted, Watched, blocks_of, mapped, relation_heads
+
+if TYPE_CHECKING:
+    from edgecompile.passes.distill import Distill
+
+KINDS: Mapping[str, Kind] = {
+    "embedding": "vectors", "classification": "classes", "text-generation": "tokens",
+}  # fmt: skip
+
+
+def prepared(
+    options: Distill, model: Model, origin: Model, work: Work
+) -> tuple[Watched, Distillation]:
+    """The student, ready to be trained, and what it learns; the teacher's answers on disk."""
+    train = options.options()
+    torch.manual_seed(seed_of(train.seed, "distill"))  # of the maps between widths
+    bodies = [_body(model, train.dropout), _body(origin, 0.0)]
+    layers = mapped(blocks_of(bodies[0]), blocks_of(bodies[1]))
+    last = {max(layers): layers[max(layers)]}  # MiniLM: relations of the last layer
+    hidden = layers if options.hidden else {}
+    related = last if options.relations else {}
+    width = int(filled_in(origin).hidden_size)
+    student = Watched(
+        model, bodies[0], Wanted(tuple(hidden), tuple(related)), dict.fromkeys(hidden, width)
+    )
+    watched = Watched(origin, bodies[1], Wanted(tuple(hidden.values()), tuple(related.values())))
+    for parameter in student.parameters():
+        parameter.requires_grad_(True)
+    teacher, corpus = Teacher(watched), work.corpus()
+    texts, held = (
+        list(_rows(options, model, part, limit)) for part, limit in
+        ((corpus.calibration, options.texts), (corpus.tuning, 256))
+    )  # fmt: skip
+    if not texts:
+        raise BadInputError("[distill]", "no calibration text", "text", "give more with --data")
+    weights = Weights(options.soft, options.task, options.hidden, options.relations)
+    if weights.task and model.task == "embedding":
+        raise UsageError("[distill] task", "an embedding has no labels here", "0")
+    if weights.task and model.task == "classification" and "label" not in texts[0]:
+        raise UsageError("[distill] task", "texts without labels", "0, or --data with labels")
+    names = set(Reference(model).input_names) if model.task != "text-generation" else set()
+    objective = Distillation(
+        texts, held, teacher, KINDS[model.task], weights, options.temperature,
+        hidden, related, relation_heads(options.heads, model, origin),
+        int(model.config.get("pad_token_id") or 0), "token_type_ids" in names, train.seed,
+    )  # fmt: skip
+    if not (hidden or related) and options.cache_mb:
+        _keep(objective, options, work)
+    return student, objective
+
+
+def _body(model: Model, dropout: float) -> nn.Module:
+    """transformers' class of the task with the model's weights; dropout below 0: as the config."""
+    if dropout >= 0:
+        config = {n: dropout if is_dropout(n, model.config) else v for n, v in model.config.items()}
+        model = dataclasses.replace(model, config=config)
+    return Reference(model, fast_attention(model)).body
+
+
+def _keep(objective: Distillation, options: Distill, work: Work) -> None:
+    """The teacher's answers of the first rows, each computed by itself."""
+    rows = [inputs_of(objective.collate([item])) for item in objective.texts]
+    objective.teacher.keep(
+        rows, work.folder / "teacher", int(options.cache_mb * 1e6),
+        lambda done, total: work.progress("ask the teacher", done, total),
+    )  # fmt: skip
+
+
+def _rows(
+    options: Distill, model: Model, documents: Sequence[Document], limit: int
+) -> Iterator[Item]:
+    """Token ids of whole texts, or windows of a decoder; a label where all have one."""
+    documents = [document for document in documents if document.text.strip()]
+    size = longest(model, options.length)
+    tokens = FolderTokens(model, size)
+    if model.task == "text-generation":
+        total = (limit or 1 << 30) * size
+        for piece in windows(tokens, [d.text for d in documents], size, total)[: limit or None]:
+            yield {"ids": piece.tolist(), "types": [0] * len(piece)}
+        return
+    documents = documents[: limit or None]
+    labelled = model.task == "classification" and all(d.label is not None for d in documents)
+    names = labels(model.config) if labelled else []
+    for document, ids in zip(documents, tokens.encode([d.text for d in documents]), strict=True):
+        row: dict[str, object] = {"ids": ids, "types": [0] * len(ids)}
+        if labelled:
+            row["label"] = names.index(class_name(document.label or "", names))
+        yield row
+
+
+def tensors(student: nn.Module, model: Model) -> dict[str, Tensor]:
+    """The trained tensors by source name, in the dtype that the source has them in."""
+    assert isinstance(student, Watched)
+    values = student.body.state_dict()
+    names = parameter_names(student.body, model.weights)
+    return {
+        source: values[name].detach().to(model.weights[source].dtype).contiguous()
+        for source, name in names.items()
+    }
