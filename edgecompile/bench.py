@@ -54,6 +54,10 @@ def _round(worker: Worker, tokens: int) -> dict[str, float]:
     if TASKS[task].takes == "picture":
         pixels = worker.prepare([golden.picture(0)])
         return {"latency_ms": statistics.median(timed(lambda: worker.look(pixels), 5))}
+    if TASKS[task].takes == "sound":
+        sound = golden.sound(0, 3.0, int(worker.hello()["sampling_rate"]))
+        factor = statistics.median(worker.transcribe(sound)["seconds"] for _ in range(3))
+        return {"latency_ms": 1000 * factor}
     found = {}
     if task == IMAGE_TEXT:
         pixels = worker.prepare([golden.picture(0)])

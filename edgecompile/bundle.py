@@ -21,9 +21,18 @@ from edgecompile.numerics.schemes import float_digest, weights_digest
 from edgecompile.passes import PassResult
 from edgecompile.recipe import PassChoice
 from edgecompile.runtime.manifest import CHUNK, FORMAT, NAME
+from edgecompile.sources.speech import speech_tokens
 from edgecompile.sources.towers import LOGIT_SCALE, TEXT_PROJECTION
 from edgecompile.target import Target
-from edgecompile.tasks import IMAGE_TEXT, LABELLED, PAIRS, TASKS, takes_pictures, takes_text
+from edgecompile.tasks import (
+    IMAGE_TEXT,
+    LABELLED,
+    PAIRS,
+    SPEECH,
+    TASKS,
+    has_tokenizer,
+    takes_pictures,
+)
 
 RUNTIME = Path(__file__).parent / "runtime"
 HASHED_AT_ONCE = 4  # tensors in memory
@@ -110,6 +119,8 @@ def describe(contents: Contents, tokenizer_section: dict[str, Any] | None) -> di
         "tokenizer": tokenizer_section,
         "pooling": _pooling_section(model),
         "pictures": model.pictures.as_manifest() if model.pictures else None,
+        "audio": model.audio.as_manifest() if model.audio else None,
+        "speech": speech_tokens(model).as_manifest() if model.task == SPEECH else None,
         "similarity": _similarity_section(model),
         "generation": _generation_section(contents),
         "passes": [_pass_section(choice, result) for choice, result in contents.passes],
@@ -234,6 +245,7 @@ READMES = {
     "text-ranking": 'scores = session.score([("a question", "an answer")])  # float32 [1]',
     "text-generation": 'print(*session.generate([{"role": "user", "content": "Hello"}]), sep="")',
     "text2text-generation": 'print(session.translate(["a text"])[0])',
+    "automatic-speech-recognition": 'print(session.transcribe("a.wav").text)',
     "image-classification": 'answers = session.classify_image(["a.png"])  # label -> probability',
     IMAGE_TEXT: 'shares = session.classify_image(["a.png"], ["a cat", "a dog"])',
     "module": "outputs = session.run(**arrays)  # names and shapes: manifest.json",
@@ -243,7 +255,7 @@ READMES = {
 def readme(manifest: Mapping[str, Any]) -> str:
     """The bundle's README: what it is and the three lines that run it."""
     model, engine = manifest["model"], manifest["engine"]
-    needs = "numpy" + " tokenizers jinja2" * takes_text(model["task"])
+    needs = "numpy" + " tokenizers jinja2" * has_tokenizer(model["task"])
     needs += " pillow" * takes_pictures(model["task"])
     needs += " torch" * (engine["name"] == "executorch")  # its bindings pass torch's tensors
     return f"""# {model["name"]} for {manifest["target"]}
@@ -271,8 +283,8 @@ def _shell(task: str) -> str:
         return '"a text with the mask token"'
     second = ' "its second text"' if task in PAIRS else ""
     return {
-        "text": '"some text"' + second, "picture": "a.png", "arrays": "--self-test",
-        "text and picture": 'a.png "a cat" "a dog"',
+        "text": '"some text"' + second, "picture": "a.png", "sound": "a.wav",
+        "arrays": "--self-test", "text and picture": 'a.png "a cat" "a dog"',
     }[TASKS[task].takes]  # fmt: skip
 
 

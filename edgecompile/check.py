@@ -24,14 +24,17 @@ from edgecompile.model import Model
 from edgecompile.passes import Progress
 from edgecompile.report import NOT_RUN, CheckReport, Row, exact, unproven
 from edgecompile.report.files import write_reports
+from edgecompile.runtime.golden import sound
 from edgecompile.runtime.manifest import Manifest, read_manifest
 from edgecompile.runtime.providers import CPU
 from edgecompile.runtime.verify import verify
 from edgecompile.runtime.worker_client import Worker
-from edgecompile.tasks import generates, takes_text
+from edgecompile.tasks import SPEECH, generates, has_tokenizer, takes_text
 from edgecompile.text.captions import pictures_of, texts_of
+from edgecompile.text.corpus import default_corpus
 from edgecompile.text.parts import Corpus
 from edgecompile.text.pictures import open_picture
+from edgecompile.text.sounds import open_sound
 from edgecompile.text.source_tokens import FolderTokens
 
 __all__ = ["CheckReport", "Limits", "check_bundle", "write_reports"]
@@ -152,6 +155,9 @@ def _engine_rows(subject: _Subject, model: Model, decoded: Decoded) -> Iterator[
             longest = 0 if generates(info.task) else info.tokenizer.max_length
             source = FolderTokens(model, longest)  # as the runtime: a decoder's text is not cut
             texts = texts_of(held_out)
+            if info.task == SPEECH:  # what is said, else prose: sounds have no text of their own
+                said = [document.label for document in held_out if document.label]
+                texts = said or [document.text for document in default_corpus().held_out]
             yield from tokens.rows(worker, source, texts)
             if info.engine.name == "llama_cpp":
                 yield tokens.engine_row(info, subject.bundle, model.folder, texts)
@@ -185,12 +191,28 @@ def _cost_rows(subject: _Subject) -> Iterator[Row]:
         ids = worker.tokenize([f"{text} {text}"])[0] if takes_text(task) else []
         short = ids[: costs.TEXT_TOKENS]
         if subject.place.provider != CPU:  # a CPU's speed says nothing of a GPU
-            yield from costs.time_rows(worker, task, short, subject.options, subject.limits)
+            if task == SPEECH:
+                yield from _speech_costs(subject, worker)
+            else:
+                yield from costs.time_rows(worker, task, short, subject.options, subject.limits)
             if subject.info.pictures is not None and (seen := pictures_of(held_out)):
                 picture = np.asarray(open_picture(seen[0]))
                 yield costs.picture_latency(worker, picture, subject.options, subject.limits)
         yield from costs.memory_row(worker, subject.limits)
     subject.progress("measure", 1, 1)
+
+
+def _speech_costs(subject: _Subject, worker: Worker) -> Iterator[Row]:
+    """Of the first held-out sound that fits a window, else of one of our own."""
+    info, held_out = subject.info, subject.corpus.held_out
+    if info.audio is None or info.generation is None or info.generation.start_token_id is None:
+        raise BadInputError("manifest", "no audio or generation section", "both for speech")
+    window = info.audio.n_samples
+    samples = open_sound(held_out[0], info.audio)[:window] if held_out else None
+    if samples is None or not samples.size:
+        samples = sound(0, window / info.audio.sampling_rate, info.audio.sampling_rate)
+    start, rate = [info.generation.start_token_id], info.audio.sampling_rate
+    yield from costs.sound_rows(worker, (samples, rate), start, subject.options, subject.limits)
 
 
 def _worker(subject: _Subject, verified: str = "never") -> Worker:
@@ -208,7 +230,7 @@ def _never_measured(subject: _Subject, rows: Iterable[Row]) -> Iterator[Row]:
     needed = ["codes_differing", *REQUIRED[subject.info.task]]
     if "origin" in subject.info.data["source"]:
         needed += kept.required(REQUIRED[subject.info.task])
-    if takes_text(subject.info.task):
+    if has_tokenizer(subject.info.task):
         needed.append("tokenizer_differences")
     for metric in needed:
         if metric not in there:

@@ -12,7 +12,7 @@ from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme
 from edgecompile.passes import Effort
 from edgecompile.sources.huggingface import tokenizer_files
-from edgecompile.tasks import TEXT_TO_TEXT, generates
+from edgecompile.tasks import SPEECH, TEXT_TO_TEXT, generates
 
 # Fitted to benchmarks/plan_against_facts.py on four x86-64 cores (docs/quality.md has its table).
 BASE_MIB = 740.0  # the process with torch and transformers, and the check's windows of logits
@@ -29,7 +29,7 @@ EXPORTERS = ("onnxruntime", "openvino", "executorch")
 ALWAYS_LOADED = ("executorch",)  # our writer of decoders takes its file format from there
 CHECK_SECONDS = 15.0  # opening the bundle, token ids, timings
 CHECK_PRODUCTS = {  # parameters x tokens a second, a core
-    "text-generation": 4e9, TEXT_TO_TEXT: 4e9,
+    "text-generation": 4e9, TEXT_TO_TEXT: 4e9, SPEECH: 4e9,
 }  # fmt: skip
 ENCODER_PRODUCTS = 18e9
 # At most, so that a bundle stays within a budget: its own files, then two passes' rows a tensor.
@@ -86,6 +86,8 @@ def _context(model: Model, backend: Backend, limit: int) -> int:
 def _cache_bytes_per_token(model: Model, backend: Backend) -> float:
     """Keys and values of one token in every layer."""
     config = model.config
+    if model.task == SPEECH:  # float32 of the answer; the sound's keys and values are constant
+        return 4.0 * 2 * int(config["decoder_layers"]) * int(config["d_model"])
     if model.task == TEXT_TO_TEXT:  # float32, of the source and of the answer
         layers = int(config.get("num_decoder_layers") or config.get("num_layers") or 0)
         return 2 * 4.0 * 2 * layers * int(config["num_heads"]) * int(config["d_kv"])

@@ -3,14 +3,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgecompile.backends import ReadWhenAsked
 from edgecompile.errors import UnsupportedError
 from edgecompile.model import Model, Weights
 from edgecompile.sources.towers import LOGIT_SCALE
-from edgecompile.structure import filled_in
-from edgecompile.tasks import IMAGE_TEXT, TASKS, TEXT_TO_TEXT
+from edgecompile.tasks import IMAGE_TEXT, SPEECH, TASKS, TEXT_TO_TEXT
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -20,17 +19,23 @@ if TYPE_CHECKING:
 Axes = Mapping[str, Mapping[int, str]]
 Made = TypeVar("Made")
 
+_ANSWER_AXES: Axes = {  # of an encoder-decoder's decoder
+    "decoder_input_ids": {1: "length"}, "past": {0: "past_length"},
+    "logits": {1: "length"}, "present": {0: "length"},
+}  # fmt: skip
 PORT_AXES: Mapping[str, Axes] = {  # of the inputs and outputs of tasks with several graphs
     TEXT_TO_TEXT: {
-        "input_ids": {1: "source_length"}, "cross": {2: "source_length"},
-        "decoder_input_ids": {1: "length"}, "past": {0: "past_length"},
-        "logits": {1: "length"}, "present": {0: "length"},
+        **_ANSWER_AXES, "input_ids": {1: "source_length"}, "cross": {2: "source_length"},
     },
+    SPEECH: {**_ANSWER_AXES, "input_features": {}, "cross": {}},  # a window has one size
     IMAGE_TEXT: {
         "input_ids": {0: "batch", 1: "length"}, "text_embeds": {0: "batch"},
         "pixel_values": {0: "batch"}, "image_embeds": {0: "batch"},
     },
 }  # fmt: skip
+CROSSING = (
+    ".EncDecAttention.k.", ".EncDecAttention.v.", ".encoder_attn.k_proj.", ".encoder_attn.v_proj.",
+)  # fmt: skip
 EXAMPLE_SHAPE = (2, 7)  # neither is 1: exporters take a size of 1 for a constant
 
 
@@ -85,18 +90,35 @@ def _halves(reference: Reference) -> tuple[Graph, ...]:
 
     from edgecompile.numerics.halves import Decoder, Encoder
 
-    body, config = reference.body, filled_in(reference.model)
+    body = reference.body
     ids = torch.ones((1, EXAMPLE_SHAPE[1]), dtype=torch.int64)
-    given = {"input_ids": ids}
-    axes = _axes(TEXT_TO_TEXT, given)
-    encoder = Graph(Encoder(body).eval(), given, axes, ("cross",), "encoder")
+    return _pair(TEXT_TO_TEXT, Encoder(body), Decoder(body), {"input_ids": ids})
+
+
+def _of_sound(reference: Reference) -> tuple[Graph, ...]:
+    """Those of one window of sound (numerics.whisper)."""
+    import torch
+
+    from edgecompile.numerics.whisper import Decoder, Encoder
+
+    body, window = reference.body, torch.zeros((1, *reference.sound_shape))
+    return _pair(SPEECH, Encoder(body), Decoder(body), {"input_features": window})
+
+
+def _pair(
+    task: str, first: nn.Module, second: Any, given: Mapping[str, Tensor]
+) -> tuple[Graph, ...]:
+    """Encoder, and decoder, whose `row` is the shape of a token's keys and values."""
+    import torch
+
+    encoder = Graph(first.eval(), given, _axes(task, given), ("cross",), "encoder")
     with torch.inference_mode():
-        cross = encoder.module(ids)
+        cross = first(**given)
     new, before = torch.ones((1, 3), dtype=torch.int64), 5
-    past = torch.zeros((before, 2 * config.num_decoder_layers, config.num_heads, config.d_kv))
+    past = torch.zeros((before, *second.row))
     given = {"decoder_input_ids": new, "past": past, "cross": cross.clone()}
-    outputs, axes = ("logits", "present"), _axes(TEXT_TO_TEXT, given)
-    return encoder, Graph(Decoder(body).eval(), given, axes, outputs, "decoder")
+    outputs, axes = ("logits", "present"), _axes(task, given)
+    return encoder, Graph(second.eval(), given, axes, outputs, "decoder")
 
 
 def _towers(reference: Reference) -> tuple[Graph, ...]:
@@ -131,8 +153,9 @@ def _halves_readers(name: str) -> tuple[str, ...]:
     """The graphs that read a tensor: cross keys and values are computed where the source is."""
     if name.startswith("shared."):
         return ("encoder", "decoder")
-    crossing = ".EncDecAttention.k." in name or ".EncDecAttention.v." in name
-    return ("encoder",) if crossing or name.startswith("encoder.") else ("decoder",)
+    crossing = any(one in name for one in CROSSING)
+    mine = name.removeprefix("model.").startswith("encoder.")
+    return ("encoder",) if crossing or mine else ("decoder",)
 
 
 def _tower_readers(name: str) -> tuple[str, ...]:
@@ -149,10 +172,10 @@ def unread(model: Model) -> dict[str, str]:
 
 
 BUILDERS: Mapping[str, Callable[[Reference], tuple[Graph, ...]]] = {
-    TEXT_TO_TEXT: _halves, IMAGE_TEXT: _towers,
+    TEXT_TO_TEXT: _halves, SPEECH: _of_sound, IMAGE_TEXT: _towers,
 }  # fmt: skip
 READERS: Mapping[str, Callable[[str], tuple[str, ...]]] = {
-    TEXT_TO_TEXT: _halves_readers, IMAGE_TEXT: _tower_readers,
+    TEXT_TO_TEXT: _halves_readers, SPEECH: _halves_readers, IMAGE_TEXT: _tower_readers,
 }  # fmt: skip
 
 

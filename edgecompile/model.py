@@ -11,6 +11,7 @@ import numpy as np
 
 from edgecompile.numerics.ranges import Range
 from edgecompile.numerics.schemes import Float32, QuantizedTensor
+from edgecompile.runtime.audio import AudioInput
 from edgecompile.runtime.pictures import PictureInput
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ class Model:
     licence: Licence
     pooling: Pooling | None = None
     pictures: PictureInput | None = None  # how a picture is prepared
+    audio: AudioInput | None = None  # how sound is prepared
     quantized: Mapping[str, QuantizedTensor] = field(default_factory=dict)
     replaced: Mapping[str, Float32] = field(default_factory=dict)  # norms that took a scale, ...
     activations: Mapping[str, Range] = field(default_factory=dict)  # of inputs, by weight

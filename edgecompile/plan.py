@@ -20,12 +20,12 @@ from edgecompile.errors import (
 )
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme
-from edgecompile.passes import Effort, Reshapes
+from edgecompile.passes import Effort, Reshapes, uncalibrated
 from edgecompile.recipe import PassChoice, Recipe, pass_choices
 from edgecompile.sources import SourceRef
 from edgecompile.structure import roles
 from edgecompile.target import Target
-from edgecompile.tasks import TASKS
+from edgecompile.tasks import HALVES, TASKS
 from edgecompile.text.captions import TABLES
 
 TARGET = "target."  # --set target.options.types=Q5_K_M changes the targets, not the recipe
@@ -111,12 +111,14 @@ def plan(request: Request) -> Plan:
 
 def _refuse_data(data: Path | None, task: str) -> None:
     takes = TASKS[task].takes
-    kind = {"picture": "folder of pictures", "text and picture": "folder of pictures or table of "
-            "captions (CSV, JSONL)"}.get(takes, "file of text")  # fmt: skip
-    if data is None or (data.is_dir() and "picture" in takes):
+    kind = {"picture": "folder of pictures", "sound": "folder of WAV files", "text and picture":
+            "folder of pictures or table of captions (CSV, JSONL)"
+            }.get(takes, "file of text")  # fmt: skip
+    folder = "picture" in takes or takes == "sound"
+    if data is None or (data.is_dir() and folder):
         return
     table = takes != "text and picture" or data.suffix.lower() in TABLES
-    if takes == "picture" or not (data.is_file() and table):
+    if takes in ("picture", "sound") or not (data.is_file() and table):
         raise UsageError("--data", f"{str(data)!r} is no {kind}", f"a {kind} for a {task} model")
 
 
@@ -184,6 +186,8 @@ def _target_plan(request: Request, source: SourceRef, model: Model, one: Target)
         raise UnsupportedError(where, reason, way_out=f"build for {_others(model, one)}")
     table = _quantize_table(one, model)
     choices = pass_choices(source.recipe, model.task, table, model.parameters, model.architecture)
+    if model.task in HALVES and any(make_pass(choice).reads_text for choice in choices):
+        raise uncalibrated(model.task)
     schemes, efforts, smaller = _walk(choices, model)
     estimated = estimate.estimate(smaller, backend, schemes, efforts, one.context_length)
     _refuse_budget(one, estimated)

@@ -42,8 +42,8 @@ IMPORTANCE, IMPORTANCE_OPTIONS = "importance", ("texts", "length")
 
 Task = Literal[
     "", "embedding", "classification", "token-classification", "fill-mask", "text-ranking",
-    "text-generation", "text2text-generation", "image-classification", "image-text-embedding",
-    "module",
+    "text-generation", "text2text-generation", "automatic-speech-recognition",
+    "image-classification", "image-text-embedding", "module",
 ]
 
 

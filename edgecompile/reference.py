@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -141,6 +142,13 @@ class Reference:
             raise BadInputError(self.model.name, "a model of pictures without their preparation")
         return 3, self.model.pictures.height, self.model.pictures.width
 
+    @property
+    def sound_shape(self) -> tuple[int, int]:
+        """Mel filters and frames of a prepared window of sound."""
+        if self.model.audio is None:
+            raise BadInputError(self.model.name, "a model of sound without its preparation")
+        return self.model.audio.n_mels, self.model.audio.frames
+
     def logits(self, ids: Sequence[int]) -> Float32:
         """Next-token logits float32 [tokens, vocabulary] of one window of a decoder."""
         return np.concatenate(list(self.logit_chunks(ids, len(ids))))
@@ -161,20 +169,56 @@ class Reference:
                     found = self.body(**inputs, **extra).logits[0]
                 yield (found if in_pieces else found[start : start + rows]).numpy()
 
-    def answer_logits(self, source: Sequence[int], ids: Sequence[int]) -> Float32:
+    def answer_logits(self, source: Sequence[int] | Float32, ids: Sequence[int]) -> Float32:
         """Logits float32 [tokens, vocabulary] after each of an answer's ids, its start token first.
 
-        An encoder-decoder's, of a source with its special tokens.
+        An encoder-decoder's, of a source with its special tokens, or of sound [mels, frames].
         """
         import torch
 
         with torch.inference_mode():
             found = self.body(
-                input_ids=torch.tensor([list(source)]), use_cache=False,
-                decoder_input_ids=torch.tensor([list(ids)]),
-            )  # fmt: skip
+                **self._source(source), use_cache=False, decoder_input_ids=torch.tensor([list(ids)])
+            )
         logits: Float32 = found.logits[0].numpy()
         return logits
+
+    def transcribe(self, sound: Float32) -> tuple[list[int], str]:
+        """The source's own greedy transcript of a window [mels, frames]: token ids and text.
+
+        Without timestamps: transformers would cut a window where an untrained model says them.
+        """
+        import torch
+
+        body, (config, tokens) = self.body, self._generation
+        several = {"task": "transcribe"} if getattr(config, "is_multilingual", False) else {}
+        body.generation_config = config
+        with torch.inference_mode():
+            found = body.generate(  # type: ignore[operator]
+                torch.from_numpy(sound)[None], do_sample=False, **several
+            )
+        ids = [int(token) for token in found[0] if int(token) != config.eos_token_id]
+        return ids, str(tokens.decode(ids, skip_special_tokens=True)).strip()
+
+    @cached_property
+    def _generation(self) -> tuple[Any, Any]:
+        """A model of speech's generation_config.json, and its tokenizer."""
+        from transformers import AutoTokenizer, GenerationConfig
+
+        config = GenerationConfig.from_pretrained(self.model.folder)
+        if (silent := getattr(config, "no_timestamps_token_id", None)) is not None:
+            times = range(silent + 1, int(self.model.config["vocab_size"]))
+            config.suppress_tokens = [*(config.suppress_tokens or ()), *times]
+        folder = self.model.folder
+        return config, AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+    @staticmethod
+    def _source(source: Sequence[int] | Float32) -> dict[str, Tensor]:
+        import torch
+
+        if isinstance(source, np.ndarray):
+            return {"input_features": torch.from_numpy(source)[None]}
+        return {"input_ids": torch.tensor([list(source)])}
 
     def run(self, **arrays: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Outputs by name of one call with arrays by input name; unnamed ones are output_0, ..."""

@@ -13,13 +13,13 @@ class Task:
     `output` names the graph's output; empty where a graph has several, or the module's own.
     """
 
-    takes: Literal["text", "picture", "text and picture", "arrays"]
+    takes: Literal["text", "picture", "text and picture", "sound", "arrays"]
     auto: str = ""
     output: str = ""
     endings: tuple[str, ...] = ()
 
 
-TEXT_TO_TEXT = "text2text-generation"
+TEXT_TO_TEXT, SPEECH = "text2text-generation", "automatic-speech-recognition"
 IMAGE_TEXT = "image-text-embedding"
 TASKS: Mapping[str, Task] = {
     "embedding": Task("text", "AutoModel", "sentence_embedding"),
@@ -38,6 +38,9 @@ TASKS: Mapping[str, Task] = {
     TEXT_TO_TEXT: Task(
         "text", "AutoModelForSeq2SeqLM", "logits", ("T5ForConditionalGeneration",)
     ),
+    SPEECH: Task(
+        "sound", "AutoModelForSpeechSeq2Seq", "logits", ("WhisperForConditionalGeneration",)
+    ),
     "image-classification": Task(
         "picture", "AutoModelForImageClassification", "logits", ("ForImageClassification",)
     ),
@@ -48,12 +51,13 @@ TASKS: Mapping[str, Task] = {
 EVERY = tuple(TASKS)
 PER_TOKEN = ("token-classification", "fill-mask")  # a row of answers a token, not a text
 LABELLED = ("classification", "token-classification", "text-ranking", "image-classification")
-SEVERAL_GRAPHS = (TEXT_TO_TEXT, IMAGE_TEXT)
 PAIRS = ("text-ranking",)  # their texts come in twos
+HALVES = (TEXT_TO_TEXT, SPEECH)  # encoder-decoders
+SEVERAL_GRAPHS = (*HALVES, IMAGE_TEXT)
 
 
 def takes_text(task: str) -> bool:
-    """Whether the task's models come with a tokenizer."""
+    """Whether the task's models are given text."""
     return TASKS[task].takes in ("text", "text and picture")
 
 
@@ -67,6 +71,11 @@ def has_several_graphs(task: str) -> bool:
     return task in SEVERAL_GRAPHS
 
 
+def has_tokenizer(task: str) -> bool:
+    """Whether the task's models come with a tokenizer: they take text, or give it."""
+    return takes_text(task) or generates(task)
+
+
 def generates(task: str) -> bool:
     """Whether the task's models give text, a token a call."""
-    return task in ("text-generation", TEXT_TO_TEXT)
+    return task in ("text-generation", *HALVES)

@@ -10,7 +10,7 @@ from typing import Any
 from edgecompile.errors import BadInputError
 from edgecompile.model import Model
 from edgecompile.sources.huggingface import read_json
-from edgecompile.tasks import TEXT_TO_TEXT, generates, takes_text
+from edgecompile.tasks import HALVES, SPEECH, generates, has_tokenizer
 
 FILE = "tokenizer/tokenizer.json"
 MASKS = ("[MASK]", "<mask>")
@@ -21,8 +21,8 @@ NAMED = ("unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
 def ship(model: Model, bundle: Path) -> dict[str, Any] | None:
-    """Write tokenizer/ below `bundle`; returns the manifest's section, None without text."""
-    if not takes_text(model.task):
+    """Write tokenizer/ below `bundle`; returns the manifest's section, None without any."""
+    if not has_tokenizer(model.task):
         return None
     (bundle / "tokenizer").mkdir()
     text = tokenizer_json(model.folder)
@@ -124,7 +124,7 @@ def generation(model: Model) -> dict[str, Any] | None:
         "stop_token_ids": sorted({int(stop) for stop in stops}),
         "defaults": {name: table[name] for name in names if table.get(name) is not None},
     }
-    if model.task == TEXT_TO_TEXT:
+    if model.task in HALVES:
         found["start_token_id"] = _start_token(model, table)
     return found
 
@@ -134,7 +134,9 @@ def context_length(model: Model) -> int:
 
     T5 knows distances alone; what its config or tokenizer names is the length of its training.
     """
-    if model.task != TEXT_TO_TEXT:
+    if model.task == SPEECH:
+        return int(model.config.get("max_target_positions", 448))
+    if model.task not in HALVES:
         return int(model.config.get("max_position_embeddings", 2048))
     stated = _settings(model.folder).get("model_max_length")
     trained = stated if isinstance(stated, int) and 0 < stated < 10**9 else 512
@@ -148,7 +150,7 @@ def _start_token(model: Model, table: Mapping[str, Any]) -> int:
             return int(token)
     raise BadInputError(
         str(model.folder), "no decoder_start_token_id", "one in config.json",
-        "T5's is its padding token: add \"decoder_start_token_id\": 0",
+        "T5's is its padding token, 0; Whisper's is <|startoftranscript|>",
     )  # fmt: skip
 
 

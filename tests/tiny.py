@@ -84,6 +84,78 @@ def t5(folder: Path, seed: int = 0, **changes: Any) -> Path:
     return folder
 
 
+SPEECH_TOKENS = (
+    "<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|de|>", "<|translate|>", "<|transcribe|>",
+    "<|startoflm|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>",
+)  # fmt: skip
+SOUND_SECONDS = 2  # of a tiny Whisper's window
+
+
+def whisper(folder: Path, seed: int = 0, english: bool = False, **changes: Any) -> Path:
+    """A Whisper of two layers each for windows of two seconds, with all files of a real one."""
+    import torch
+    import transformers
+
+    torch.manual_seed(seed)
+    size, ids = speech_bpe(folder)
+    end, start = ids["<|endoftext|>"], ids["<|startoftranscript|>"]
+    settings: dict[str, Any] = {
+        "vocab_size": size, "d_model": 64, "encoder_layers": 2, "decoder_layers": 2,
+        "encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_ffn_dim": 96,
+        "decoder_ffn_dim": 96, "num_mel_bins": 80, "max_source_positions": 50 * SOUND_SECONDS,
+        "max_target_positions": 48, "pad_token_id": end, "bos_token_id": end, "eos_token_id": end,
+        "decoder_start_token_id": start, "init_std": 0.2,
+    }  # fmt: skip
+    model = transformers.WhisperForConditionalGeneration(
+        transformers.WhisperConfig(**settings | changes)
+    )
+    # Small, or a tied head repeats what it is fed, and the first norms' epsilon has no say.
+    for part in (model.model.encoder, model.model.decoder):
+        torch.nn.init.normal_(part.embed_positions.weight, std=0.005)
+    torch.nn.init.normal_(model.model.decoder.embed_tokens.weight, std=0.03)
+    torch.nn.init.normal_(model.model.encoder.conv2.weight, std=0.001)
+    for name, weight in model.named_parameters():
+        if "norm" in name or (name.endswith("bias") and "conv" not in name):
+            torch.nn.init.uniform_(weight, -0.5 if "bias" in name else 0.5, 0.5 + ("norm" in name))
+    languages = {"<|en|>": ids["<|en|>"], "<|de|>": ids["<|de|>"]}
+    tasks = {name: ids[f"<|{name}|>"] for name in ("transcribe", "translate")}
+    several = {} if english else {"lang_to_id": languages, "task_to_id": tasks}
+    model.generation_config = transformers.GenerationConfig(
+        pad_token_id=end, bos_token_id=end, eos_token_id=end, decoder_start_token_id=start,
+        is_multilingual=not english, no_timestamps_token_id=ids["<|notimestamps|>"],
+        prev_sot_token_id=ids["<|startofprev|>"], max_initial_timestamp_index=50, max_length=48,
+        begin_suppress_tokens=[5, end], suppress_tokens=[*range(1, 5), *range(start, end + 9)],
+        return_timestamps=False, **several,
+    )  # fmt: skip
+    model.save_pretrained(folder)
+    front = transformers.WhisperFeatureExtractor(feature_size=80, chunk_length=SOUND_SECONDS)
+    front.save_pretrained(folder)
+    card(folder)
+    return folder
+
+
+def speech_bpe(folder: Path) -> tuple[int, dict[str, int]]:
+    """tokenizer.json with Whisper's tokens in Whisper's order; the vocabulary's size, their ids."""
+    from tokenizers import AddedToken, Tokenizer, processors
+
+    byte_bpe(folder)
+    made = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    made.add_special_tokens(list(SPEECH_TOKENS))
+    times = (f"<|{at * 0.02:.2f}|>" for at in range(50 * SOUND_SECONDS + 1))
+    made.add_tokens([AddedToken(one, normalized=False) for one in times])
+    ids = {name: made.token_to_id(name) for name in SPEECH_TOKENS}
+    around = ("<|startoftranscript|>", "<|notimestamps|>", "<|endoftext|>")
+    made.post_processor = processors.TemplateProcessing(
+        single=f"{around[0]} {around[1]} $A {around[2]}",
+        special_tokens=[(name, ids[name]) for name in around],
+    )
+    made.save(str(folder / "tokenizer.json"))
+    named = dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token"), around[2])
+    settings = {"tokenizer_class": "WhisperTokenizer", "model_max_length": 48, **named}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return int(made.get_vocab_size()), ids
+
+
 def unigram(folder: Path) -> int:
     """tokenizer.json of a Unigram that ends texts with </s>; returns the vocabulary's size."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers

@@ -20,10 +20,10 @@ from edgecompile.sources.towers import TEXT_PROJECTION
 from edgecompile.structure import roles
 from edgecompile.tasks import (
     EVERY,
+    HALVES,
     IMAGE_TEXT,
     PAIRS,
     TASKS,
-    TEXT_TO_TEXT,
     generates,
     has_several_graphs,
     takes_text,
@@ -31,6 +31,7 @@ from edgecompile.tasks import (
 from edgecompile.tokenizer import context_length
 
 WHERE = "executorch backend"
+HEADS = {"lm_head.weight", "proj_out.weight"}  # where one is a tensor of its own
 GRAPH_BYTES, GRAPH_BYTES_PER_TENSOR = 30_000, 1_700  # subgraphs, program, alignment
 CONTEXT = 2048  # tokens, where neither the target nor the model says less
 PROMPT, ROWS = 512, 128  # tokens and rows of logits in one call, at most
@@ -259,7 +260,7 @@ def _refuse_schemes(
 ) -> None:
     """XNNPACK has no kernels for some schemes; ExecuTorch's embeddings take all."""
     tied = model.task == "text-generation" and bool(model.config.get("tie_word_embeddings"))
-    tied = tied or (model.task == TEXT_TO_TEXT and "lm_head.weight" not in used)
+    tied = tied or (model.task in HALVES and not used.keys() & HEADS)
     for name, scheme in schemes.items():
         if used.get(name) == "convolution":
             raise UnsupportedError(

@@ -8,10 +8,10 @@ from edgecompile.backends import Decoded, ReadWhenAsked
 from edgecompile.errors import BadInputError
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Float32, QuantizedTensor, float_digest
-from edgecompile.tasks import IMAGE_TEXT, TEXT_TO_TEXT
+from edgecompile.tasks import IMAGE_TEXT, SPEECH, TEXT_TO_TEXT
 
 ARCHITECTURES: Mapping[str, tuple[str, ...]] = {  # by task
-    TEXT_TO_TEXT: ("t5",), IMAGE_TEXT: ("clip",),
+    TEXT_TO_TEXT: ("t5",), SPEECH: ("whisper",), IMAGE_TEXT: ("clip",),
 }  # fmt: skip
 
 

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from edgecompile.errors import BadInputError, UnsupportedError
 from edgecompile.model import Model
+from edgecompile.passes import uncalibrated
 from edgecompile.reference import BATCH, build_entry_point
-from edgecompile.tasks import IMAGE_TEXT, TASKS, TEXT_TO_TEXT
+from edgecompile.tasks import HALVES, IMAGE_TEXT, TASKS
 from edgecompile.text.parts import Document
 from edgecompile.text.pictures import open_picture
 from edgecompile.text.source_tokens import FolderTokens, windows
@@ -39,11 +40,8 @@ def text_batches(
     if TASKS[model.task].takes == "arrays":
         examples = build_entry_point(model.entry_point).examples
         return [Batch({name: torch.from_numpy(array) for name, array in examples.items()})]
-    if model.task == TEXT_TO_TEXT:
-        raise UnsupportedError(
-            "calibration", f"task {model.task}: an encoder and a decoder of blocks of two kinds",
-            "a model of one row of blocks", "--set quantize.method=rtn",
-        )  # fmt: skip
+    if model.task in HALVES:
+        raise uncalibrated(model.task)
     if model.task == IMAGE_TEXT:
         raise UnsupportedError(
             "calibration", f"task {model.task}: two rows of blocks, of texts and of pictures",

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edgecompile.checks import Limits
 from edgecompile.metrics import Measurement, cost
+from edgecompile.numerics.schemes import Float32
 from edgecompile.report import Row, judged
 from edgecompile.runtime.manifest import Manifest
 from edgecompile.runtime.worker_client import Worker
@@ -53,6 +54,26 @@ def time_rows(
         ask = worker.embed_ids if vectors else worker.rows
         times = timed(lambda: ask([ids]), options.repeats)
         yield judged(STEP, cost.latency(times), limits.get("latency"))
+
+
+def sound_rows(
+    worker: Worker, sound: tuple[Float32, int], start: Sequence[int], options: Limits,
+    limits: Mapping[str, float],
+) -> Iterator[Row]:  # fmt: skip
+    """Load time, the first token of a window and those after it, and transcribing a clip.
+
+    `sound` are samples and their rate; the first token's time is with the encoder's.
+    """
+    yield judged(STEP, cost.load_time(worker.hello()["load_seconds"]), limits.get("load_time"))
+    samples, rate = sound
+    features = worker.features(samples)
+    runs = [worker.generate_timed(start, options.new_tokens, features) for _ in range(GENERATIONS)]
+    rates = [run["tokens_per_second"] or float("nan") for run in runs]
+    for measured in cost.generation([run["first_token_ms"] for run in runs], rates):
+        yield judged(STEP, measured, limits.get(measured.metric))
+    times = [worker.transcribe(samples)["seconds"] for _ in range(GENERATIONS)]
+    factor = cost.real_time_factor([one * rate / len(samples) for one in times])
+    yield judged(STEP, factor, limits.get(factor.metric))
 
 
 def module_latency(

@@ -23,6 +23,9 @@ TABLE: Mapping[str, tuple[tuple[float, float, float], bool]] = {
     "recall_at_10": ((0.9, 0.62, 0.25), True),
     "retrieval_recall_ratio": ((0.99, 0.99, 0.97), True),
     "picture_error": ((1e-5, 1e-5, 1e-5), False),
+    "audio_error": ((1.2e-4, 1.2e-4, 1.2e-4), False),
+    "transcript_difference": ((0.01, 0.01, 0.03), False),
+    "word_accuracy_ratio": ((0.99, 0.99, 0.97), True),
     "relative_error": ((0.02, 0.098, 0.316), False),
 }
 # metric: (float32, int8 in blocks, int8 with one range a row or input, float16), higher is better
@@ -35,7 +38,8 @@ HALF = 3  # the column of float16
 # Measured in every check and limited only where a recipe or a target's budget says so.
 # What a smaller model kept of the one that came in: it may lose what 4 bits may.
 KEPT = "kept_"
-COSTS = ("size", "load_time", "latency", "first_token", "decode_speed", "peak_memory")
+COSTS = ("size", "load_time", "latency", "first_token", "decode_speed", "real_time_factor",
+         "peak_memory")  # fmt: skip
 _DISTRIBUTIONS = ("kl_mean", "kl_p999", "perplexity_ratio", "top1_agreement", "export_kl_mean")
 REQUIRED: Mapping[str, tuple[str, ...]] = {
     "embedding": ("cosine_mean", "cosine_p1", "rank_correlation", "export_cosine_min"),
@@ -49,6 +53,7 @@ REQUIRED: Mapping[str, tuple[str, ...]] = {
     ),
     "text-generation": _DISTRIBUTIONS,
     "text2text-generation": _DISTRIBUTIONS,
+    "automatic-speech-recognition": ("audio_error", *_DISTRIBUTIONS),
     "module": ("relative_error", "export_relative_error"),
 }  # fmt: skip
 HIGHER = {"decode_speed"}

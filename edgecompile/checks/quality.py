@@ -20,7 +20,7 @@ from edgecompile.passes import Progress
 from edgecompile.reference import Reference
 from edgecompile.report import Row, judged, unproven
 from edgecompile.runtime.worker_client import Worker
-from edgecompile.tasks import IMAGE_TEXT, PAIRS, PER_TOKEN, TASKS, TEXT_TO_TEXT
+from edgecompile.tasks import IMAGE_TEXT, PAIRS, PER_TOKEN, SPEECH, TASKS, TEXT_TO_TEXT
 from edgecompile.text.parts import Document
 from edgecompile.text.source_tokens import SourceTokens, windows
 from edgecompile.tokenizer import class_name, labels
@@ -84,6 +84,10 @@ def rows(comparison: Comparison, documents: Sequence[Document], context: int) ->
         yield from heads.rows(comparison, documents)
     elif task == "text-generation":
         yield from generation_rows(comparison, [d.text for d in documents], context)
+    elif task == SPEECH:
+        from edgecompile.checks import speech
+
+        yield from speech.rows(comparison, documents)
     elif task == TEXT_TO_TEXT:
         from edgecompile.checks import text2text
 

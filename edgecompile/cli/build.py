@@ -15,7 +15,7 @@ from edgecompile.tasks import EVERY, TASKS
 
 DEFAULT_DATA = {
     "text": "default English prose", "picture": "scikit-image's pictures",
-    "arrays": "the module's example inputs",
+    "sound": "a made-up voice", "arrays": "the module's example inputs",
     "text and picture": "default English prose, scikit-image's pictures",
 }  # fmt: skip
 
@@ -32,8 +32,8 @@ def build_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
                      help="Change one option, for example quantize.bits=4."),
         click.option("--data", type=PATH,
-                     help="JSONL, CSV or text, or a folder of pictures (with captions in "
-                          "metadata.csv), to calibrate and check."),
+                     help="JSONL, CSV or text, or a folder of WAV files or pictures (with captions "
+                          "in metadata.csv), to calibrate and check."),
         click.option("--task", default="",
                      type=click.Choice(["", *(task for task in EVERY if task != "module")]),
                      help="Where the model does not say it."),
@@ -175,7 +175,7 @@ def _plan_json(plan: Any, one: Any) -> dict[str, Any]:
 @cli.command("check")
 @click.argument("bundle", type=PATH)
 @click.option("--source", help="The model it was built from; default: the shelf, then the cache.")
-@click.option("--data", type=PATH, help="Held-out text (JSONL, CSV, text) or folder of pictures.")
+@click.option("--data", type=PATH, help="Held-out text (JSONL, CSV, text), or a folder.")
 @click.option("--allow", multiple=True, metavar="NAME",
               help="Let a named fault pass: no-gain, duplicates, not-run.")
 @click.option("--require-device", is_flag=True, help="Only a run on the real device counts.")

@@ -39,6 +39,12 @@ def generation(first_token_ms: Sequence[float], speed: Sequence[float]) -> tuple
     )
 
 
+def real_time_factor(factors: Sequence[float]) -> Measurement:
+    """`real_time_factor`: seconds of computing a second of sound; the median of repeated runs."""
+    values = np.asarray(factors, np.float64)
+    return Measurement("real_time_factor", float(np.median(values)), "", "lower", len(values))
+
+
 def peak_memory(mib: float) -> Measurement:
     """`peak_memory` in MiB: the bundle's process at its largest."""
     return Measurement("peak_memory", mib, "MiB", "lower", 1)

@@ -78,7 +78,9 @@ class Decoder(nn.Module):
         super().__init__()
         self.stack, self.head = body.decoder, body.lm_head
         self.scale = body.model_dim**-0.5 if body.config.scale_decoder_outputs else 1.0
-        self.distances = Distances(self.stack.block[0].layer[0].SelfAttention)
+        own = self.stack.block[0].layer[0].SelfAttention
+        self.distances = Distances(own)
+        self.row = (2 * len(self.stack.block), own.n_heads, own.key_value_proj_dim)
 
     def forward(
         self, decoder_input_ids: Tensor, past: Tensor, cross: Tensor

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+from edgecompile.errors import UnsupportedError
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme
 from edgecompile.text.parts import Corpus
@@ -68,6 +69,14 @@ class Effort:
     products: float = 0.0
     rounded: float = 0.0
     memory: float = 0.0
+
+
+def uncalibrated(task: str) -> UnsupportedError:
+    """The refusal to calibrate an encoder-decoder, whose two rows of blocks no pass walks."""
+    return UnsupportedError(
+        "calibration", f"task {task}: an encoder and a decoder of blocks of two kinds",
+        "a model of one row of blocks", "--set quantize.method=rtn",
+    )  # fmt: skip
 
 
 class Pass(Protocol):

@@ -1,4 +1,4 @@
-"""What apps embed: `load` a bundle, then embed, generate, classify or run."""
+"""What apps embed: `load` a bundle, then embed, generate, classify, transcribe or run."""
 from __future__ import annotations
 
 from .errors import (
@@ -11,6 +11,7 @@ from .errors import (
     UsageError,
 )
 from .session import Session, load
+from .transcription import Segment, Transcript
 
 __all__ = [
     "BadInputError",
@@ -18,7 +19,9 @@ __all__ = [
     "LimitError",
     "MissingLibraryError",
     "ResourceError",
+    "Segment",
     "Session",
+    "Transcript",
     "UnsupportedError",
     "UsageError",
     "load",

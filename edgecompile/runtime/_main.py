@@ -43,7 +43,7 @@ def main(bundle: Path, argv: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -I BUNDLE/runtime", description=__doc__)
     add = parser.add_argument
-    add("text", nargs="?", help="the input, or a picture's file; - reads it from standard input")
+    add("text", nargs="?", help="the input, or a picture's or sound's file; - reads standard input")
     add("second", nargs="?", help="the second text of a pair (text-ranking, classification)")
     add("others", nargs="*", help="after a picture's file, labels (image-text-embedding)")
     add("--max-new-tokens", type=int, default=256, help="where generation ends at the latest")
@@ -51,6 +51,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--top-k", type=int, default=0)
     add("--top-p", type=float, default=1.0)
     add("--seed", type=int, default=0)
+    add("--language", help="of speech, such as en; default: the model finds it out")
+    add("--task", default="transcribe", help="of speech: transcribe, or translate into English")
+    add("--timestamps", action="store_true", help="of speech: a line a piece, with its seconds")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--chat", action="store_true", help="the text is a user's turn (default)")
     form.add_argument("--raw", action="store_true", help="the text is the beginning of a document")
@@ -73,7 +76,9 @@ def _run(bundle: Path, options: argparse.Namespace) -> int:
         task = session.info.task
         if options.others and task != IMAGE_TEXT:
             raise UsageError("command line", f"{options.others}", f"at most two texts for {task}")
-        if task in GENERATING:
+        if task == "automatic-speech-recognition":
+            _print_transcript(session, text, options)
+        elif task in GENERATING:
             _print_stream(session, text, options)
         elif task == "embedding":
             _print_json({"embedding": session.embed([text])[0].tolist()})
@@ -147,6 +152,14 @@ def _read_stdin() -> str:
         return sys.stdin.buffer.read().decode("utf-8")
     except UnicodeDecodeError as error:
         raise UsageError("standard input", str(error), "UTF-8 text") from error
+
+
+def _print_transcript(session: Session, file: str, options: argparse.Namespace) -> None:
+    found = session.transcribe(
+        file, language=options.language, task=options.task, timestamps=options.timestamps
+    )
+    lines = [f"{one.start:.2f} - {one.end:.2f}  {one.text}" for one in found.segments]
+    _print("\n".join(lines if options.timestamps else [found.text]) + "\n")
 
 
 def _print_stream(session: Session, text: str, options: argparse.Namespace) -> None:

@@ -16,10 +16,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import BadInputError
+from .errors import BadInputError, UsageError
 from .resampling import resample
 from .sections import Section
-from .wav import read_wave
+from .wav import RATES, read_wave
 
 FILE_LIMIT = 1 << 30  # bytes
 FFT_LIMIT, MELS_LIMIT = 1 << 14, 1 << 10
@@ -100,18 +100,35 @@ class AudioInput:
         for start in range(0, max(samples.size, 1), self.n_samples):
             yield self.spectrogram(samples[start : start + self.n_samples])
 
-    def samples(self, clip: Clip, where: str = "clip") -> NDArray[np.float32]:
-        """A clip as float32 [n] at `sampling_rate`: a WAV file, its bytes, or samples as such."""
+    def samples(
+        self, clip: Clip, where: str = "clip", rate: int | None = None
+    ) -> NDArray[np.float32]:
+        """A clip as float32 [n] at `sampling_rate`: a WAV file, its bytes, or samples as such.
+
+        `rate` is that of samples in hertz; None: the model's. A file says its own.
+        """
         if isinstance(clip, np.ndarray):
-            return self._checked(clip, where)
+            return self._resampled(clip, where, rate or self.sampling_rate)
+        if rate is not None:
+            raise UsageError("sampling_rate", f"{rate} for a file", "none: the file says its own")
+        if not isinstance(clip, bytes | str | Path):
+            raise UsageError(where, f"a {type(clip).__name__}", "a WAV file, its bytes, or samples")
         if not isinstance(clip, bytes):
             where = str(clip)
         wave = read_wave(clip if isinstance(clip, bytes) else _read(Path(clip)), where)
         seconds = len(wave.samples) / wave.rate
         if seconds > SECONDS_LIMIT:
             _refuse_length(seconds, where)
+        if wave.samples.shape[1] == 1:  # the usual case, without a copy in float64
+            return self._resampled(wave.samples[:, 0], where, wave.rate)
         mono = wave.samples.mean(axis=1, dtype=np.float64).astype(np.float32)
-        return self._checked(resample(mono, wave.rate, self.sampling_rate), where)
+        return self._resampled(mono, where, wave.rate)
+
+    def _resampled(self, samples: NDArray[Any], where: str, rate: int) -> NDArray[np.float32]:
+        if not RATES[0] <= rate <= RATES[1]:
+            raise UsageError("sampling_rate", repr(rate), f"{RATES[0]} to {RATES[1]} hertz")
+        samples = self._checked(samples, where, rate)
+        return self._checked(resample(samples, rate, self.sampling_rate), where)
 
     def spectrogram(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
         """float32 [at most n_samples] to log-mel float32 [n_mels, frames], from -1 decade up."""
@@ -126,12 +143,16 @@ class AudioInput:
         decades = np.maximum(decades, decades.max() - RANGE)
         return np.ascontiguousarray((decades + 4.0) / 4.0, np.float32)
 
-    def _checked(self, samples: NDArray[Any], where: str) -> NDArray[np.float32]:
+    def _checked(
+        self, samples: NDArray[Any], where: str, rate: int | None = None
+    ) -> NDArray[np.float32]:
+        rate = rate or self.sampling_rate
         if samples.dtype != np.float32 or samples.ndim != 1:
             found = f"an array of {samples.dtype} {list(samples.shape)}"
-            raise BadInputError(where, found, f"float32 [n] at {self.sampling_rate} Hz")
-        if samples.size > SECONDS_LIMIT * self.sampling_rate:
-            _refuse_length(samples.size / self.sampling_rate, where)
+            way_out = "average its channels, and scale whole numbers to floats from -1 to 1"
+            raise BadInputError(where, found, f"float32 [n] at {rate} Hz", way_out)
+        if samples.size > SECONDS_LIMIT * rate:
+            _refuse_length(samples.size / rate, where)
         if not np.isfinite(samples).all():
             raise BadInputError(where, "samples that are no finite numbers", "sound")
         return samples

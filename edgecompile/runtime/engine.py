@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import UnsupportedError, UsageError
-from .manifest import IMAGE_TEXT, Manifest
+from .manifest import ENCODED, IMAGE_TEXT, Manifest
 
 Float32 = NDArray[np.float32]
 LOGIT_ROWS = 128  # logits are handed out in chunks of at most so many rows
@@ -63,7 +63,7 @@ def open_engine(
     `provider` asks for one of ONNX Runtime's by name (providers.BY_NAME); empty: the first there.
     """
     name = manifest.engine.name
-    if manifest.task == "text2text-generation":
+    if manifest.task in ENCODED:
         from . import seq2seq_engines
 
         return seq2seq_engines.open_engine(bundle, manifest, threads)

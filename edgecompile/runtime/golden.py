@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from . import heads
 from .errors import BadInputError, UnsupportedError
 from .manifest import IMAGE_TEXT
+from .speech import TRANSCRIBE
 
 if TYPE_CHECKING:
     from .engine import Float32
@@ -56,9 +57,12 @@ class GoldenResult:
 def observe(session: Session, texts: Sequence[str] = TEXTS) -> Iterator[dict[str, Any]]:
     """What the opened bundle makes of each text: `ids`, then `values` or a decoder's `steps`.
 
-    Of pictures, `text` is the number of a pattern, and there are no ids; of a model of both those
-    come first.
+    Of pictures and sound, `text` is the number of a pattern of our own; of a model of both texts
+    and pictures those come first.
     """
+    if session.info.speech is not None:
+        yield from map(functools.partial(_heard, session), texts if texts != TEXTS else PATTERNS)
+        return
     if session.info.task == IMAGE_TEXT:
         texts = [*PATTERNS, *TEXTS] if texts == TEXTS else texts
         yield from map(functools.partial(_of_either, session), texts)
@@ -95,6 +99,28 @@ def _seen(session: Session, pattern: str) -> dict[str, Any]:
     return {"text": pattern, "ids": [], "values": _short(np.array(list(answer.values())))}
 
 
+def _heard(session: Session, pattern: str) -> dict[str, Any]:
+    """The likeliest tokens after a beginning without language, of one of our own sounds."""
+    info = session.info
+    assert info.speech is not None
+    assert info.audio is not None
+    start = info.generation.start_token_id if info.generation else None
+    if start is None:
+        raise BadInputError("manifest", "no start_token_id", "one for a model of speech")
+    window = info.audio.n_samples / info.audio.sampling_rate
+    features = session.features(sound(int(pattern), window, info.audio.sampling_rate))
+    ids = [start, *info.speech.beginning(None, TRANSCRIBE, timed=False)]
+    return {"text": pattern, "ids": ids, "steps": list(_greedy(session, ids, features))}
+
+
+def sound(pattern: int, seconds: float, rate: int) -> NDArray[np.float32]:
+    """Our own test sound of that number, float32 [n] of at most 3 s: swelling harmonics."""
+    time = np.arange(int(min(3.0, seconds) * rate)) / rate
+    pitch = 110.0 * (1 + pattern / 3)
+    waves = sum(np.sin(2 * np.pi * pitch * n * time + n * n) / n for n in range(1, 12))
+    return np.asarray(waves * (1 + np.sin(2 * np.pi * (2 + pattern) * time)) / 8, np.float32)
+
+
 def _of_either(session: Session, text: str) -> dict[str, Any]:
     """The vector of one of our pictures, by its number, or of a text."""
     if text in PATTERNS:
@@ -111,9 +137,11 @@ def picture(pattern: int) -> NDArray[np.uint8]:
     return np.stack([np.rint(127.5 + 127.5 * wave).astype(np.uint8) for wave in waves], axis=2)
 
 
-def _greedy(session: Session, ids: Sequence[int]) -> Iterator[dict[str, Any]]:
+def _greedy(
+    session: Session, ids: Sequence[int], sound: Float32 | None = None
+) -> Iterator[dict[str, Any]]:
     """Log-probabilities of the likeliest tokens, greedy token after greedy token."""
-    for token, logits in session.greedy(ids, STEPS):
+    for token, logits in session.greedy(ids, STEPS, sound):
         yield {**_step(logits), "token": int(token)}
 
 

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+from .audio import AudioInput
 from .errors import BadInputError
 from .pictures import PictureInput
 from .sections import Section
+from .speech import SpeechTokens
 
 FORMAT = 1
 NAME = "manifest.json"
@@ -20,12 +22,13 @@ MANIFEST_LIMIT = 64 << 20  # bytes
 FILE_LIMIT = 1 << 40  # bytes of one file
 TASKS = (
     "embedding", "classification", "token-classification", "fill-mask", "text-ranking",
-    "text-generation", "text2text-generation", "image-classification", "image-text-embedding",
-    "module",
+    "text-generation", "text2text-generation", "automatic-speech-recognition",
+    "image-classification", "image-text-embedding", "module",
 )  # fmt: skip
 LARGEST_LOGIT_SCALE = 80  # its exponential is a float32
 IMAGE_TEXT = "image-text-embedding"
-GENERATING = ("text-generation", "text2text-generation")
+ENCODED = ("text2text-generation", "automatic-speech-recognition")  # an encoder and a decoder
+GENERATING = ("text-generation", *ENCODED)
 
 # From format n to n + 1, in order; a test opens a kept bundle of each older format.
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
@@ -116,6 +119,8 @@ class Manifest:
     generation: GenerationInfo | None
     files: tuple[FileEntry, ...]
     pictures: PictureInput | None = None  # how a picture is prepared
+    audio: AudioInput | None = None  # how sound is prepared
+    speech: SpeechTokens | None = None  # what the tokens of a model of speech mean
     similarity: SimilarityInfo | None = None  # of texts and pictures
     golden: str | None = None  # the file of golden inputs; bundles before 0.4 have none
 
@@ -157,6 +162,8 @@ def parse_manifest(raw: bytes, where: str = NAME) -> Manifest:
         generation=_generation(fields),
         files=files,
         pictures=_pictures(fields),
+        audio=AudioInput.from_manifest(fields.data["audio"]) if fields.has("audio") else None,
+        speech=SpeechTokens.from_manifest(fields.data["speech"]) if fields.has("speech") else None,
         similarity=_similarity(fields),
         golden=fields.listed("golden", listed) if fields.has("golden") else None,
     )

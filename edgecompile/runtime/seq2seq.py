@@ -13,13 +13,17 @@ from .errors import BadInputError, UsageError
 from .manifest import Manifest
 
 FIRST_CAPACITY = 64  # tokens
+FEATURES = "input_features"  # the input of a window of sound
 
 
 class Graphs(Protocol):
     """The two graphs in an engine; arrays in the order of the manifest's ports."""
 
-    def encode(self, ids: NDArray[np.int64]) -> Any:
-        """What the decoder attends to, [2 layers, heads, source, size], of ids [1, source]."""
+    def encode(self, source: NDArray[Any]) -> Any:
+        """What the decoder attends to, [2 layers, heads, source, size].
+
+        `source` are ids int64 [1, source], or a window of sound float32 [1, mels, frames].
+        """
         ...
 
     def decode(self, ids: NDArray[np.int64], past: Float32, cross: Any) -> tuple[Float32, Float32]:
@@ -37,6 +41,7 @@ class Layout:
     row: tuple[int, int, int]  # 2 layers, heads, size: keys and values of a token
     vocabulary: int
     context_length: int  # tokens of a source, and of an answer
+    sound: tuple[int, int] | None = None  # mels and frames of a source that is no text
 
     @classmethod
     def from_manifest(cls, manifest: Manifest) -> Layout:
@@ -53,7 +58,18 @@ class Layout:
             raise BadInputError("manifest: inputs, outputs", f"sizes {sizes}", "whole numbers")
         if manifest.generation is None or manifest.generation.start_token_id is None:
             raise BadInputError("manifest: generation", "no start_token_id", "one for this task")
-        return cls((layers, heads, size), sizes[3], manifest.generation.context_length)
+        sound = _sound(named.get(FEATURES))
+        context = manifest.generation.context_length
+        return cls((layers, heads, size), sizes[3], context, sound)
+
+
+def _sound(shape: Any) -> tuple[int, int] | None:
+    if shape is None:
+        return None
+    sizes = shape[1:] if isinstance(shape, list | tuple) else []
+    if len(sizes) != 2 or any(type(one) is not int or not 0 < one < 1 << 20 for one in sizes):
+        raise BadInputError("manifest: inputs", f"{FEATURES} {shape!r:.100}", "[1, mels, frames]")
+    return sizes[0], sizes[1]
 
 
 class Seq2SeqDecoder:
@@ -76,10 +92,27 @@ class Seq2SeqDecoder:
         """Forget the source and the answer."""
         self._cross, self._length = None, 0
 
-    def begin(self, source: Sequence[int]) -> None:
-        """Encode a source of 1 to `context_length` tokens; the answer begins anew."""
-        self._check(source, len(source))
-        self._cross, self._length = self._graphs.encode(np.array([source], np.int64)), 0
+    def restart(self) -> None:
+        """Forget the answer, not the source."""
+        self._length = 0
+
+    def begin(self, source: Sequence[int] | Float32) -> None:
+        """Encode a source: 1 to `context_length` tokens, or sound; the answer begins anew."""
+        if self._layout.sound is not None:
+            given = self._checked_sound(source)
+        else:
+            self._check(source, len(source))  # type: ignore[arg-type]
+            given = np.array([source], np.int64)
+        self._cross, self._length = self._graphs.encode(given), 0
+
+    def _checked_sound(self, source: Any) -> Float32:
+        """As [1, mels, frames]."""
+        shape = getattr(source, "shape", None)
+        if shape != self._layout.sound or source.dtype != np.float32:
+            found = f"{getattr(source, 'dtype', type(source).__name__)} {shape}"
+            raise UsageError("sound", found, f"float32 {self._layout.sound}, from `features`")
+        given: Float32 = np.ascontiguousarray(source[None])
+        return given
 
     def feed(self, ids: Sequence[int]) -> Float32:
         """Append tokens; logits float32 [vocab] after the last, valid until the next call."""
@@ -120,8 +153,8 @@ class Seq2SeqDecoder:
             raise UsageError("token ids", f"{min(ids)} to {max(ids)}", f"0 to {size - 1}")
 
 
-def begin(decoder: Decoder, source: Sequence[int]) -> None:
+def begin(decoder: Decoder, source: Sequence[int] | Float32) -> None:
     """Give a decoder its source."""
     if not isinstance(decoder, Seq2SeqDecoder):
-        raise UsageError("source", "a decoder without an encoder", "task text2text-generation")
+        raise UsageError("source", "a decoder without an encoder", "an encoder-decoder's task")
     decoder.begin(source)

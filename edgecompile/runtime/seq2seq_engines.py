@@ -15,7 +15,7 @@ from .engine import Float32
 from .errors import BadInputError, EdgecompileError, UnsupportedError
 from .manifest import Manifest
 from .pool import Pool
-from .seq2seq import Graphs, Layout, Seq2SeqDecoder
+from .seq2seq import FEATURES, Graphs, Layout, Seq2SeqDecoder
 
 ENCODER, DECODER = "encoder", "decoder"
 
@@ -69,23 +69,29 @@ def _files(bundle: Path, manifest: Manifest) -> tuple[Path, Path]:
     return bundle / graphs[ENCODER], bundle / graphs[DECODER]
 
 
+def _given(manifest: Manifest) -> str:
+    """What the encoder's input is called."""
+    names = [port["name"] for port in manifest.data["inputs"]]
+    return FEATURES if FEATURES in names else "input_ids"
+
+
 def _open_onnx(bundle: Path, manifest: Manifest, threads: int) -> Opened:
     library = onnxruntime_engine.library(manifest)
-    sessions = [
+    encoder, decoder = (
         onnxruntime_engine.open_file(library, file, threads, manifest.task)
         for file in _files(bundle, manifest)
-    ]
-    return str(library.__version__), lambda: _Onnx(*sessions)
+    )
+    return str(library.__version__), lambda: _Onnx(encoder, decoder, _given(manifest))
 
 
 class _Onnx:
     """ONNX Runtime reads numpy's memory and allows calls from any thread."""
 
-    def __init__(self, encoder: Any, decoder: Any) -> None:
-        self._encoder, self._decoder = encoder, decoder
+    def __init__(self, encoder: Any, decoder: Any, given: str) -> None:
+        self._encoder, self._decoder, self._given = encoder, decoder, given
 
-    def encode(self, ids: NDArray[np.int64]) -> Any:
-        return self._call(self._encoder, ["cross"], {"input_ids": ids})[0]
+    def encode(self, source: NDArray[Any]) -> Any:
+        return self._call(self._encoder, ["cross"], {self._given: source})[0]
 
     def decode(self, ids: NDArray[np.int64], past: Float32, cross: Any) -> tuple[Float32, Float32]:
         given = {"decoder_input_ids": ids, "past": past, "cross": cross}
@@ -109,18 +115,18 @@ def _open_openvino(bundle: Path, manifest: Manifest, threads: int) -> Opened:
         openvino_engine.open_file(library, file, manifest, threads, data) for file in files
     )
     version = library.__version__.partition("-")[0]
-    return version, lambda: _Openvino(encoder, decoder)
+    return version, lambda: _Openvino(encoder, decoder, _given(manifest))
 
 
 class _Openvino:
     """A request of each graph, whose outputs lie in its own memory."""
 
-    def __init__(self, encoder: Any, decoder: Any) -> None:
-        self._encoder = encoder.create_infer_request()
+    def __init__(self, encoder: Any, decoder: Any, given: str) -> None:
+        self._encoder, self._given = encoder.create_infer_request(), given
         self._decoder = decoder.create_infer_request()
 
-    def encode(self, ids: NDArray[np.int64]) -> Any:
-        return np.array(self._call(self._encoder, {"input_ids": ids})["cross"])
+    def encode(self, source: NDArray[Any]) -> Any:
+        return np.array(self._call(self._encoder, {self._given: source})["cross"])
 
     def decode(self, ids: NDArray[np.int64], past: Float32, cross: Any) -> tuple[Float32, Float32]:
         given = {"decoder_input_ids": ids, "past": past, "cross": cross}
@@ -159,8 +165,8 @@ class _Executorch:
         self._torch, self._program = torch, program
         self._encoder, self._decoder = (program.load_method(name) for name in (ENCODER, DECODER))
 
-    def encode(self, ids: NDArray[np.int64]) -> Any:
-        return self._call(self._encoder, [self._torch.from_numpy(ids)])[0].clone()
+    def encode(self, source: NDArray[Any]) -> Any:
+        return self._call(self._encoder, [self._torch.from_numpy(source)])[0].clone()
 
     def decode(self, ids: NDArray[np.int64], past: Float32, cross: Any) -> tuple[Float32, Float32]:
         given = [self._torch.from_numpy(ids), self._torch.from_numpy(past), cross]

@@ -11,7 +11,8 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from . import golden, heads, seq2seq, towers
+from . import golden, heads, listening, seq2seq, towers
+from .audio import AudioInput, Clip
 from .batching import activate, check_ids, encode_all, look_all
 from .chat import ChatTemplate, Messages, Tools
 from .engine import Decoder, Engine, Float32, open_engine
@@ -23,6 +24,7 @@ from .sampling import Sampler, SamplingKeywords, SamplingOptions
 from .streaming import StopStrings, TextStream
 from .threads import probed_cores
 from .tokens import Encoded, Pair, Tokens
+from .transcription import Transcript
 from .verify import verify as verify_files
 
 
@@ -183,6 +185,33 @@ class Session:
             raise UsageError(f"session of {self.info.name}", f"task {self.info.task}", "pictures")
         return self.info.pictures.prepare(pictures)
 
+    def transcribe(
+        self, audio: Clip, *, sampling_rate: int | None = None, language: str | None = None,
+        task: str = "transcribe", timestamps: bool = False, prompt: str = "",
+    ) -> Transcript:  # fmt: skip
+        """What is said in a WAV file (a path or bytes) or in samples float32 [n], of any length.
+
+        `language` (`en`) None is found out; `task` is transcribe or translate, into English;
+        `timestamps` cuts the answer into pieces by time; `prompt` is text that went before.
+        """
+        engine = self._need("automatic-speech-recognition")
+        samples = self._sound().samples(audio, "audio", sampling_rate)
+        one = listening.transcriber(engine, self.info, self._need_tokens())
+        wish = listening.wish(one, self._need_tokens(), language, task, timestamps, prompt)
+        return one.transcribe(samples, wish)
+
+    def features(self, audio: Clip, *, sampling_rate: int | None = None) -> Float32:
+        """Log-mel float32 [mels, frames] of a clip of at most one window, as the source's."""
+        sound = self._sound()
+        found: Float32 = sound.prepare([sound.samples(audio, "audio", sampling_rate)])[0]
+        return found
+
+    def _sound(self) -> AudioInput:
+        self._need()
+        if self.info.audio is None:
+            raise UsageError(f"session of {self.info.name}", f"task {self.info.task}", "sound")
+        return self.info.audio
+
     def run(self, **arrays: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """The engine's raw outputs by name for its raw inputs by name."""
         return self._need().run({name: np.asarray(array) for name, array in arrays.items()})
@@ -233,10 +262,14 @@ class Session:
         return self._pieces(ids, max_new_tokens, stop, options)
 
     def generate_ids(
-        self, ids: Sequence[int], max_new_tokens: int, options: SamplingOptions | None = None
-    ) -> Generator[int, None, None]:
-        """Token ids one at a time; stop tokens are given out like any other."""
-        with self._started(ids, max_new_tokens) as (decoder, fed, room):
+        self, ids: Sequence[int], max_new_tokens: int, options: SamplingOptions | None = None,
+        sound: Float32 | None = None,
+    ) -> Generator[int, None, None]:  # fmt: skip
+        """Token ids one at a time; stop tokens are given out like any other.
+
+        Of a window of `sound` (`features`), `ids` are what the answer begins with.
+        """
+        with self._started(ids, max_new_tokens, sound) as (decoder, fed, room):
             sampler = Sampler(options or SamplingOptions(), fed)
             for _ in range(room):
                 self._need()
@@ -244,9 +277,11 @@ class Session:
                 yield token
                 fed = (token,)
 
-    def greedy(self, ids: Sequence[int], steps: int) -> Iterator[tuple[int, Float32]]:
+    def greedy(
+        self, ids: Sequence[int], steps: int, sound: Float32 | None = None
+    ) -> Iterator[tuple[int, Float32]]:
         """The likeliest token and the logits [vocab] it was taken from, `steps` times."""
-        with self._started(ids, steps) as (decoder, fed, room):
+        with self._started(ids, steps, sound) as (decoder, fed, room):
             for _ in range(room):
                 logits = decoder.feed(fed)
                 token = int(np.argmax(logits))
@@ -264,12 +299,12 @@ class Session:
         return golden.compare(self, golden.read(self._bundle, self.info.golden))
 
     def logits(
-        self, ids: Sequence[int], source: Sequence[int] | None = None
+        self, ids: Sequence[int], source: Sequence[int] | Float32 | None = None
     ) -> Iterator[Float32]:
         """Logits after each token, float32 chunks [<=128, vocab]; a chunk is valid until the next.
 
         Longer than the context: it goes on with an empty past every `context_length` tokens. An
-        encoder-decoder has the ids of a `source`, and `ids` of the answer with its start token.
+        encoder-decoder has a `source` (ids, or `features`), and `ids` of the answer with its start.
         """
         engine = self._need(*GENERATING)
         check_ids(ids)
@@ -297,20 +332,21 @@ class Session:
 
     @contextmanager
     def _started(
-        self, ids: Sequence[int], limit: int
+        self, ids: Sequence[int], limit: int, sound: Float32 | None = None
     ) -> Iterator[tuple[Decoder, Sequence[int], int]]:
         """A decoder, the tokens that it is fed first, and how many it may give, at most `limit`.
 
-        They are the prompt; of an encoder-decoder, whose prompt is encoded, its start token.
+        They are the prompt; of an encoder-decoder, whose prompt is encoded, its start token, and
+        again `ids` where `sound` is what is encoded.
         """
         engine = self._need(*GENERATING)
         self._check_length(ids)
         start = self.info.generation.start_token_id if self.info.generation else None
-        first = ids if start is None else [start]
+        first = ids if start is None or sound is not None else [start]
         room = min(limit, self._context() - len(first))
         with engine.decoder(len(first) + room) as decoder:
             if start is not None:
-                seq2seq.begin(decoder, ids)
+                seq2seq.begin(decoder, ids if sound is None else sound)
             yield decoder, first, room
 
     def _labelled(self, scores: Float32) -> list[dict[str, float]]:

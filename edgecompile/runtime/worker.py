@@ -72,6 +72,7 @@ def _hello(session: Session) -> dict[str, Any]:
         "task": session.info.task,
         "mask_id": session.mask_id if session.info.task == "fill-mask" else None,
         "engine": engine.name,
+        "sampling_rate": session.info.audio.sampling_rate if session.info.audio else None,
         "versions": {
             "python": sys.version.split()[0],
             "numpy": np.__version__,
@@ -107,8 +108,9 @@ def _prompt(session: Session, messages: Messages, **options: Any) -> dict[str, A
 
 
 def _logits(session: Session, _: dict[str, Any], arrays: Arrays) -> Iterator[Reply]:
-    source = arrays["source"].tolist() if "source" in arrays else None
-    chunks = session.logits(arrays["ids"].tolist(), source)
+    source = arrays.get("source")
+    given = source.tolist() if source is not None and source.dtype.kind == "i" else source
+    chunks = session.logits(arrays["ids"].tolist(), given)
     rows_left = len(arrays["ids"])
     for chunk in chunks:
         for start in range(0, len(chunk), LOGIT_ROWS):
@@ -155,7 +157,8 @@ def _run(session: Session, _: dict[str, Any], arrays: Arrays) -> Iterator[Reply]
 def _generate(session: Session, header: dict[str, Any], arrays: Arrays) -> Iterator[Reply]:
     tokens: list[int] = []
     start = first = time.perf_counter()
-    for token in session.generate_ids(arrays["ids"].tolist(), header["new_tokens"]):
+    ids, sound = arrays["ids"].tolist(), arrays.get("sound")
+    for token in session.generate_ids(ids, header["new_tokens"], sound=sound):
         if not tokens:
             first = time.perf_counter()
         tokens.append(token)
@@ -163,6 +166,19 @@ def _generate(session: Session, header: dict[str, Any], arrays: Arrays) -> Itera
     rate = (len(tokens) - 1) / seconds if len(tokens) > 1 else None
     fields = {"first_token_ms": (first - start) * 1000, "tokens_per_second": rate}
     yield {"tokens": tokens, **fields}, {}
+
+
+def _features(session: Session, _: dict[str, Any], arrays: Arrays) -> Iterator[Reply]:
+    yield {}, {"features": session.features(arrays["samples"])}
+
+
+def _transcribe(session: Session, header: dict[str, Any], arrays: Arrays) -> Iterator[Reply]:
+    start = time.perf_counter()
+    found = session.transcribe(arrays["samples"], **header.get("options", {}))
+    seconds = time.perf_counter() - start
+    pieces = [vars(one) for one in found.segments]
+    fields = {"text": found.text, "language": found.language, "segments": pieces}
+    yield {**fields, "seconds": seconds}, {}
 
 
 def _observe(session: Session, _: dict[str, Any], __: Arrays) -> Iterator[Reply]:
@@ -212,6 +228,8 @@ _OPERATIONS: dict[str, Callable[[Session, dict[str, Any], Arrays], Iterator[Repl
     "prepare": _prepare,
     "run": _run,
     "generate": _generate,
+    "features": _features,
+    "transcribe": _transcribe,
     "observe": _observe,
     "self_test": _self_test,
     "peak_memory": _peak_memory,

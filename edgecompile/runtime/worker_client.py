@@ -70,15 +70,16 @@ class Worker:
         return cast("list[dict[str, Any]]", reply["prompts"])
 
     def logits(
-        self, ids: Sequence[int], source: Sequence[int] | None = None
+        self, ids: Sequence[int], source: Sequence[int] | Float32 | None = None
     ) -> Iterator[Float32]:
         """Logits after each token of `ids`, as float32 chunks [<=128, vocab] in order.
 
-        An encoder-decoder has the ids of a `source` too.
+        An encoder-decoder has a `source` too: ids, or `features`.
         """
         given = {"ids": np.asarray(ids, np.int64)}
         if source is not None:
-            given["source"] = np.asarray(source, np.int64)
+            kind = None if isinstance(source, np.ndarray) else np.int64
+            given["source"] = np.asarray(source, kind)
         self._send({"op": "logits"}, given)
         more = True
         while more:
@@ -137,10 +138,21 @@ class Worker:
         """The engine's raw outputs by name for the inputs by name."""
         return self._ask({"op": "run"}, arrays)[1]
 
-    def generate_timed(self, ids: Sequence[int], new_tokens: int) -> dict[str, Any]:
+    def generate_timed(
+        self, ids: Sequence[int], new_tokens: int, sound: Float32 | None = None
+    ) -> dict[str, Any]:
         """Greedy `tokens` (stop tokens do not stop it), `first_token_ms`, `tokens_per_second`."""
         header = {"op": "generate", "new_tokens": new_tokens}
-        return self._ask(header, {"ids": np.asarray(ids, np.int64)})[0]
+        given = {} if sound is None else {"sound": sound}
+        return self._ask(header, {"ids": np.asarray(ids, np.int64), **given})[0]
+
+    def features(self, samples: Float32) -> Float32:
+        """Log-mel float32 [mels, frames] of samples [n] at the model's rate, of one window."""
+        return self._ask({"op": "features"}, {"samples": samples})[1]["features"]
+
+    def transcribe(self, samples: Float32, **options: Any) -> dict[str, Any]:
+        """Fields of transcription.Transcript, and `seconds`; `options` are session.transcribe's."""
+        return self._ask({"op": "transcribe", "options": options}, {"samples": samples})[0]
 
     def observe(self) -> list[dict[str, Any]]:
         """What the bundle makes of the golden texts now (golden.observe)."""

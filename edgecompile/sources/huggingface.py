@@ -11,6 +11,7 @@ from typing import Any
 
 from edgecompile.errors import BadInputError, UnsupportedError, UsageError
 from edgecompile.model import Licence, Model, Pooling, Source, TensorInfo, Weights
+from edgecompile.runtime.audio import AudioInput
 from edgecompile.runtime.pictures import PictureInput
 from edgecompile.sources import card, heads, processors, text_part, towers
 from edgecompile.sources.safetensors_header import read_header
@@ -23,6 +24,7 @@ TOKENIZER_FILES = (
     "generation_config.json", "modules.json", "sentence_bert_config.json",
     "preprocessor_config.json", "processor_config.json",
 )  # fmt: skip
+EMBEDDED = "model.decoder.embed_tokens.weight"
 LICENCE_FILES = re.compile(r"(licen[cs]e|notice|use_policy|acceptable_use).*", re.IGNORECASE)
 TASK_OF_SUFFIX = {ending: name for name, task in TASKS.items() for ending in task.endings}
 # Classes whose inputs or outputs no task here has; a torch module may still wrap them.
@@ -59,6 +61,7 @@ def describe(folder: Path, name: str, task: str = "") -> Model:
         name, task, folder, config, Weights(infos), source, licence(folder),
         pooling=_pooling(folder, config) if task == "embedding" else None,
         pictures=_pictures(folder) if takes_pictures(task) else None,
+        audio=_audio(folder, config) if TASKS[task].takes == "sound" else None,
     )  # fmt: skip
     return towers.described(found) if task == IMAGE_TEXT else found
 
@@ -71,6 +74,8 @@ def _copied(name: str, infos: Mapping[str, TensorInfo], config: Mapping[str, Any
     """
     if name.endswith("coder.embed_tokens.weight") and "shared.weight" in infos:
         return True
+    if name == "proj_out.weight" and EMBEDDED in infos:  # Whisper's head
+        return bool(config.get("tie_word_embeddings", True))
     if name != "lm_head.weight" or len(infos) == 1:
         return False
     scaled = config.get("model_type") != "t5" or config.get("scale_decoder_outputs", True)
@@ -83,6 +88,23 @@ def _pictures(folder: Path) -> PictureInput:
         raise BadInputError(
             str(folder), "nothing says how pictures are prepared", "preprocessor_config.json",
             "save the model's image processor beside it: AutoImageProcessor.save_pretrained",
+        )  # fmt: skip
+    return found
+
+
+def _audio(folder: Path, config: Mapping[str, Any]) -> AudioInput:
+    """How sound is prepared, which must be what the model's graph takes."""
+    found = processors.audio_input(folder)
+    if found is None:
+        raise BadInputError(
+            str(folder), "nothing says how sound is prepared", "preprocessor_config.json",
+            "save the feature extractor beside it: WhisperFeatureExtractor.save_pretrained",
+        )  # fmt: skip
+    wanted = (config.get("num_mel_bins", 80), 2 * int(config.get("max_source_positions", 1500)))
+    if (found.n_mels, found.frames) != wanted:
+        raise BadInputError(
+            str(folder), f"a front end of {found.n_mels} mel filters and {found.frames} frames",
+            f"{wanted[0]} and {wanted[1]}, by config.json",
         )  # fmt: skip
     return found
 

@@ -66,6 +66,14 @@ def audio_input(folder: Path) -> AudioInput | None:
     return _of_whisper(settings, path)
 
 
+def source_front_end(folder: Path) -> Any:
+    """transformers' own WhisperFeatureExtractor of the folder's settings, to compare with."""
+    from transformers import WhisperFeatureExtractor
+
+    settings, path = _settings(folder, "feature_extractor")
+    return _made(WhisperFeatureExtractor, settings, path)
+
+
 def _settings(folder: Path, key: str) -> tuple[Settings, Path]:
     """One processor's settings and their file: a part of the newer one, or all of the older."""
     nested = _read(folder / PROCESSOR).get(key)

@@ -1,4 +1,4 @@
-"""Text and pictures for calibration and checks: where they come from, their parts kept apart."""
+"""Text, pictures and sound for calibration and checks, in parts that are kept apart."""
 from __future__ import annotations
 
 import dataclasses
@@ -12,17 +12,20 @@ from edgecompile.text.corpus import default_corpus, key_of, read
 from edgecompile.text.files import read_documents
 from edgecompile.text.parts import Corpus, Document
 from edgecompile.text.pictures import default_pictures, read_pictures
+from edgecompile.text.sounds import default_sounds, read_sounds
 
 __all__ = ["Corpus", "Document", "corpus_for", "default_corpus", "read"]
 
 
 def corpus_for(spec: DataSpec, file: Path | str | None = None, task: str = "") -> Corpus:
-    """What --data names, else the recipe's [data], else the default prose or pictures."""
+    """What --data names, else the recipe's [data], else the default prose, pictures or sounds."""
     chosen = file or spec.file
     if task == IMAGE_TEXT:
         return captions.corpus(Path(chosen) if chosen else None, spec.text)
     if task and TASKS[task].takes == "picture":
         return read_pictures(Path(chosen)) if chosen else default_pictures()
+    if task and TASKS[task].takes == "sound":
+        return read_sounds(Path(chosen), spec.text) if chosen else default_sounds()
     found = read(Path(chosen), spec.text, spec.label) if chosen else default_corpus()
     return _apart(found, spec) if spec.calibration else found
 

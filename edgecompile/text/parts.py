@@ -18,15 +18,25 @@ class Shot:
 
 
 @dataclass(frozen=True)
+class Recording:
+    """Sound in a WAV file; without one, the seeded sound of that number (text.sounds)."""
+
+    file: Path | None
+    number: int = 0
+
+
+@dataclass(frozen=True)
 class Document:
     """One text, and its class name where the data is labelled.
 
-    Of a picture, `text` is the SHA-256 of its file and the crop's number: what digests are of.
+    Of a picture, `text` is the SHA-256 of its file and the crop's number: what digests are of; of a
+    sound that of its file, and `label` is what is said in it.
     """
 
     text: str
     label: str | None = None
     picture: Shot | None = None
+    recording: Recording | None = None
 
 
 @dataclass(frozen=True)

@@ -299,6 +299,8 @@ def _wanted(model: Model, source: str) -> dict[str, str]:
     if source not in model.quantized:
         values = model.dense(source)
         wanted = {"": _digest(values)}
+        if values.ndim == 3:  # XNNPACK's convolutions have a height: [out, in, 1, size]
+            values = values[:, :, None]
         if values.ndim == 4:
             wanted |= {
                 form: _digest(values.transpose(axes)) for form, (axes, _) in FORMS.items()
