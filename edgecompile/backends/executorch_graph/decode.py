@@ -38,7 +38,7 @@ PERMUTED = "nhwc:"  # before the key of a convolution's weight
 DEPTHWISE = "1hwc:"  # of a depthwise one's
 # Form -> axes of [out, in / groups, height, width] in the file, and those that undo it.
 FORMS = {PERMUTED: ((0, 2, 3, 1), (0, 3, 1, 2)), DEPTHWISE: ((1, 2, 3, 0), (3, 0, 1, 2))}
-ADDED = {EPSILON, ROTARY, SCALE, POSITIONS}  # constants that are not the source's
+ADDED = {EPSILON, ROTARY, POSITIONS}  # constants that are not the source's
 ADDED_BY_SIZE = tuple(
     f"{name}."
     for name in (MEAN, SQUARES, TURN, GELU, ROTARY, STREAM, QUERY, WINDOW, ZERO, SCALE, MASK)

@@ -61,6 +61,13 @@ class Sheet:
         values = [] if known else [self.model.dense(source)]
         return self.floats(source, (*[1] * (dims - 1), width), *values)
 
+    def bias(self, names: Sequence[str]) -> int:
+        """What is added to the rows of all named weights, or NONE."""
+        sources = [source for name in names if (source := self.source(f"{name}.bias"))]
+        parts = [self.model.dense(source) for source in sources]
+        size = sum(len(part) for part in parts)
+        return self.floats(JOIN.join(sources), (size,), *parts) if parts else NONE
+
     def mean(self, value: int, epsilon: float) -> int:
         """Over the last dimension, plus epsilon: a product with 1 / width."""
         width = self.delegate.shape(value)[-1]
@@ -89,12 +96,7 @@ def products(sheet: Sheet, names: Sequence[str], value: int) -> list[int]:
 def product(sheet: Sheet, names: Sequence[str], value: int) -> int:
     """value times the rows of all named weights, with their biases."""
     sources = [sheet.source(f"{name}.weight") for name in names]
-    biases = [source for name in names if (source := sheet.source(f"{name}.bias"))]
-    rows = sum(sheet.rows(name) for name in names)
-    bias = NONE
-    if biases:
-        parts = [sheet.model.dense(name) for name in biases]
-        bias = sheet.floats(JOIN.join(biases), (rows,), *parts)
+    rows, bias = sum(sheet.rows(name) for name in names), sheet.bias(names)
     if sources[0] not in sheet.schemes:
         shape = sheet.model.weights.infos[sources[0]].shape
         known = sources[0] in sheet.stored
