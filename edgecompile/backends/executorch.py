@@ -23,6 +23,7 @@ from edgecompile.tasks import (
     HALVES,
     IMAGE_TEXT,
     PAIRS,
+    PICTURES,
     TASKS,
     generates,
     has_several_graphs,
@@ -95,12 +96,11 @@ class Executorch:
         _refuse_schemes(model, schemes_of(model), roles(model))
         if model.task == "text-generation":
             return self._decoder(model, folder, progress)
-        if model.task == IMAGE_TEXT and not scope.towers_refusal(model):
-            return self._towers(model, folder, progress)
+        if self._device == scope.XNNPACK and not scope.refusal(model):
+            drawn = {IMAGE_TEXT: self._towers, PICTURES: self._vit}
+            return drawn.get(model.task, self._encoder)(model, folder, progress)
         if has_several_graphs(model.task):
             return self._several(model, folder, progress)
-        if self._device == scope.XNNPACK and not scope.encoder_refusal(model):
-            return self._encoder(model, folder, progress)
         return self._lowered(model, folder, progress)
 
     def decode(self, folder: Path, manifest: Mapping[str, Any]) -> Decoded:
@@ -172,6 +172,16 @@ class Executorch:
 
         unused = towers.write(model, folder, progress)
         return _export(*_tower_ports(model), _encoder_options(model), unused)
+
+    def _vit(self, model: Model, folder: Path, progress: Progress) -> Export:
+        with quiet():
+            from edgecompile.backends.executorch_graph import vit
+
+        unused = vit.write(model, folder, progress)
+        pixels = Port("pixel_values", "float32", (1, *model.picture_shape))
+        width = model.weights.infos["classifier.weight"].shape[0]
+        scores = Port(TASKS[model.task].output, "float32", (1, width))
+        return _export((pixels,), (scores,), _encoder_options(model), unused)
 
     def _lowered(self, model: Model, folder: Path, progress: Progress) -> Export:
         with quiet():

@@ -28,12 +28,11 @@ from edgecompile.backends.executorch_graph.encoder import ZERO
 from edgecompile.backends.executorch_graph.layers import SCALE, SQUARES
 from edgecompile.backends.executorch_graph.pte_read import PteReader
 from edgecompile.backends.executorch_graph.scope import DEVICES, FILE, XNNPACK
-from edgecompile.backends.executorch_graph.sheet import EPSILON, JOIN, MEAN
+from edgecompile.backends.executorch_graph.sheet import CODES, EPSILON, JOIN, MEAN, SCALES
 from edgecompile.backends.executorch_graph.towers import MASK
 from edgecompile.errors import BadInputError
 from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme
 
-CODES, SCALES = ".codes", ".scales"
 PERMUTED = "nhwc:"  # before the key of a convolution's weight
 DEPTHWISE = "1hwc:"  # of a depthwise one's
 # Form -> axes of [out, in / groups, height, width] in the file, and those that undo it.

@@ -17,7 +17,7 @@ from edgecompile.backends.executorch_graph.layers import LayerSheet, attention, 
 from edgecompile.backends.executorch_graph.method import Method
 from edgecompile.backends.executorch_graph.pte import PteFile
 from edgecompile.backends.executorch_graph.scope import has_kinds, text_limit
-from edgecompile.backends.executorch_graph.sheet import product
+from edgecompile.backends.executorch_graph.sheet import product, written
 from edgecompile.model import Model
 from edgecompile.numerics.swap import parameter_names
 from edgecompile.passes import Progress
@@ -62,7 +62,7 @@ def write(model: Model, folder: Path, progress: Progress) -> dict[str, str]:
     method.output(out)
     file.finish([method.plan()])
     progress("write file", 1, 1)
-    left = [source for source in model.weights if source not in _written(sheet)]
+    left = [source for source in model.weights if source not in written(sheet)]
     return dict.fromkeys(left, "not part of the graph")
 
 
@@ -71,11 +71,6 @@ def _tie(sources: dict[str, str], names: Encoder, prefix: str) -> None:
     head = names.word_head
     sources.setdefault(f"{head.out}.weight", sources[f"{prefix}{names.words}.weight"])
     sources.setdefault(f"{head.out}.bias", sources.get(head.bias, ""))
-
-
-def _written(sheet: EncoderSheet) -> set[str]:
-    labels = (name.removesuffix(".codes") for name in sheet.stored)
-    return {source for label in labels for source in label.split("|")}
 
 
 def _look_ups(sheet: EncoderSheet, method: Method) -> list[int]:

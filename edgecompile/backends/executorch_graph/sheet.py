@@ -15,6 +15,7 @@ from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme
 
 JOIN = "|"  # between source names whose rows one product has
+CODES, SCALES = ".codes", ".scales"
 MEAN, EPSILON = "mean", "epsilon"  # constants that are not the source's
 
 
@@ -79,6 +80,12 @@ class Sheet:
         return self.delegate.linear(value, weights, bias)
 
 
+def written(sheet: Sheet) -> set[str]:
+    """Source tensors that are in the file."""
+    labels = (label.removesuffix(CODES) for label in sheet.stored)
+    return {source for label in labels for source in label.split(JOIN)}
+
+
 def products(sheet: Sheet, names: Sequence[str], value: int) -> list[int]:
     """A product a name; weights on one scheme are one product, cut afterwards."""
     found = []
@@ -116,7 +123,7 @@ def _weight(sheet: Sheet, sources: Sequence[str], rows: int) -> int:
     columns = sheet.model.weights.infos[sources[0]].shape[1]
     arrays = [encode.linear(sheet.model.quantized[source], source) for source in sources]
     places = []
-    for end, parts in zip((".codes", ".scales"), zip(*arrays, strict=True), strict=True):
+    for end, parts in zip((CODES, SCALES), zip(*arrays, strict=True), strict=True):
         # A tied table's codes are there: equal data are in the file once.
         sheet.stored[label + end] = sheet.file.named(label + end, *parts)
         places.append(sheet.stored[label + end])

@@ -26,7 +26,7 @@ from edgecompile.backends.executorch_graph.layers import (
 )
 from edgecompile.backends.executorch_graph.method import Method
 from edgecompile.backends.executorch_graph.pte import PteFile
-from edgecompile.backends.executorch_graph.sheet import product
+from edgecompile.backends.executorch_graph.sheet import product, written
 from edgecompile.graphs import unread
 from edgecompile.model import Model
 from edgecompile.numerics.swap import parameter_names
@@ -69,9 +69,8 @@ def write(model: Model, folder: Path, progress: Progress) -> dict[str, str]:
     methods = [_text(text), _vision(sheet("vision", 1))]
     file.finish([method.plan() for method in methods])
     progress("write file", 1, 1)
-    written = {name for label in stored for name in label.removesuffix(".codes").split("|")}
-    left = dict.fromkeys((n for n in model.weights if n not in written), "not part of the graph")
-    return left | unread(model)
+    left = (name for name in model.weights if name not in written(text))
+    return dict.fromkeys(left, "not part of the graph") | unread(model)
 
 
 def _text(sheet: TowerSheet) -> Method:
