@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from edgecompile.backends import Decoded, ReadWhenAsked
 from edgecompile.backends.executorch_graph import devices, encode
 from edgecompile.backends.executorch_graph.blocks import (
-    GELU,
     POSITIONS,
     QUERY,
     STREAM,
@@ -24,8 +23,7 @@ from edgecompile.backends.executorch_graph.blocks import (
 )
 from edgecompile.backends.executorch_graph.decoder import ROTARY
 from edgecompile.backends.executorch_graph.delegated import as_named
-from edgecompile.backends.executorch_graph.encoder import ZERO
-from edgecompile.backends.executorch_graph.layers import SCALE, SQUARES
+from edgecompile.backends.executorch_graph.layers import GELU, SCALE, SQUARES, ZERO
 from edgecompile.backends.executorch_graph.pte_read import PteReader
 from edgecompile.backends.executorch_graph.scope import DEVICES, FILE, XNNPACK
 from edgecompile.backends.executorch_graph.sheet import CODES, EPSILON, JOIN, MEAN, SCALES

@@ -7,13 +7,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from executorch.exir.scalar_type import ScalarType
 
 from edgecompile.architectures import ENCODERS, Encoder, first_position
 from edgecompile.backends import schemes_of
 from edgecompile.backends.executorch_graph.embedding import look_up
-from edgecompile.backends.executorch_graph.layers import LayerSheet, attention, norm, unit
+from edgecompile.backends.executorch_graph.layers import (
+    LayerSheet,
+    activated,
+    attention,
+    norm,
+    unit,
+)
 from edgecompile.backends.executorch_graph.method import Method
 from edgecompile.backends.executorch_graph.pte import PteFile
 from edgecompile.backends.executorch_graph.scope import has_kinds, text_limit
@@ -26,7 +31,6 @@ from edgecompile.tasks import PAIRS, PER_TOKEN
 
 METHOD = "forward"
 FLOAT, LONG = ScalarType.FLOAT, ScalarType.LONG
-ZERO = "zero"
 
 
 @dataclass(kw_only=True)
@@ -162,10 +166,4 @@ def _classified(sheet: EncoderSheet, stream: int) -> int:
     first = d.reshape(d.cut(stream, 1, 0, 1), 1, d.shape(stream)[-1])
     hidden = product(sheet, [dense], first)
     relu = sheet.names.head_activation == "relu"
-    return product(sheet, [out], _relu(sheet, hidden) if relu else d.tanh(hidden))
-
-
-def _relu(sheet: EncoderSheet, value: int) -> int:
-    dims = (1,) * len(sheet.delegate.shape(value))
-    zero = sheet.floats(f"{ZERO}.{len(dims)}", dims, np.zeros(1, np.float32))
-    return sheet.delegate.largest(value, zero)
+    return product(sheet, [out], activated(sheet, "relu", hidden) if relu else d.tanh(hidden))

@@ -10,6 +10,7 @@ import numpy as np
 from edgecompile.backends.executorch_graph.sheet import Sheet, product, products
 
 SQUARES, SCALE = "squares", "attention_scale"
+GELU, ZERO = "gelu", "zero"
 QUICK, QUICK_FACTOR = "gelu.quick", 1.702  # x sigmoid(1.702 x), of Hendrycks & Gimpel 2016
 TINY = 1e-24  # added to the sum of squares: torch's normalize divides by at least 1e-12
 
@@ -113,10 +114,34 @@ def pre_norm(
 
 
 def activated(sheet: Sheet, activation: str, value: int) -> int:
-    """gelu, or its quick form."""
+    """relu, gelu, quick_gelu, silu, or gelu_tanh: x sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3))."""
     d = sheet.delegate
+    if activation == "relu":
+        return d.largest(value, sheet.number(value, ZERO, 0.0))
     if activation == "gelu":
         return d.gelu(value)
-    dims = (1,) * len(d.shape(value))
-    factor = sheet.floats(QUICK, dims, np.array([QUICK_FACTOR], np.float32))
-    return d.multiply(value, d.sigmoid(d.multiply(value, factor)))
+    inner = value
+    if activation == "quick_gelu":
+        inner = sheet.times(value, QUICK, QUICK_FACTOR)
+    if activation == "gelu_tanh":
+        root = 2 * math.sqrt(2 / math.pi)
+        cube = d.multiply(d.multiply(value, value), value)
+        linear = sheet.times(value, f"{GELU}.1", root)
+        inner = d.add(linear, sheet.times(cube, f"{GELU}.3", root * 0.044715))
+    return d.multiply(value, d.sigmoid(inner))
+
+
+def root_mean_square(sheet: Sheet, value: int, weight: int, epsilon: float) -> int:
+    """RMSNorm over the last dimension (Zhang & Sennrich 2019)."""
+    d = sheet.delegate
+    mean = sheet.mean(d.multiply(value, value), epsilon)
+    return d.multiply(d.multiply(value, d.inverse_root(mean)), weight)
+
+
+def unswapped(sheet: Sheet, stream: int) -> int:
+    """Each two neighbours of rows [1, tokens, width] in the other's place."""
+    d = sheet.delegate
+    width = d.shape(stream)[-1]
+    pairs = d.reshape(stream, 1, 0, width // 2, 2)
+    even, odd = (d.cut(pairs, 3, at, 1) for at in (1, 0))
+    return d.reshape(d.join(even, odd), 1, 0, width)

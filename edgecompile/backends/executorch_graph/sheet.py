@@ -62,6 +62,15 @@ class Sheet:
         values = [] if known else [self.model.dense(source)]
         return self.floats(source, (*[1] * (dims - 1), width), *values)
 
+    def times(self, value: int, label: str, factor: float) -> int:
+        """A value times a number, which is a constant of that name."""
+        return self.delegate.multiply(value, self.number(value, label, factor))
+
+    def number(self, value: int, label: str, number: float) -> int:
+        """A number, as a constant of as many dimensions as a value has."""
+        dims = [1] * len(self.delegate.shape(value))
+        return self.floats(f"{label}.{len(dims)}", dims, np.array([number], np.float32))
+
     def bias(self, names: Sequence[str]) -> int:
         """What is added to the rows of all named weights, or NONE."""
         sources = [source for name in names if (source := self.source(f"{name}.bias"))]
