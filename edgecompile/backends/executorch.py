@@ -25,6 +25,7 @@ from edgecompile.tasks import (
     PAIRS,
     PICTURES,
     TASKS,
+    TEXT_TO_TEXT,
     generates,
     has_several_graphs,
     takes_text,
@@ -97,7 +98,7 @@ class Executorch:
         if model.task == "text-generation":
             return self._decoder(model, folder, progress)
         if self._device == scope.XNNPACK and not scope.refusal(model):
-            drawn = {IMAGE_TEXT: self._towers, PICTURES: self._vit}
+            drawn = {IMAGE_TEXT: self._towers, PICTURES: self._vit, TEXT_TO_TEXT: self._t5}
             return drawn.get(model.task, self._encoder)(model, folder, progress)
         if has_several_graphs(model.task):
             return self._several(model, folder, progress)
@@ -148,6 +149,17 @@ class Executorch:
         logits = Port("logits", "float32", (1, "logits_length", plan.vocabulary))
         made = _export((ids, *position), (logits,), options, plan.unused)
         return replace(made, shifted=plan.shifted)
+
+    def _t5(self, model: Model, folder: Path, progress: Progress) -> Export:
+        with quiet():
+            from edgecompile.backends.executorch_graph import t5
+
+        longest = min(context_length(model), self.context_length or CONTEXT)
+        done = t5.write(model, longest, folder, progress)
+        options: dict[str, Any] = {"context_length": longest}
+        if schemes_of(model):
+            options["activations"] = "dynamic"
+        return _export(*_answer_ports(done.row, done.words), options, done.unused)
 
     def _several(self, model: Model, folder: Path, progress: Progress) -> Export:
         with quiet():
@@ -220,6 +232,22 @@ def _tower_ports(model: Model) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
     pixels = Port("pixel_values", "float32", (1, 3, side, side))
     names = ("text_embeds", "image_embeds")
     return (ids, pixels), tuple(Port(name, "float32", (1, width)) for name in names)
+
+
+def _answer_ports(
+    row: tuple[int, int, int], words: int
+) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    """Of an encoder and a decoder; `row`: 2 layers, heads, size of a token's keys and values."""
+    both, heads, size = row
+    cross = Port("cross", "float32", (both, heads, "source_length", size))
+    ids = Port("input_ids", "int64", (1, "source_length"))
+    answer = Port("decoder_input_ids", "int64", (1, "length"))
+    past, present = (
+        Port(name, "float32", (length, *row))
+        for name, length in (("past", "past_length"), ("present", "length"))
+    )
+    logits = Port("logits", "float32", (1, "length", words))
+    return (ids, answer, past, cross), (cross, logits, present)
 
 
 def _for_device(made: Export, model: Model, device: scope.Device) -> Export:

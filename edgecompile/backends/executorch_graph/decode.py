@@ -27,6 +27,7 @@ from edgecompile.backends.executorch_graph.layers import GELU, SCALE, SQUARES, Z
 from edgecompile.backends.executorch_graph.pte_read import PteReader
 from edgecompile.backends.executorch_graph.scope import DEVICES, FILE, XNNPACK
 from edgecompile.backends.executorch_graph.sheet import CODES, EPSILON, JOIN, MEAN, SCALES
+from edgecompile.backends.executorch_graph.t5 import BUCKETS, HEAD_SCALE, PLACES
 from edgecompile.backends.executorch_graph.towers import MASK
 from edgecompile.errors import BadInputError
 from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme
@@ -38,8 +39,11 @@ FORMS = {PERMUTED: ((0, 2, 3, 1), (0, 3, 1, 2)), DEPTHWISE: ((1, 2, 3, 0), (3, 0
 ADDED = {EPSILON, ROTARY, POSITIONS}  # constants that are not the source's
 ADDED_BY_SIZE = tuple(
     f"{name}."
-    for name in (MEAN, SQUARES, TURN, GELU, ROTARY, STREAM, QUERY, WINDOW, ZERO, SCALE, MASK)
-)
+    for name in (
+        MEAN, SQUARES, TURN, GELU, ROTARY, STREAM, QUERY, WINDOW, ZERO, SCALE, MASK, BUCKETS,
+        PLACES, HEAD_SCALE,
+    )
+)  # fmt: skip
 BITS = {"xnn_datatype_qbint4": 4, "xnn_datatype_qcint4": 4, "xnn_datatype_qcint8": 8}
 
 

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from edgecompile.architectures import ENCODERS, first_position
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme
-from edgecompile.tasks import HALVES, IMAGE_TEXT, PAIRS, PER_TOKEN, PICTURES, generates
+from edgecompile.tasks import IMAGE_TEXT, PAIRS, PER_TOKEN, PICTURES, TEXT_TO_TEXT
 from edgecompile.tokenizer import labels
 
 FILE = "model.pte"
 POOLINGS = ("mean", "cls")
+ANSWER = 128  # tokens of an encoder-decoder's answer in one call, at most
+T5_ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_new": "gelu_tanh", "silu": "silu"}
 BLOCK = 32  # XNN_MIN_BLOCKSIZE: groups of XNNPACK's 4-bit weights are multiples of it
 
 
@@ -38,11 +40,9 @@ DEVICES = {
 def refusal(model: Model) -> str:
     """Why the graph is left to torch.export, from config and headers; empty if it is not.
 
-    Of decoders backends.decoders says it: torch.export has none of them.
+    Of decoders alone backends.decoders says it: torch.export has none of them.
     """
-    if generates(model.task):
-        return "" if model.task not in HALVES else f"task {model.task!r}"
-    by_task = {IMAGE_TEXT: towers_refusal, PICTURES: vit_refusal}
+    by_task = {IMAGE_TEXT: towers_refusal, PICTURES: vit_refusal, TEXT_TO_TEXT: t5_refusal}
     return by_task.get(model.task, encoder_refusal)(model)
 
 
@@ -93,6 +93,14 @@ def vit_refusal(model: Model) -> str:
     sides = [side, side] if isinstance(side, int) else list(side)
     found, wanted = list(model.picture_shape), [config.get("num_channels", 3), *sides]
     return "" if found == wanted else f"pictures are {found}, and image_size means {wanted}"
+
+
+def t5_refusal(model: Model) -> str:
+    """The same of a T5."""
+    form = str(model.config.get("feed_forward_proj", "relu"))
+    activation = "gelu_new" if form == "gated-gelu" else form.rpartition("-")[2]
+    known = activation in T5_ACTIVATIONS
+    return "" if known else f"activation {activation!r} is not one of {', '.join(T5_ACTIVATIONS)}"
 
 
 def _activation_refusal(name: str) -> str:
