@@ -5,17 +5,23 @@ a bias by the distance of query and key is looked up for every pair of places.
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from executorch.exir.scalar_type import ScalarType
-from numpy.typing import NDArray
 
 from edgecompile.backends import schemes_of
+from edgecompile.backends.executorch_graph.distances import (
+    PLACES,
+    Distances,
+    bias,
+    by_rule,
+    drawn,
+    places,
+)
 from edgecompile.backends.executorch_graph.embedding import look_up
 from edgecompile.backends.executorch_graph.layers import (
     activated,
@@ -34,7 +40,7 @@ from edgecompile.structure import skeleton
 
 FLOAT, LONG = ScalarType.FLOAT, ScalarType.LONG
 WORDS, HEAD = "shared", "lm_head"
-BUCKETS, PLACES, HEAD_SCALE = "buckets", "places", "head.scale"  # constants of our own
+HEAD_SCALE = "head.scale"  # a constant that is not the source's
 
 
 @dataclass(kw_only=True)
@@ -45,12 +51,7 @@ class T5Sheet(Sheet):
     prefix: str  # of its names in the module: `encoder.` or `decoder.`
     longest: int  # tokens of a source, and of an answer
     method: Method
-    bucket_of: NDArray[np.int64]  # [2 farthest + 1]: of distances -farthest to farthest
-
-    @property
-    def farthest(self) -> int:
-        """The longest distance of two places."""
-        return len(self.bucket_of) // 2
+    distances: Distances
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def write(model: Model, longest: int, folder: Path, progress: Progress) -> Drawn
         T5Sheet(
             model=model, sources=sources, schemes=schemes_of(model), file=file, stored=stored,
             tokens=tokens, config=module.config, prefix=f"{name}.", longest=longest,
-            method=Method(name), bucket_of=_buckets(getattr(module, name), longest + 1),
+            method=Method(name), distances=_distances(module, name, sources, longest + 1),
         )
         for name, tokens in (("encoder", longest), ("decoder", min(ANSWER, longest)))
     )  # fmt: skip
@@ -87,14 +88,18 @@ def write(model: Model, longest: int, folder: Path, progress: Progress) -> Drawn
     return Drawn(row, config.vocab_size, unused)
 
 
-def _buckets(stack: Any, farthest: int) -> NDArray[np.int64]:
-    """transformers' own rule asked once: an engine's logarithm may round into the next bucket."""
-    by = stack.block[0].layer[0].SelfAttention
-    found: NDArray[np.int64] = by._relative_position_bucket(
-        torch.arange(-farthest, farthest + 1), not by.is_decoder,
-        by.relative_attention_num_buckets, by.relative_attention_max_distance,
-    ).numpy()  # fmt: skip
-    return found
+def _distances(module: Any, stack: str, sources: Mapping[str, str], farthest: int) -> Distances:
+    by, owner = getattr(module, stack).block[0].layer[0].SelfAttention, f"{stack}.block.0.layer.0"
+    table = sources[f"{owner}.SelfAttention.relative_attention_bias.weight"]
+
+    def bucket(distances: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = by._relative_position_bucket(
+            distances, not by.is_decoder, by.relative_attention_num_buckets,
+            by.relative_attention_max_distance,
+        )  # fmt: skip
+        return found
+
+    return Distances(table, by_rule(bucket, farthest), f"{stack}.")
 
 
 def _words(sheet: T5Sheet, ids: int) -> int:
@@ -114,56 +119,6 @@ def _swaps(sheet: T5Sheet) -> bool:
     return tied and scheme is not None and scheme.bits == 4
 
 
-def _table(sheet: T5Sheet, dtype: ScalarType, label: str, values: NDArray[Any]) -> int:
-    at, _ = sheet.file.constant(label, values)
-    return sheet.method.constant(dtype, values.shape, at, label)
-
-
-def _part(
-    sheet: T5Sheet, dtype: ScalarType, table: tuple[str, NDArray[Any]], axis: int,
-    span: tuple[int, int], most: int,
-) -> int:  # fmt: skip
-    """A table of our own from one place to another along an axis."""
-    values = table[1]
-    method, whole = sheet.method, _table(sheet, dtype, *table)
-    sizes = [most if at == axis else size for at, size in enumerate(values.shape)]
-    part, one = method.buffer(dtype, *sizes), method.scalar(1)
-    method.call("aten::slice_copy.Tensor_out", whole, method.scalar(axis), *span, one, part)
-    return part
-
-
-def _distance_bias(sheet: T5Sheet, queries: tuple[int, int], keys: int, most: int) -> int:
-    """float32 [queries, keys, 1, heads] of the queries from one place to another, and first keys.
-
-    `most` keys there are at most.
-    """
-    method, farthest = sheet.method, sheet.farthest
-    zero = method.scalar(0)
-    own = np.arange(farthest, dtype=np.int64) - farthest  # so that a distance is a table's row
-    asking = _part(
-        sheet, LONG, (f"{PLACES}.queries.{farthest}", own[:, None]), 0, queries, sheet.tokens
-    )
-    places = f"{PLACES}.keys.{farthest}", np.arange(farthest, dtype=np.int64)[None]
-    asked = _part(sheet, LONG, places, 1, (zero, keys), most)
-    rows, kinds = (method.buffer(LONG, sheet.tokens, most, *tail) for tail in ((), (1,)))
-    method.call("aten::sub.out", asked, asking, method.scalar(1), rows)
-    label = f"{BUCKETS}.{sheet.prefix}{farthest}"
-    _row(sheet, _table(sheet, LONG, label, sheet.bucket_of[:, None]), rows, kinds)
-    name = f"{sheet.prefix}block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-    source = sheet.source(name)
-    values = sheet.model.dense(source)
-    bias = method.buffer(FLOAT, sheet.tokens, most, 1, values.shape[1])
-    at, sheet.stored[source] = sheet.file.constant(source, values)
-    _row(sheet, method.constant(FLOAT, values.shape, at, source), kinds, bias)
-    return bias
-
-
-def _row(sheet: T5Sheet, table: int, ids: int, out: int) -> None:
-    method = sheet.method
-    no = method.scalar(False)
-    method.call("aten::embedding.out", table, ids, method.scalar(-1), no, no, out)
-
-
 def _count(method: Method, value: int, axis: int) -> int:
     count = method.number()
     method.call("aten::sym_size.int", value, method.scalar(axis), count)
@@ -175,19 +130,19 @@ def _before_encoder(sheet: T5Sheet) -> list[int]:
     method = sheet.method
     ids = method.input(LONG, 1, sheet.tokens)
     count = _count(method, ids, 1)
-    bias = _distance_bias(sheet, (method.scalar(0), count), count, sheet.tokens)
-    return [_words(sheet, ids), bias]
+    span, most = (method.scalar(0), count), (sheet.tokens, sheet.tokens)
+    return [_words(sheet, ids), bias(sheet, method, sheet.distances, span, count, most)]
 
 
 def _encode(sheet: T5Sheet, given: Sequence[int]) -> None:
     """The encoder's layers, then keys and values of each of the decoder's cross-attentions."""
     d, config, method = sheet.delegate, sheet.config, sheet.method
     stream = _stream(sheet)
-    bias = d.transpose(d.input(sheet.tokens, sheet.tokens, 1, config.num_heads), 2, 3, 0, 1)
+    near = drawn(sheet, sheet.tokens, sheet.tokens, config.num_heads)
     for layer in range(config.num_layers):
         start = f"{sheet.prefix}block.{layer}.layer."
         q, k, v = (_heads(sheet, one) for one in _qkv(sheet, f"{start}0.", stream))
-        stream = d.add(stream, _attended(sheet, f"{start}0.SelfAttention", q, (k, v), bias))
+        stream = d.add(stream, _attended(sheet, f"{start}0.SelfAttention", q, (k, v), near))
         stream = _mlp(sheet, f"{start}1.", stream)
     stream = _norm(sheet, f"{sheet.prefix}final_layer_norm", stream)
     parts = []
@@ -212,14 +167,11 @@ def _before_decoder(sheet: T5Sheet) -> list[int]:
     cross = method.input(FLOAT, both, config.num_heads, longest, config.d_kv)
     before, keys = _count(method, past, 0), method.number()
     method.call("executorch_prim::add.Scalar", before, _count(method, ids, 1), keys)
-    bias = _distance_bias(sheet, (before, keys), keys, longest + 1)
-    places = np.arange(longest + 1, dtype=np.float32).reshape(1, 1, 1, -1)
-    label, zero = f"{PLACES}.{longest}", method.scalar(0)
-    asking = _part(
-        sheet, FLOAT, (label, places.reshape(1, 1, -1, 1)), 2, (before, keys), sheet.tokens
-    )
-    asked = _part(sheet, FLOAT, (label, places), 3, (zero, keys), longest + 1)
-    return [_words(sheet, ids), past, cross, bias, asking, asked]
+    new, every = (before, keys), (method.scalar(0), keys)
+    near = bias(sheet, method, sheet.distances, new, keys, (sheet.tokens, longest + 1))
+    asking = places(sheet, method, 2, longest, (*new, sheet.tokens))
+    asked = places(sheet, method, 3, longest, (*every, longest + 1))
+    return [_words(sheet, ids), past, cross, near, asking, asked]
 
 
 def _decode(sheet: T5Sheet, given: Sequence[int]) -> None:
@@ -229,13 +181,13 @@ def _decode(sheet: T5Sheet, given: Sequence[int]) -> None:
     past = d.input(sheet.longest + 1, both, config.num_heads, config.d_kv)
     past = d.transpose(past, 1, 2, 0, 3)
     cross = d.input(both, config.num_heads, sheet.longest, config.d_kv)
-    bias, new = _masked_bias(sheet), list[int]()
+    near, new = _seen(sheet), list[int]()
     for layer in range(config.num_decoder_layers):
         start, here = f"{sheet.prefix}block.{layer}.layer.", 2 * layer
         q, *kv = (_heads(sheet, one) for one in _qkv(sheet, f"{start}0.", stream))
         new += kv
         pairs = [d.join(d.cut(past, 0, here + at, 1), one, 2) for at, one in enumerate(kv)]
-        stream = d.add(stream, _attended(sheet, f"{start}0.SelfAttention", q, pairs, bias))
+        stream = d.add(stream, _attended(sheet, f"{start}0.SelfAttention", q, pairs, near))
         name = f"{start}1.EncDecAttention"
         normed = _norm(sheet, f"{start}1.layer_norm", stream)
         q = _heads(sheet, product(sheet, [f"{name}.q"], normed))
@@ -250,16 +202,16 @@ def _decode(sheet: T5Sheet, given: Sequence[int]) -> None:
         method.output(out)
 
 
-def _masked_bias(sheet: T5Sheet) -> int:
-    """[1, heads, tokens, keys]: later keys and the first one are not seen."""
+def _seen(sheet: T5Sheet) -> int:
+    """The bias [1, heads, tokens, keys]; later keys and the first one are not seen."""
     d, keys = sheet.delegate, sheet.longest + 1
-    bias = d.transpose(d.input(sheet.tokens, keys, 1, sheet.config.num_heads), 2, 3, 0, 1)
+    near = drawn(sheet, sheet.tokens, keys, sheet.config.num_heads)
     asking, asked = d.input(1, 1, sheet.tokens, 1), d.input(1, 1, 1, keys)
     zero, half = (sheet.number(asked, f"{PLACES}.{value}", value) for value in (0.0, 0.5))
     later = d.largest(d.subtract(asked, asking), zero)
     first = d.largest(d.subtract(half, asked), zero)
     hidden = sheet.times(d.add(later, first), f"{PLACES}.hidden", 2 * HIDDEN)
-    return d.add(bias, hidden)
+    return d.add(near, hidden)
 
 
 def _stream(sheet: T5Sheet) -> int:
@@ -284,13 +236,13 @@ def _heads(sheet: T5Sheet, value: int) -> int:
 
 
 def _attended(
-    sheet: T5Sheet, name: str, query: int, pair: Sequence[int], bias: int | None = None
+    sheet: T5Sheet, name: str, query: int, pair: Sequence[int], near: int | None = None
 ) -> int:
     """Attention without a scale, as T5 has it, and its output projection: [1, tokens, width]."""
     d, config = sheet.delegate, sheet.config
     scores = d.matmul(query, pair[0], transposed=True)
-    if bias is not None:
-        scores = d.add(scores, bias)
+    if near is not None:
+        scores = d.add(scores, near)
     mixed = d.transpose(d.matmul(d.softmax(scores), pair[1]), 0, 2, 1, 3)
     flat = d.reshape(mixed, 1, 0, config.num_heads * config.d_kv)
     return product(sheet, [f"{name}.o"], flat)
