@@ -136,13 +136,6 @@ class Reference:
         return np.concatenate([self._run(module, {"pixel_values": part})[0] for part in parts])
 
     @property
-    def picture_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of a prepared picture."""
-        if self.model.pictures is None:
-            raise BadInputError(self.model.name, "a model of pictures without their preparation")
-        return 3, self.model.pictures.height, self.model.pictures.width
-
-    @property
     def sound_shape(self) -> tuple[int, int]:
         """Mel filters and frames of a prepared window of sound."""
         if self.model.audio is None:

@@ -1,6 +1,6 @@
 """What stands between two attentions of a decoder, drawn as subgraphs for XNNPACK.
 
-RMSNorm: Zhang & Sennrich 2019; gated MLP: Shazeer 2020; rotary positions: Su et al. 2021.
+Gated MLP: Shazeer 2020; rotary positions: Su et al. 2021.
 """
 from __future__ import annotations
 
@@ -21,6 +21,11 @@ from edgecompile.backends.decoders import (
     QKV,
     DecoderPlan,
 )
+from edgecompile.backends.executorch_graph.layers import (
+    activated,
+    root_mean_square,
+    unswapped,
+)
 from edgecompile.backends.executorch_graph.sheet import Sheet, product, products
 from edgecompile.backends.joining import joinable
 from edgecompile.numerics.schemes import Scheme
@@ -28,7 +33,7 @@ from edgecompile.numerics.schemes import Scheme
 # Constants that are not the source's
 TURN, STREAM, QUERY = "turn", "stream.scale", "query.scale"
 RESIDUAL, LOGITS = "residual.scale", "logits.scale"
-GELU, WINDOW, POSITIONS = "gelu", "window", "positions"
+WINDOW, POSITIONS = "window", "positions"
 HIDDEN = -1e9  # added to a score, for each place that is too far away
 Tables = tuple[int, int]  # cos and sin of whole heads
 
@@ -68,14 +73,6 @@ def swaps_neighbours(plan: DecoderPlan, schemes: Mapping[str, Scheme]) -> bool:
     return plan.tied and scheme is not None and scheme.bits == 4
 
 
-def _unswapped(sheet: DecoderSheet, stream: int) -> int:
-    """Each two neighbours of a row in the other's place."""
-    d, width = sheet.delegate, _width(sheet)
-    pairs = d.reshape(stream, 1, 0, width // 2, 2)
-    even, odd = (d.cut(pairs, 3, at, 1) for at in (1, 0))
-    return d.reshape(d.join(even, odd), 1, 0, width)
-
-
 def first(sheet: DecoderSheet) -> DecoderSheet:
     """stream, rotary rows -> cos and sin of whole heads, q, k, v of layer 0.
 
@@ -90,9 +87,9 @@ def first(sheet: DecoderSheet) -> DecoderSheet:
         tables.append((d.join(cos, cos), d.join(sin, sin)))
     given = stream
     if swaps_neighbours(plan, sheet.schemes):
-        stream = _unswapped(sheet, stream)
+        stream = unswapped(sheet, stream)
     if plan.embedding_scale != 1:
-        stream = _times(sheet, stream, STREAM, plan.embedding_scale)
+        stream = sheet.times(stream, STREAM, plan.embedding_scale)
     if stream != given:
         d.output(stream)
     for pair in tables:
@@ -139,10 +136,8 @@ def _width(sheet: DecoderSheet) -> int:
 
 def _norm(sheet: DecoderSheet, name: str, value: int) -> int:
     """RMSNorm over the last dimension."""
-    d = sheet.delegate
-    mean = sheet.mean(d.multiply(value, value), sheet.plan.epsilon)
-    scaled = d.multiply(value, d.inverse_root(mean))
-    return d.multiply(scaled, _norm_weight(sheet, name, len(d.shape(value))))
+    weight = _norm_weight(sheet, name, len(sheet.delegate.shape(value)))
+    return root_mean_square(sheet, value, weight, sheet.plan.epsilon)
 
 
 def _norm_weight(sheet: DecoderSheet, name: str, dims: int) -> int:
@@ -201,14 +196,7 @@ def _scaled(sheet: DecoderSheet, query: int) -> int:
     factor = sheet.plan.attention_scale * sheet.plan.head_size**0.5
     if math.isclose(factor, 1):
         return query
-    return _times(sheet, query, QUERY, factor)
-
-
-def _times(sheet: DecoderSheet, value: int, label: str, factor: float) -> int:
-    """A value times a number, which is a constant of that name."""
-    dims = [1] * len(sheet.delegate.shape(value))
-    constant = sheet.floats(f"{label}.{len(dims)}", dims, np.array([factor], np.float32))
-    return sheet.delegate.multiply(value, constant)
+    return sheet.times(query, QUERY, factor)
 
 
 def _heads(sheet: DecoderSheet, names: Sequence[str]) -> int:
@@ -259,7 +247,7 @@ def _rest(sheet: DecoderSheet, layer: int, attended: int, stream: int) -> int:
     stream = d.add(stream, _left(sheet, out, product(sheet, [start + OUT], flat)))
     normed = _norm(sheet, f"{start}{norms.into_mlp}.weight", stream)
     gate, up = _gate_up(sheet, start, normed)
-    hidden = d.multiply(_activated(sheet, gate), up)
+    hidden = d.multiply(activated(sheet, plan.activation, gate), up)
     return d.add(stream, _left(sheet, down, product(sheet, [start + DOWN], hidden)))
 
 
@@ -269,17 +257,3 @@ def _gate_up(sheet: DecoderSheet, start: str, normed: int) -> Sequence[int]:
         return made
     d, inner = sheet.delegate, sheet.delegate.shape(made[0])[-1] // 2
     return [d.cut(made[0], 2, at, inner) for at in (0, inner)]
-
-
-def _activated(sheet: DecoderSheet, gate: int) -> int:
-    """x sigmoid(x), or GELU by tanh: x sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3))."""
-    d = sheet.delegate
-    inner = gate
-    if sheet.plan.activation == "gelu_tanh":
-        root = 2 * math.sqrt(2 / math.pi)
-        cube = d.multiply(d.multiply(gate, gate), gate)
-        linear = _times(sheet, gate, f"{GELU}.1", root)
-        inner = d.add(linear, _times(sheet, cube, f"{GELU}.3", root * 0.044715))
-    return d.multiply(gate, d.sigmoid(inner))
-
-

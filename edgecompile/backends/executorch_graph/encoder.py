@@ -7,17 +7,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from executorch.exir.scalar_type import ScalarType
 
 from edgecompile.architectures import ENCODERS, Encoder, first_position
 from edgecompile.backends import schemes_of
 from edgecompile.backends.executorch_graph.embedding import look_up
-from edgecompile.backends.executorch_graph.layers import LayerSheet, attention, norm, unit
+from edgecompile.backends.executorch_graph.layers import (
+    LayerSheet,
+    activated,
+    attention,
+    norm,
+    unit,
+)
 from edgecompile.backends.executorch_graph.method import Method
 from edgecompile.backends.executorch_graph.pte import PteFile
 from edgecompile.backends.executorch_graph.scope import has_kinds, text_limit
-from edgecompile.backends.executorch_graph.sheet import product
+from edgecompile.backends.executorch_graph.sheet import product, written
 from edgecompile.model import Model
 from edgecompile.numerics.swap import parameter_names
 from edgecompile.passes import Progress
@@ -26,7 +31,6 @@ from edgecompile.tasks import PAIRS, PER_TOKEN
 
 METHOD = "forward"
 FLOAT, LONG = ScalarType.FLOAT, ScalarType.LONG
-ZERO = "zero"
 
 
 @dataclass(kw_only=True)
@@ -62,7 +66,7 @@ def write(model: Model, folder: Path, progress: Progress) -> dict[str, str]:
     method.output(out)
     file.finish([method.plan()])
     progress("write file", 1, 1)
-    left = [source for source in model.weights if source not in _written(sheet)]
+    left = [source for source in model.weights if source not in written(sheet)]
     return dict.fromkeys(left, "not part of the graph")
 
 
@@ -71,11 +75,6 @@ def _tie(sources: dict[str, str], names: Encoder, prefix: str) -> None:
     head = names.word_head
     sources.setdefault(f"{head.out}.weight", sources[f"{prefix}{names.words}.weight"])
     sources.setdefault(f"{head.out}.bias", sources.get(head.bias, ""))
-
-
-def _written(sheet: EncoderSheet) -> set[str]:
-    labels = (name.removesuffix(".codes") for name in sheet.stored)
-    return {source for label in labels for source in label.split("|")}
 
 
 def _look_ups(sheet: EncoderSheet, method: Method) -> list[int]:
@@ -167,10 +166,4 @@ def _classified(sheet: EncoderSheet, stream: int) -> int:
     first = d.reshape(d.cut(stream, 1, 0, 1), 1, d.shape(stream)[-1])
     hidden = product(sheet, [dense], first)
     relu = sheet.names.head_activation == "relu"
-    return product(sheet, [out], _relu(sheet, hidden) if relu else d.tanh(hidden))
-
-
-def _relu(sheet: EncoderSheet, value: int) -> int:
-    dims = (1,) * len(sheet.delegate.shape(value))
-    zero = sheet.floats(f"{ZERO}.{len(dims)}", dims, np.zeros(1, np.float32))
-    return sheet.delegate.largest(value, zero)
+    return product(sheet, [out], activated(sheet, "relu", hidden) if relu else d.tanh(hidden))

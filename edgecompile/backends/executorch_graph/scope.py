@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from edgecompile.architectures import ENCODERS, first_position
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme
-from edgecompile.tasks import PAIRS, PER_TOKEN
+from edgecompile.tasks import IMAGE_TEXT, PAIRS, PER_TOKEN, PICTURES, TEXT_TO_TEXT
 from edgecompile.tokenizer import labels
 
 FILE = "model.pte"
 POOLINGS = ("mean", "cls")
+ANSWER = 128  # tokens of an encoder-decoder's answer in one call, at most
+T5_ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_new": "gelu_tanh", "silu": "silu"}
 BLOCK = 32  # XNN_MIN_BLOCKSIZE: groups of XNNPACK's 4-bit weights are multiples of it
 
 
@@ -35,8 +37,17 @@ DEVICES = {
 }
 
 
+def refusal(model: Model) -> str:
+    """Why the graph is left to torch.export, from config and headers; empty if it is not.
+
+    Of decoders alone backends.decoders says it: torch.export has none of them.
+    """
+    by_task = {IMAGE_TEXT: towers_refusal, PICTURES: vit_refusal, TEXT_TO_TEXT: t5_refusal}
+    return by_task.get(model.task, encoder_refusal)(model)
+
+
 def encoder_refusal(model: Model) -> str:
-    """Why the graph is left to torch.export, from config and headers; empty if it is not."""
+    """The same of a model of texts."""
     config = model.config
     if model.architecture not in ENCODERS:
         return f"architecture {model.architecture!r} is not one of {', '.join(ENCODERS)}"
@@ -60,11 +71,41 @@ def towers_refusal(model: Model) -> str:
     """The same of a model of texts and pictures."""
     parts = [model.config[f"{part}_config"] for part in ("text", "vision")]
     for part in parts:
-        if part["hidden_act"] not in ("gelu", "quick_gelu"):
-            return f"activation {part['hidden_act']!r} is not 'gelu' or 'quick_gelu'"
+        if reason := _activation_refusal(part["hidden_act"]):
+            return reason
     if parts[0]["layer_norm_eps"] != parts[1]["layer_norm_eps"]:
         return "its two parts have norms of different epsilon"
     return ""
+
+
+def vit_refusal(model: Model) -> str:
+    """The same of a classifier of pictures."""
+    config = model.config
+    if model.architecture != "vit":
+        return f"architecture {model.architecture!r} is not 'vit'"
+    if reason := _activation_refusal(config.get("hidden_act", "gelu")):
+        return reason
+    if config.get("head_dim"):
+        return "head_dim is set"
+    if "classifier.weight" not in model.weights:
+        return "it has no classifier"
+    side = config.get("image_size", 224)
+    sides = [side, side] if isinstance(side, int) else list(side)
+    found, wanted = list(model.picture_shape), [config.get("num_channels", 3), *sides]
+    return "" if found == wanted else f"pictures are {found}, and image_size means {wanted}"
+
+
+def t5_refusal(model: Model) -> str:
+    """The same of a T5."""
+    form = str(model.config.get("feed_forward_proj", "relu"))
+    activation = "gelu_new" if form == "gated-gelu" else form.rpartition("-")[2]
+    known = activation in T5_ACTIVATIONS
+    return "" if known else f"activation {activation!r} is not one of {', '.join(T5_ACTIVATIONS)}"
+
+
+def _activation_refusal(name: str) -> str:
+    known = name in ("gelu", "quick_gelu")
+    return "" if known else f"activation {name!r} is not 'gelu' or 'quick_gelu'"
 
 
 def answer_shape(model: Model) -> tuple[int | str, ...]:
