@@ -125,7 +125,7 @@ def last(sheet: DecoderSheet) -> DecoderSheet:
     normed = _norm(sheet, NORM, stream)
     logits = product(sheet, [head.removesuffix(".weight")], normed)
     if plan.logits_scale != 1:
-        logits = _times(sheet, logits, LOGITS, plan.logits_scale)
+        logits = sheet.times(logits, LOGITS, plan.logits_scale)
     sheet.delegate.output(logits)
     return sheet
 
@@ -153,7 +153,7 @@ def _left(sheet: DecoderSheet, norm: str, value: int) -> int:
     """What a block adds to the stream: its output, normalized or scaled as the family does."""
     value = _norm(sheet, f"{norm}.weight", value) if norm else value
     factor = sheet.plan.residual_scale
-    return value if factor == 1 else _times(sheet, value, RESIDUAL, factor)
+    return value if factor == 1 else sheet.times(value, RESIDUAL, factor)
 
 
 def _qkv(sheet: DecoderSheet, layer: int, stream: int, tables: Tables | None) -> list[int]:
