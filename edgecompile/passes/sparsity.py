@@ -67,6 +67,14 @@ class SparseOptions:
             )  # fmt: skip
         return model
 
+    def no_gain(self, backend: str) -> str:
+        """Measured (docs/smaller-models.md): no engine of ours skips zeros, nor stores them apart.
+
+        The null backend has no engine.
+        """
+        said = f"{self.name}: {backend} computes and stores zeros as any other weight"
+        return "" if backend == "null" else said
+
     def preview(self, model: Model) -> dict[str, Scheme]:
         """No tensor gets codes."""
         return {}
