@@ -11,6 +11,7 @@ from typing import Any
 
 from edgecompile import bundle, cache, estimate, lock, registry, sources, target
 from edgecompile.backends import Backend
+from edgecompile.checks.costs import NO_GAIN
 from edgecompile.errors import (
     EdgecompileError,
     MissingLibraryError,
@@ -20,7 +21,7 @@ from edgecompile.errors import (
 )
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme
-from edgecompile.passes import Effort, Reshapes, uncalibrated
+from edgecompile.passes import Effort, Reshapes, Sparsifies, uncalibrated
 from edgecompile.recipe import PassChoice, Recipe, pass_choices
 from edgecompile.sources import SourceRef
 from edgecompile.structure import roles
@@ -28,6 +29,11 @@ from edgecompile.target import Target
 from edgecompile.tasks import HALVES, TASKS
 from edgecompile.text.captions import TABLES
 
+# Passes after which zeros in weights are none.
+FILLING = {
+    "distill": "which trains all weights, and zeros with them",
+    "quantize_importance": "after which llama.cpp's types with an offset (Q4_K, Q5_K) have no 0",
+}  # fmt: skip
 TARGET = "target."  # --set target.options.types=Q5_K_M changes the targets, not the recipe
 
 
@@ -188,11 +194,36 @@ def _target_plan(request: Request, source: SourceRef, model: Model, one: Target)
     choices = pass_choices(source.recipe, model.task, table, model.parameters, model.architecture)
     if model.task in HALVES and any(make_pass(choice).reads_text for choice in choices):
         raise uncalibrated(model.task)
+    _refuse_zeros(request, one, choices)
     schemes, efforts, smaller = _walk(choices, model)
+    if smaller.architecture != model.architecture and (reason := backend.refusal(smaller)):
+        raise UnsupportedError(where, reason, way_out="leave [attention] out")
     estimated = estimate.estimate(smaller, backend, schemes, efforts, one.context_length)
     _refuse_budget(one, estimated)
     output = output_folder(request, source, one)
     return TargetPlan(one, backend, choices, schemes, output, estimated)
+
+
+def _refuse_zeros(request: Request, one: Target, choices: Iterable[PassChoice]) -> None:
+    """Zeros that the engine does not skip, and what would fill them again."""
+    sparse: Sparsifies | None = None
+    for choice in choices:
+        chosen = make_pass(choice)
+        if sparse is not None and choice.name in FILLING:
+            raise UnsupportedError(
+                f"target {one.name}", f"{choice.name}, {FILLING[choice.name]}",
+                "what leaves zeros as they are", "prune by gradient or depth, or leave it out",
+            )  # fmt: skip
+        if not isinstance(chosen, Sparsifies):
+            continue
+        sparse = chosen
+        if (why := sparse.no_gain(one.backend)) and NO_GAIN not in request.allow:
+            gaining = [name for name in registry.names("backends") if not sparse.no_gain(name)]
+            raise UnsupportedError(
+                f"target {one.name}", f"{why}: the bundle would be no smaller and no faster",
+                f"a backend that gains: {', '.join(gaining)}",
+                f"--allow {NO_GAIN}, or `edgecompile compress` for the checkpoint alone",
+            )  # fmt: skip
 
 
 def _quantize_table(one: Target, model: Model) -> Mapping[str, Any]:

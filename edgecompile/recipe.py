@@ -14,8 +14,8 @@ from edgecompile.errors import UsageError
 
 # Pass stages in the order in which they run; a table `[quantize] method = "rtn"` names the
 # pass quantize_rtn, and a table without a method names the pass after the stage itself.
-STAGES = ("prune", "distill", "allocate_bits", "quantize")
-RESHAPING = ("prune", "distill")  # their passes write another checkpoint
+STAGES = ("attention", "prune", "distill", "allocate_bits", "quantize")
+RESHAPING = ("attention", "prune", "distill")  # their passes write another checkpoint
 
 # What a plain build does where neither target nor recipe speaks (docs/quality.md has the figures).
 # In a decoder the embedding, which is often the head too, and the small value projections lose most
@@ -101,6 +101,7 @@ class Recipe:
     check: CheckSpec = field(default_factory=CheckSpec)
     load: Mapping[str, Any] = field(default_factory=dict)
     train: Mapping[str, Any] = field(default_factory=dict)  # of `edgecompile train`
+    attention: Mapping[str, Any] = field(default_factory=dict)
     prune: Mapping[str, Any] = field(default_factory=dict)
     distill: Mapping[str, Any] = field(default_factory=dict)
     allocate_bits: Mapping[str, Any] = field(default_factory=dict)

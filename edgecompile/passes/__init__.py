@@ -106,3 +106,12 @@ class Reshapes(Protocol):
     def headers(self, model: Model) -> Model:
         """What the model will be, from headers alone: its config and its tensors' shapes."""
         ...
+
+
+@runtime_checkable
+class Sparsifies(Protocol):
+    """A pass that leaves zeros in weights, which only some engines make use of."""
+
+    def no_gain(self, backend: str) -> str:
+        """Why that backend's bundles gain nothing by them; empty where they do."""
+        ...
