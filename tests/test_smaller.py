@@ -174,3 +174,36 @@ def test_compress_replaces_a_folder_only_when_told(llama: Path, tmp_path: Path) 
     with pytest.raises(UsageError, match="exists already"):
         compressed(llama, tmp_path / "smaller", *SETTINGS)
     compressed(llama, tmp_path / "smaller", *SETTINGS, overwrite=True)
+
+
+def with_few_tokens(model: Path, folder: Path, *targets: str) -> list[BuildResult]:
+    few = folder / "few.txt"
+    few.write_text("the quick brown fox jumps over the lazy dog\n")
+    settings = (f"prune.vocab.corpus={few}", "prune.vocab.multiple=1", *SETTINGS[3:])
+    return list(builder.build(planned(model, folder / "out", *targets, settings=settings), quiet))
+
+
+@pytest.fixture(scope="module")
+def fewer_tokens(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> BuildResult:
+    return with_few_tokens(llama, tmp_path_factory.mktemp("vocabulary"), "cpu")[0]
+
+
+def test_kept_distributions_are_over_the_tokens_that_both_have(fewer_tokens: BuildResult) -> None:
+    rows = {row.metric: row for row in fewer_tokens.report.rows}
+    assert rows["kept_kl_mean"].value == pytest.approx(rows["kl_mean"].value, abs=2e-3)
+
+
+def test_what_words_cut_anew_cost_is_in_the_perplexity_that_was_kept(
+    fewer_tokens: BuildResult,
+) -> None:
+    rows = {row.metric: row for row in fewer_tokens.report.rows}
+    assert rows["kept_perplexity_ratio"].value > 1.01 > rows["perplexity_ratio"].value
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["desktop", "mobile", "gguf"])
+def test_a_smaller_vocabulary_passes_on_other_engines(
+    target: str, llama: Path, tmp_path: Path
+) -> None:
+    [result] = with_few_tokens(llama, tmp_path, target)
+    assert result.report.verdict == "pass"

@@ -67,6 +67,19 @@ def read(model: Model) -> Vocabulary:
     return Vocabulary(document, kind_of(document, where), where)
 
 
+def old_ids(model: Model, origin: Model) -> Sequence[int] | None:
+    """The origin's id of each of the model's tokens; None where the vocabularies are the same.
+
+    None too where the model has a token that the origin lacks: it is of another kind then.
+    """
+    if tokenizer.tokenizer_json(model.folder) == tokenizer.tokenizer_json(origin.folder):
+        return None
+    smaller, whole = read(model).ids, read(origin).ids
+    if smaller == whole or not smaller.keys() <= whole.keys():
+        return None
+    return [whole[token] for token in sorted(smaller, key=lambda token: smaller[token])]
+
+
 def reader(document: Mapping[str, Any]) -> Tokenizer:
     """A tokenizer.json opened by tokenizers, which neither cuts nor pads."""
     from tokenizers import Tokenizer

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -124,10 +124,3 @@ def _lists(folder: Path, model: Mapping[str, Any]) -> None:
     if (folder / "merges.txt").is_file():
         lines = ["#version: 0.2", *(f"{left} {right}" for left, right in model["merges"])]
         (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def old_ids(smaller: Mapping[str, int], whole: Mapping[str, int]) -> Sequence[int] | None:
-    """The id that each new one had, by its token; None where the two vocabularies are the same."""
-    if smaller == whole or not smaller.keys() <= whole.keys():
-        return None
-    return [whole[token] for token in sorted(smaller, key=lambda token: smaller[token])]
