@@ -41,15 +41,15 @@ def same_text(comparison: Comparison, texts: Sequence[str], context: int) -> Ite
         if max(len(before), len(after)) > size:
             continue
         comparison.progress("compare whole texts", min(count, options.tokens), options.tokens)
-        source += _nats(reference.whole_logits(before), before)
-        found += _nats(comparison.worker.logits(after), after)
+        source += nats(reference.whole_logits(before), before)
+        found += nats(comparison.worker.logits(after), after)
         count += len(before) - 1
         if count >= options.tokens:
             break
     comparison.progress("compare whole texts", options.tokens, options.tokens)
     whole = (found - source, found, source)
-    for name, nats in zip(PER_TEXT, whole, strict=True):
-        value = float(np.exp(nats / count)) if count else float("nan")
+    for name, total in zip(PER_TEXT, whole, strict=True):
+        value = float(np.exp(total / count)) if count else float("nan")
         yield Measurement(name, value, "", "lower", count)
 
 
@@ -85,7 +85,7 @@ def _begun(ids: list[int], start: int) -> list[int]:
     return ids if ids[:1] == [start] else [start, *ids]
 
 
-def _nats(chunks: Iterable[Float32], ids: Sequence[int]) -> float:
+def nats(chunks: Iterable[Float32], ids: Sequence[int]) -> float:
     """The sum of -log p of all ids but the first."""
     total, done, truth = 0.0, 0, np.array(ids[1:], np.int64)
     for chunk in chunks:

@@ -210,7 +210,8 @@ def windows_of(
 
 def _way(comparison: Comparison) -> Callable[[Comparison, Windows, Windows], Steps]:
     """Block by block where a decoder's float32 weights would be too much at once."""
-    if comparison.old_ids is None and 4 * comparison.model.parameters > comparison.options.stream_above:
+    large = 4 * comparison.model.parameters > comparison.options.stream_above
+    if large and comparison.old_ids is None:
         from edgecompile.checks.streamed import compare
 
         return compare

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PruneVocab:
-    """Tokens that the text uses at least `min_count` times, at most `max_vocab` (or 1 - `ratio`).
+    """Tokens that the text uses at least `min_count` times: `min_vocab` to `max_vocab` in all.
 
+    `ratio` is the share of the vocabulary that goes, which sets both.
     `corpus` is a file of text in place of the calibration part, `keep` one of words and phrases, a
     line each, whose tokens stay. Rows stay a `multiple`.
     """
@@ -34,6 +35,7 @@ class PruneVocab:
     reads_target: ClassVar[bool] = False
     reads_files: ClassVar[tuple[str, ...]] = ("corpus", "keep")
     min_count: int = 1
+    min_vocab: int = 0
     max_vocab: int = 0
     ratio: float = 0.0
     corpus: str = ""
@@ -43,18 +45,23 @@ class PruneVocab:
     def __post_init__(self) -> None:
         """Refuse what means nothing, before anything is read."""
         in_range(
-            self.name, min_count=(self.min_count, 1, 1e12), max_vocab=(self.max_vocab, 0, 1e9),
-            ratio=(self.ratio, 0, 0.999), multiple=(self.multiple, 1, 1e6),
+            self.name, min_count=(self.min_count, 1, 1e12), min_vocab=(self.min_vocab, 0, 1e9),
+            max_vocab=(self.max_vocab, 0, 1e9), ratio=(self.ratio, 0, 0.999),
+            multiple=(self.multiple, 1, 1e6),
         )  # fmt: skip
-        if self.max_vocab and self.ratio:
-            raise UsageError("[prune.vocab]", "both max_vocab and ratio", "one of the two")
+        if self.ratio and (self.max_vocab or self.min_vocab):
+            raise UsageError("[prune.vocab]", "ratio and a bound", "ratio, or min_vocab, max_vocab")
+        if self.max_vocab and self.min_vocab > self.max_vocab:
+            found = f"min_vocab = {self.min_vocab}"
+            raise UsageError("[prune.vocab]", found, f"at most max_vocab = {self.max_vocab}")
 
     def wish(self, model: Model) -> Wish:
         """The bounds of this model's vocabulary."""
-        most = self.max_vocab
+        least, most = self.min_vocab, self.max_vocab
         if self.ratio:
-            most = max(self.multiple, round((1 - self.ratio) * vocab_tensors.rows_of(model)))
-        return Wish(self.min_count, most, self.multiple)
+            left = round((1 - self.ratio) * vocab_tensors.rows_of(model))
+            least = most = max(self.multiple, left - left % self.multiple)
+        return Wish(self.min_count, least, most, self.multiple)
 
     def headers(self, model: Model) -> Model:
         """The largest that the model may be: what text needs is known when it is read.

@@ -97,9 +97,10 @@ def encoded(tokens: Tokenizer, texts: Sequence[str]) -> Iterator[list[int]]:
 
 @dataclass(frozen=True)
 class Wish:
-    """How many tokens: used at least `min_count` times, at most `most` (0: no bound) in all."""
+    """How many tokens: used at least `min_count` times, `least` to `most` (0: no bound) in all."""
 
     min_count: int = 1
+    least: int = 0
     most: int = 0
     multiple: int = 32
 
@@ -117,9 +118,10 @@ class Choice:
 def choose(
     vocabulary: Vocabulary, safe: Iterable[str], texts: Sequence[str], wish: Wish
 ) -> Choice:
-    """The safety list, then what the texts use most, then more up to the `multiple`.
+    """The safety list, then what the texts use most, then more up to `least` and the `multiple`.
 
-    Each token comes with all that is on the way to it. `safe` are tokens.
+    Each token comes with all that is on the way to it. `safe` are tokens. What no text uses comes
+    by its id: most vocabularies were learned, and are numbered, from the commonest on.
     """
     if not any(text.strip() for text in texts):
         raise BadInputError(vocabulary.where, "no text", "text whose tokens stay", "give --data")
@@ -129,7 +131,7 @@ def choose(
     order = sorted(vocabulary.tokens, key=lambda one: (-counts[one], one))
     used = [one for one in order if counts[one] >= wish.min_count]
     kept = _filled(vocabulary, base, used, limit)
-    whole = -(-len(kept) // wish.multiple) * wish.multiple
+    whole = -(-max(len(kept), wish.least) // wish.multiple) * wish.multiple
     kept = _filled(vocabulary, kept, order, min(whole, limit))
     covered = sum(int(counts[vocabulary.ids[token]]) for token in kept) / int(counts.sum())
     seen = int((counts > 0).sum())

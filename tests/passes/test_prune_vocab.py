@@ -136,6 +136,20 @@ def test_a_bound_keeps_what_text_uses_most(kind: str) -> None:
     assert new.encode("quick").ids == [table[one] for one in old.encode("quick").ids]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_floor_is_filled_with_the_first_tokens_that_nothing_uses(kind: str) -> None:
+    least = len(chosen(kind, ["the"])[0])
+    table, _, _ = chosen(kind, ["the"], least=least + 9)
+    assert len(table) == least + 9
+
+
+def test_a_ratio_is_the_share_that_goes(tmp_path: Path) -> None:
+    model = model_of(tmp_path / "model", "bert")
+    options = PruneVocab(ratio=0.25, multiple=1)
+    smaller = run(model, tmp_path / "work", options, ["the fox"])
+    assert smaller.config["vocab_size"] == round(0.75 * model.config["vocab_size"])
+
+
 def test_a_merge_is_kept_with_all_that_leads_to_it() -> None:
     whole = vocabulary("byte BPE")
     token = max(whole.kind.ids, key=len)
@@ -269,7 +283,9 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"max_vocab": 9, "ratio": 0.5}, {"min_count": 0}, {"ratio": 1.0}, {"multiple": 0}]
+    "options",
+    [{"max_vocab": 9, "ratio": 0.5}, {"min_count": 0}, {"ratio": 1.0}, {"multiple": 0},
+     {"min_vocab": 9, "max_vocab": 8}],
 )
 def test_options_that_mean_nothing_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
