@@ -149,8 +149,16 @@ def _run_passes(
     for choice in one.passes:
         result, key = _run_pass(choice, _Stage(plan, one, model, key), progress, clock)
         model = result.model
-        results.append((choice, result))
+        results.append((_recorded(choice), result))
     return results, key
+
+
+def _recorded(choice: PassChoice) -> PassChoice:
+    """The choice as a manifest names it: files without the folders that they were in."""
+    files = getattr(make_pass(choice), "reads_files", ())
+    named = {key: Path(value).name if key in files and value else value
+             for key, value in choice.options.items()}  # fmt: skip
+    return dataclasses.replace(choice, options=named)
 
 
 def _text_read(plan: Plan, one: TargetPlan) -> dict[str, Any] | None:

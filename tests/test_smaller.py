@@ -200,6 +200,11 @@ def test_what_words_cut_anew_cost_is_in_the_perplexity_that_was_kept(
     assert rows["kept_perplexity_ratio"].value > 1.01 > rows["perplexity_ratio"].value
 
 
+def test_a_manifest_names_a_file_without_its_folder(fewer_tokens: BuildResult) -> None:
+    options = {one["name"]: one["options"] for one in manifest(fewer_tokens.bundle)["passes"]}  # type: ignore[attr-defined]
+    assert options["prune_vocab"]["corpus"] == "few.txt"
+
+
 def test_tokens_layers_and_what_is_learned_again_in_one_recipe(
     llama: Path, tmp_path: Path
 ) -> None:

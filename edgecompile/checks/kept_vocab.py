@@ -71,9 +71,9 @@ def _starts(origin: Model, reference: Renumbered) -> tuple[int, int]:
     for key in ("bos_token_id", "eos_token_id"):
         value = origin.config.get(key)
         value = value[0] if isinstance(value, list) and value else value
-        places = np.flatnonzero(reference.old_ids == value) if isinstance(value, int) else ()
-        if len(places):
-            return int(reference.old_ids[places[0]]), int(places[0])
+        ids = reference.old_ids.tolist()
+        if isinstance(value, int) and value in ids:
+            return value, ids.index(value)
     raise BadInputError(
         origin.source.reference, "no bos_token_id and no eos_token_id that is a token",
         "one of them in config.json",
