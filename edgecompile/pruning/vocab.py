@@ -72,9 +72,10 @@ def old_ids(model: Model, origin: Model) -> Sequence[int] | None:
 
     None too where the model has a token that the origin lacks: it is of another kind then.
     """
-    if tokenizer.tokenizer_json(model.folder) == tokenizer.tokenizer_json(origin.folder):
+    texts = [tokenizer.tokenizer_json(one.folder) for one in (model, origin)]
+    if texts[0] == texts[1]:
         return None
-    smaller, whole = read(model).ids, read(origin).ids
+    smaller, whole = (reader(json.loads(text)).get_vocab() for text in texts)
     if smaller == whole or not smaller.keys() <= whole.keys():
         return None
     return [whole[token] for token in sorted(smaller, key=lambda token: smaller[token])]

@@ -14,9 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgecompile.architectures import DECODERS
 from edgecompile.errors import BadInputError, UnsupportedError, UsageError
 from edgecompile.model import Model
 from edgecompile.passes.prune_vocab import PruneVocab, proven
+from edgecompile.pruning import vocab
 from edgecompile.pruning.vocab import Vocabulary, Wish, choose, reader, safety
 from edgecompile.pruning.vocab_files import document_of, table_of
 from edgecompile.pruning.vocab_kinds import BYTES, kind_of
@@ -207,6 +209,18 @@ def test_words_behind_masks_are_guessed_as_before(architecture: str, tmp_path: P
     expected = Reference(model).rows([_ids(model, "the quick fox")])[0][:, places]
     found = Reference(smaller).rows([_ids(smaller, "the quick fox")])[0]
     assert len(places) < len(_vocab(model))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", sorted(DECODERS))
+def test_each_decoder_guesses_kept_tokens_as_before(architecture: str, tmp_path: Path) -> None:
+    kind = next(one for one in cells.KINDS if one.model_type == architecture)
+    model = cells.make(kind, "text-generation", tmp_path / "model")
+    smaller = run(model, tmp_path / "work", PruneVocab(multiple=1), ["the quick brown fox"])
+    ids = vocab.old_ids(smaller, model)
+    assert ids is not None
+    expected = Reference(model).logits(_ids(model, "the quick fox"))[:, list(ids)]
+    found = Reference(smaller).logits(_ids(smaller, "the quick fox"))
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
