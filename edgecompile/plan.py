@@ -192,6 +192,8 @@ def _target_plan(request: Request, source: SourceRef, model: Model, one: Target)
         raise UnsupportedError(where, reason, way_out=f"build for {_others(model, one)}")
     table = _quantize_table(one, model)
     choices = pass_choices(source.recipe, model.task, table, model.parameters, model.architecture)
+    for choice in choices:
+        files_of(choice, source.recipe)
     if model.task in HALVES and any(make_pass(choice).reads_text for choice in choices):
         raise uncalibrated(model.task)
     _refuse_zeros(request, one, choices)
@@ -248,6 +250,18 @@ def _backend(one: Target, where: str) -> Backend:
 def make_pass(choice: PassChoice) -> Any:
     """The pass with its options checked."""
     return registry.create("passes", choice.name, choice.options, f"[{choice.stage}]")
+
+
+def files_of(choice: PassChoice, recipe: Recipe) -> list[Path]:
+    """Files that a pass's options name, beside the recipe; UsageError for one that is not there."""
+    chosen = make_pass(choice)
+    named = {name: getattr(chosen, name) for name in getattr(chosen, "reads_files", ())}
+    found = {name: recipe.folder / value for name, value in named.items() if value}
+    for name, file in found.items():
+        if not file.is_file():
+            raise UsageError(f"[{choice.stage}] {choice.name} {name}", f"no file {str(file)!r}",
+                             "a file beside the recipe, or a whole path")  # fmt: skip
+    return list(found.values())
 
 
 def _walk(

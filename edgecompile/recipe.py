@@ -16,6 +16,10 @@ from edgecompile.errors import UsageError
 # pass quantize_rtn, and a table without a method names the pass after the stage itself.
 STAGES = ("attention", "prune", "distill", "allocate_bits", "quantize")
 RESHAPING = ("attention", "prune", "distill")  # their passes write another checkpoint
+# Methods of [prune] that may stand in tables of their own ([prune.vocab]), in the order in which
+# they run: what makes those after it cheaper comes first (docs/decisions/0013-vocabulary.md), zeros
+# come last, as widths are chosen among weights that count.
+PRUNING = ("vocab", "depth", "l2", "gradient", "activation", "wanda", "sparsegpt")
 
 # What a plain build does where neither target nor recipe speaks (docs/quality.md has the figures).
 # In a decoder the embedding, which is often the head too, and the small value projections lose most
@@ -176,10 +180,26 @@ def pass_choices(
             table = {**default_quantize(task, parameters, architecture), **target_quantize, **table}
             table = _quantize(table, target_quantize)
         method = table.pop("method", "")
-        if method == "none" or not (method or table):
+        if method == "none":
             continue
-        choices.append(PassChoice(stage, f"{stage}_{method}" if method else stage, table))
+        several = _several(table) if stage == "prune" else {}
+        if method in several:
+            raise UsageError(f"[prune] method = {method!r}", f"[prune.{method}] too", "one of them")
+        if method or table.keys() - several:
+            several[method] = {key: table[key] for key in table if key not in several}
+        for name in sorted(several, key=_place):
+            full = f"{stage}_{name}" if name else stage
+            choices.append(PassChoice(stage, full, several[name]))
     return tuple(choices)
+
+
+def _several(table: Table) -> dict[str, Table]:
+    """The tables in it that are named by a method."""
+    return {n: table[n] for n in PRUNING if isinstance(table.get(n), Mapping)}
+
+
+def _place(method: str) -> int:
+    return PRUNING.index(method) if method in PRUNING else len(PRUNING)
 
 
 def _quantize(table: dict[str, Any], target_quantize: Table) -> dict[str, Any]:
