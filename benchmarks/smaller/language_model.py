@@ -10,6 +10,7 @@ and number: a stopped run goes on. Prints the machine, the versions and two tabl
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -45,6 +46,7 @@ class Run:
     work: Path
     model: str
     tokens: int
+    lora_tokens: int
     recovery: int
     measured: int
     threads: int
@@ -54,9 +56,19 @@ class Run:
         """What is learned from."""
         return self.work / "train.txt"
 
+    @property
+    def tuning(self) -> Path:
+        """What choices are made by."""
+        return self.work / "tuning.txt"
+
+    @property
+    def calibration(self) -> str:
+        """The setting that gives passes the training text, and leaves tuning.txt to checks."""
+        return f"data.calibration={self.work / 'mixed.txt'}"
+
     def perplexities(self, name: str, place: str) -> dict[str, float]:
         """Of the tuning split and both texts."""
-        files = measured.texts(self.data, self.work / "tuning.txt")
+        files = measured.texts(self.data, self.tuning)
         return measured.perplexities(place, files, self.measured, self.work / f"{name}.json")
 
 
@@ -68,6 +80,7 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--parts", nargs="+", default=["finetune", "depth"])
     parser.add_argument("--tokens", type=int, default=102_400, help="to fine-tune on")
+    parser.add_argument("--lora-tokens", type=int, default=0, help="0: as many")
     parser.add_argument("--recovery", type=int, default=204_800, help="to distill on")
     parser.add_argument("--measured", type=int, default=8192, help="tokens a text")
     parser.add_argument("--threads", type=int, default=2)
@@ -90,13 +103,19 @@ def machine(run: Run) -> str:
 
 
 def split(run: Run) -> None:
-    """train.txt and tuning.txt: the library's paragraphs, by a hash of their text."""
+    """train.txt and tuning.txt: the library's paragraphs, by a hash of their text.
+
+    mixed.txt has the former in the order of a hash: its start is from all over the library.
+    """
     from edgecompile.train.data import Keys, is_held_out, read_examples
 
     rows = read_examples(run.data / "text" / "python-library.txt", Keys())
     for name, held in (("train", False), ("tuning", True)):
         texts = [row.text for row in rows if is_held_out(row.key, SHARE) == held]
         (run.work / f"{name}.txt").write_text("\n\n".join(texts) + "\n", encoding="utf-8")
+        if not held:
+            texts.sort(key=lambda text: hashlib.sha256(text.encode()).hexdigest())
+            (run.work / "mixed.txt").write_text("\n\n".join(texts) + "\n", encoding="utf-8")
 
 
 # -- fine-tuning ---------------------------------------------------------------------------------
@@ -104,8 +123,8 @@ def split(run: Run) -> None:
 
 def finetune(run: Run) -> str:
     """The source, all weights tuned, and LoRA: perplexity on both texts."""
-    places = {"source": run.model, "full": trained(run, "full", FULL)}
-    places["lora"] = trained(run, "lora", LORA)
+    places = {"source": run.model, "full": trained(run, "full", FULL, run.tokens)}
+    places["lora"] = trained(run, "lora", LORA, run.lora_tokens or run.tokens)
     lines = [["", "tuning", "tutorial (domain)", "drama (far)", "steps, tokens/s (median)"]]
     for name, place in places.items():
         found = run.perplexities(name, place)
@@ -114,19 +133,19 @@ def finetune(run: Run) -> str:
     return markdown(lines)
 
 
-def trained(run: Run, name: str, settings: Sequence[str]) -> str:
-    """The folder of a model tuned on `tokens` tokens of the library."""
+def trained(run: Run, name: str, settings: Sequence[str], tokens: int) -> str:
+    """The folder of a model tuned on so many tokens of the library."""
     from edgecompile.train.run import Request, train
 
     out = run.work / name
     common = (
-        f"train.steps={run.tokens // (BATCH * LENGTH)}", f"train.batch={BATCH}",
+        f"train.steps={tokens // (BATCH * LENGTH)}", f"train.batch={BATCH}",
         f"train.length={LENGTH}", "train.schedule=cosine", f"train.threads={run.threads}",
         "train.save_every=10",
     )  # fmt: skip
     if not out.is_dir():
         train(
-            Request(run.model, out, run.training, run.work / "tuning.txt", TASK,
+            Request(run.model, out, run.training, run.tuning, TASK,
                     settings=(*common, *settings), resume=True),
             lambda _row: None, lambda *_: None,
         )  # fmt: skip
@@ -146,7 +165,7 @@ def rate(metrics: Path) -> str:
 
 def depth(run: Run) -> str:
     """Layers dropped from the tuned model, before and after recovery, beside quantization alone."""
-    full = trained(run, "full", FULL)
+    full = trained(run, "full", FULL, run.tokens)
     pruned = {way: shallower(run, full, way) for way in WAYS}
     best = min(WAYS, key=lambda way: run.perplexities(f"depth-{way}", pruned[way])["tuning"])
     again = recovered(run, full, pruned[best], best)
@@ -184,7 +203,8 @@ def compressed(run: Run, source: str, name: str, settings: Sequence[str]) -> str
 
     out = run.work / name
     if not out.is_dir():
-        request = Request(source, (), settings=tuple(settings), task=TASK, data=run.training)
+        request = Request(source, (), settings=(*settings, run.calibration), task=TASK,
+                          data=run.tuning)  # fmt: skip
         done = compress(request, out, lambda *_: None)
         print("\n".join(done.notes), flush=True)
     return str(out)
@@ -229,8 +249,8 @@ def built(run: Run, name: str, source: str, settings: Sequence[str], target: str
     place = run.work / "bundles" / name / target
     if not place.is_symlink():
         request = Request(
-            source, (target,), place.parent, settings=(*settings, "check.tokens=512"), task=TASK,
-            data=run.training, overwrite=True,
+            source, (target,), place.parent, overwrite=True, task=TASK, data=run.tuning,
+            settings=(*settings, run.calibration, "check.tokens=512"),
         )  # fmt: skip
         (result,) = build(plan(request), lambda *_: None)
         (place.parent / f"{target}.from").write_text(source, "utf-8")
