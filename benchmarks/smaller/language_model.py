@@ -31,11 +31,14 @@ FULL = ("train.lr=1e-4",)
 LORA = ("train.lr=1e-3", "train.lora.rank=16", "train.lora.alpha=32")
 DISTILL = ("distill.soft=1", "distill.task=0.5", "distill.cache_mb=0", f"distill.length={LENGTH}")
 LAYERS, WAYS = 24, ("influence", "kl")
-CHOOSING = {"influence": 64, "kl": 4}  # windows of 128 tokens: kl runs them 165 times
+CHOOSING = {"influence": 64, "kl": 2}  # windows of 128 tokens: kl runs them 165 times
 INT8 = ("quantize.method=rtn", "quantize.bits=8", "quantize.embedding_bits=8",
         "quantize.overrides={}")  # fmt: skip
+MIXED = ("quantize.method=rtn", "quantize.bits=4", "allocate_bits.calibrated=false",
+         "quantize.embedding_bits=8", "quantize.overrides={}", "allocate_bits.texts=16")  # fmt: skip
 INT4 = ("quantize.method=gptq", "quantize.bits=4", "quantize.embedding_bits=8",
         "quantize.overrides={}")  # fmt: skip
+KINDS = ("int8", "same", "int4")  # of quantized rows; `same`: all layers in the size of 24 in int8
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Run:
     lora_tokens: int
     recovery: int
     measured: int
+    kinds: list[str]
     threads: int
 
     @property
@@ -83,6 +87,7 @@ def main() -> None:
     parser.add_argument("--lora-tokens", type=int, default=0, help="0: as many")
     parser.add_argument("--recovery", type=int, default=204_800, help="to distill on")
     parser.add_argument("--measured", type=int, default=8192, help="tokens a text")
+    parser.add_argument("--kinds", nargs="*", default=KINDS, choices=KINDS)
     parser.add_argument("--threads", type=int, default=2)
     options = vars(parser.parse_args())
     parts, run = options.pop("parts"), Run(**options)
@@ -175,7 +180,7 @@ def depth(run: Run) -> str:
     kept = {full: "full", again: "recovered", **{pruned[way]: f"depth-{way}" for way in WAYS}}
     for name, place in folders.items():
         lines.append(row(run, name, "float32", Path(place), kept[place], place))
-    return markdown([*lines, *quantized(run, full, again)])
+    return markdown([*lines, *(quantized(run, full, again) if run.kinds else [])])
 
 
 def shallower(run: Run, full: str, way: str) -> str:
@@ -213,13 +218,17 @@ def compressed(run: Run, source: str, name: str, settings: Sequence[str]) -> str
 def quantized(run: Run, full: str, again: str) -> list[list[str]]:
     """Rows of both depths on the grid; 30 layers at the bits that give the size of 24 in int8."""
     shallow, deep = parameters(again), parameters(full)
-    bits = f"allocate_bits.bits_per_weight={8.1 * shallow / deep:.2f}"
-    rows = {
-        "30 layers, int8": (full, INT8), "24 distilled, int8": (again, INT8),
-        "30 layers, int8's bits x 24 layers' share": (full, (*INT4, bits)),
-        "30 layers, int4": (full, INT4), "24 distilled, int4": (again, INT4),
-    }  # fmt: skip
-    names = {row: f"{Path(place).name}-{at}" for at, (row, (place, _)) in enumerate(rows.items())}
+    bits = f"allocate_bits.bits_per_weight={8.03 * shallow / deep:.2f}"  # int8 and its scales
+    every = {
+        ("int8", "30 layers, int8"): (full, INT8),
+        ("int8", "24 distilled, int8"): (again, INT8),
+        ("same", "30 layers, 4 and 8 bits in that size"): (full, (*MIXED, bits)),
+        ("int4", "30 layers, int4"): (full, INT4),
+        ("int4", "24 distilled, int4"): (again, INT4),
+    }
+    rows = {name: what for (kind, name), what in every.items() if kind in run.kinds}
+    names = {row: f"{Path(place).name}-{'-'.join(row.split(', ')[1].split())}"
+             for row, (place, _) in rows.items()}  # fmt: skip
     bundles = {
         target: {row: built(run, names[row], *what, target) for row, what in rows.items()}
         for target in ("cpu", "gguf")
