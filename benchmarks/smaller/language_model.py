@@ -35,7 +35,8 @@ CHOOSING = {"influence": 64, "kl": 2}  # windows of 128 tokens: kl runs them 165
 INT8 = ("quantize.method=rtn", "quantize.bits=8", "quantize.embedding_bits=8",
         "quantize.overrides={}")  # fmt: skip
 MIXED = ("quantize.method=rtn", "quantize.bits=4", "allocate_bits.calibrated=false",
-         "quantize.embedding_bits=8", "quantize.overrides={}", "allocate_bits.texts=16")  # fmt: skip
+         "allocate_bits.texts=16", "quantize.embedding_bits=8",
+         "quantize.overrides={}")  # fmt: skip
 INT4 = ("quantize.method=gptq", "quantize.bits=4", "quantize.embedding_bits=8",
         "quantize.overrides={}")  # fmt: skip
 KINDS = ("int8", "same", "int4")  # of quantized rows; `same`: all layers in the size of 24 in int8
@@ -73,7 +74,7 @@ class Run:
     def perplexities(self, name: str, place: str) -> dict[str, float]:
         """Of the tuning split and both texts."""
         files = measured.texts(self.data, self.tuning)
-        return measured.perplexities(place, files, self.measured, self.work / f"{name}.json")
+        return measured.perplexities(place, files, self.measured, self.work / f"{name}-{self.measured}.json")
 
 
 def main() -> None:
