@@ -74,7 +74,8 @@ class Run:
     def perplexities(self, name: str, place: str) -> dict[str, float]:
         """Of the tuning split and both texts."""
         files = measured.texts(self.data, self.tuning)
-        return measured.perplexities(place, files, self.measured, self.work / f"{name}-{self.measured}.json")
+        kept = self.work / f"{name}-{self.measured}.json"
+        return measured.perplexities(place, files, self.measured, kept)
 
 
 def main() -> None:
