@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgecompile import bundle, cache, estimate, lock, registry, sources, target
+from edgecompile import bundle, cache, estimate, lock, recipe, registry, sources, target
 from edgecompile.backends import Backend
 from edgecompile.checks.costs import NO_GAIN
 from edgecompile.errors import (
+    BadInputError,
     EdgecompileError,
     MissingLibraryError,
     ResourceError,
@@ -107,6 +108,7 @@ def plan(request: Request) -> Plan:
     )  # fmt: skip
     for one in targets:
         _refuse_existing(request, source, one)
+    _refuse_untrained(request, source)
     model = sources.describe(source)
     _refuse_data(request.data, model.task)
     locked = _locked(request, of_targets)
@@ -131,6 +133,17 @@ def _refuse_data(data: Path | None, task: str) -> None:
 def _refuse_unbuilt(one: Target) -> None:
     if one.refused:
         raise UnsupportedError(f"target {one.name}", f"not built: {one.refused}")
+
+
+def _refuse_untrained(request: Request, source: SourceRef) -> None:
+    if source.untrained:
+        folder = f"build/{source.name}"
+        file = request.recipe or recipe.names().get(request.model) or request.model
+        raise BadInputError(
+            source.name, "its weights are not here yet: they are trained from its recipe",
+            "a trained folder", f"edgecompile train {request.model} -o {folder}, and then "
+            f"edgecompile build {folder} --recipe {file}",
+        )  # fmt: skip
 
 
 def output_folder(request: Request, source: SourceRef, one: Target) -> Path:

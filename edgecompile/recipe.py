@@ -70,6 +70,7 @@ class DataSpec:
 
     file: str = ""
     calibration: str = ""
+    script: str = ""  # file:function beside the recipe, which writes what `train` reads
     text: str = "text"  # column or key of the text
     label: str = "label"
 
