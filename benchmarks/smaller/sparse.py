@@ -1,13 +1,12 @@
 """Zeros in a decoder's weights, and windows for its attention: what either costs in perplexity.
 
     python benchmarks/smaller/sparse.py --data DIR [--model MODEL] [--tokens 8192] [--texts 16]
-        [--keep FOLDER] [--only zeros|windows|engines]
+        [--keep FOLDER] [--only zeros|windows]
 
 DIR holds text/python-library.txt, which the passes are calibrated on, and text/python-tutorial.txt,
 which perplexity is measured on. Prints the machine, the versions and a line for each way: by
-magnitude, Wanda and SparseGPT at 50 % and 2:4 in windows of 512 tokens; sliding windows on texts
-of 2048 tokens; then an encoder with 8-bit codes in four engines, dense and with zeros: latency of
-128 tokens, side by side, and the bundle's bytes, as they are and zipped.
+magnitude, Wanda and SparseGPT at 50 % and 2:4 in windows of 512 tokens; then sliding windows on
+texts of 2048 tokens. What zeros do to speed and size is zeros_speed.py's.
 """
 from __future__ import annotations
 
@@ -19,7 +18,6 @@ import platform
 import shutil
 import tempfile
 import time
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,8 +29,6 @@ if TYPE_CHECKING:
 
 ZEROS = {"50 %": {"sparsity": 0.5}, "2:4": {"pattern": "2:4"}}
 WINDOWS = (256, 0), (512, 0), (1024, 0), (512, 4), (512, 2)  # positions, every n-th layer dense
-ENGINES = "onnxruntime", "openvino", "executorch", "gguf"
-ENCODER = "all-minilm-l6-v2"
 SHORT, LONG = 512, 2048  # tokens of a text
 
 
@@ -44,7 +40,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=8192)
     parser.add_argument("--texts", type=int, default=16, help="Windows of 512 to calibrate on.")
     parser.add_argument("--keep", type=Path, help="Folder for the checkpoints; default: none.")
-    parser.add_argument("--only", choices=("zeros", "windows", "engines"))
+    parser.add_argument("--only", choices=("zeros", "windows"))
     options = parser.parse_args()
     from edgecompile.host import cpu_level, cpu_name, usable_cores
     from edgecompile.train.run import versions
@@ -55,7 +51,7 @@ def main() -> None:
           f"{options.texts} x 512 of python-library.txt", flush=True)  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         keep = options.keep or Path(folder)
-        for part in (zeros, windows, engines):
+        for part in (zeros, windows):
             if options.only in (None, part.__name__):
                 part(options, keep)
 
@@ -91,61 +87,14 @@ def windows(options: argparse.Namespace, keep: Path) -> None:
         shutil.rmtree(folder)
 
 
-def engines(options: argparse.Namespace, keep: Path) -> None:
-    """Whether zeros make anything faster or smaller: one encoder, dense and sparse, by engine."""
-    from edgecompile.bench import bench
-
-    few = ["prune.method=wanda", "prune.texts=64", "prune.length=128"]
-    models = {"dense": ENCODER} | {
-        name: str(made(options, keep / f"encoder-{key}", [*few, f"prune.{key}={value}"], ENCODER))
-        for name, pattern in ZEROS.items() for key, value in pattern.items()
-    }  # fmt: skip
-    for backend in ENGINES:
-        paths = [
-            bundle(model, backend, keep / f"{backend}-{index}")
-            for index, model in enumerate(models.values())
-        ]
-        rows = bench(paths, 15, 128, None, lambda *_: None)
-        for name, path, row in zip(models, paths, rows, strict=True):
-            found = {key: value for key, value in row.items() if "latency" in key}
-            files = [one.stat().st_size for one in (path / "model").rglob("*") if one.is_file()]
-            print(f"{backend:12} {name:6} {found}, model {sum(files) / 1e6:.2f} MB, zipped "
-                  f"{zipped(path / 'model') / 1e6:.2f} MB", flush=True)  # fmt: skip
-
-
-def bundle(model: str, backend: str, out: Path) -> Path:
-    """A bundle with 8-bit codes, rounded to nearest."""
-    from edgecompile.build import build
-    from edgecompile.plan import Request, plan
-
-    settings = ["quantize.method=rtn", "quantize.bits=8", "check.texts=8"]
-    target = "gguf" if backend == "gguf" else "cpu"
-    if target == "cpu":
-        settings.append(f"target.backend={backend}")
-    request = Request(
-        model, (target,), out=out, settings=tuple(settings), task="embedding", overwrite=True,
-        allow=("no-gain",),
-    )  # fmt: skip
-    [result] = build(plan(request), lambda *_: None)
-    return result.bundle
-
-
-def zipped(folder: Path) -> int:
-    """Bytes of the files, deflated as in a ZIP archive."""
-    files = (one for one in folder.rglob("*") if one.is_file())
-    return sum(len(zlib.compress(one.read_bytes(), 6)) for one in files)
-
-
-def made(
-    options: argparse.Namespace, out: Path, settings: Sequence[str], model: str = ""
-) -> Path:
+def made(options: argparse.Namespace, out: Path, settings: Sequence[str]) -> Path:
     """What `edgecompile compress` writes."""
     from edgecompile.compress import compress
     from edgecompile.plan import Request
 
     text = (options.data / "text" / "python-library.txt").absolute()
     settings = (*settings, f"data.calibration={text}")
-    request = Request(model or options.model, (), settings=settings, overwrite=True)
+    request = Request(options.model, (), settings=settings, overwrite=True)
     return compress(request, out, lambda *_: None).folder
 
 
