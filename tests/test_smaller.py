@@ -176,10 +176,13 @@ def test_compress_replaces_a_folder_only_when_told(llama: Path, tmp_path: Path) 
     compressed(llama, tmp_path / "smaller", *SETTINGS, overwrite=True)
 
 
-def with_few_tokens(model: Path, folder: Path, *targets: str) -> list[BuildResult]:
+def with_few_tokens(
+    model: Path, folder: Path, *targets: str, backend: str = ""
+) -> list[BuildResult]:
     few = folder / "few.txt"
     few.write_text("the quick brown fox jumps over the lazy dog\n")
     settings = (f"prune.vocab.corpus={few}", "prune.vocab.multiple=1", *SETTINGS[3:])
+    settings += (f"target.backend={backend}",) if backend else ()
     return list(builder.build(planned(model, folder / "out", *targets, settings=settings), quiet))
 
 
@@ -240,9 +243,14 @@ def test_other_text_in_a_named_file_gives_another_model(llama: Path, tmp_path: P
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", ["desktop", "mobile", "gguf"])
+@pytest.mark.parametrize(
+    ("target", "backend"),
+    [("cpu", "openvino"), ("mobile", "executorch"), ("gguf", "gguf")],
+)
 def test_a_smaller_vocabulary_passes_on_other_engines(
-    target: str, llama: Path, tmp_path: Path
+    target: str, backend: str, llama: Path, tmp_path: Path
 ) -> None:
-    [result] = with_few_tokens(llama, tmp_path, target)
+    [result] = with_few_tokens(llama, tmp_path, target, backend=backend)
+    rows = {row.metric: row.value for row in result.report.rows}
     assert result.report.verdict == "pass"
+    assert rows.get("engine_tokenizer_differences", 0.0) == 0  # llama.cpp's own, of its file
