@@ -141,3 +141,21 @@ def test_a_users_module_is_lowered_with_its_codes(tmp_path: Path) -> None:
     with Reference(model).quantized(model.quantized) as reference:
         expected = reference.run(**{written.inputs[0].name: given})["output_0"]
     assert np.linalg.norm(found["output_0"] - expected) < 0.03 * np.linalg.norm(expected)
+
+
+def test_the_bias_of_far_words_is_the_sources(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = transformers.MPNetConfig(
+        vocab_size=tiny.word_piece(tmp_path / "m"), hidden_size=64, intermediate_size=96,
+        num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=202,
+        initializer_range=0.2, num_labels=3, pad_token_id=0,
+    )  # fmt: skip
+    transformers.MPNetForSequenceClassification(config).save_pretrained(tmp_path / "m")
+    tiny.card(tmp_path / "m")
+    model = load(str(tmp_path / "m"))
+    (tmp_path / "out").mkdir()
+    written = BACKEND.export(model, tmp_path / "out", quiet)
+    holds_the_model(tmp_path / "out", model, written)
+    ids = [[2, *(5 + i % 40 for i in range(198)), 3], [2, 20, 3]]  # farther than 128, and near
+    found = opened(tmp_path / "out", model, written).encode(ids)
+    assert found == pytest.approx(Reference(model).embed(ids), abs=2e-4)

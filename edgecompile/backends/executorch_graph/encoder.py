@@ -4,13 +4,16 @@ One text a call, so nothing is padded and no mask is needed; the length follows 
 """
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from executorch.exir.scalar_type import ScalarType
 
 from edgecompile.architectures import ENCODERS, Encoder, first_position
 from edgecompile.backends import schemes_of
+from edgecompile.backends.executorch_graph.distances import Distances, bias, by_rule, drawn
 from edgecompile.backends.executorch_graph.embedding import look_up
 from edgecompile.backends.executorch_graph.layers import (
     LayerSheet,
@@ -40,12 +43,15 @@ class EncoderSheet(LayerSheet):
     names: Encoder
     layers: int
     prefix: str  # of the base model's names in the module
+    distances: Distances | None = None
+    near: int | None = None  # what is added to scores by distance
 
 
 def write(model: Model, folder: Path, progress: Progress) -> dict[str, str]:
     """Write model.pte: `forward(input_ids)`; returns the source tensors left out, and why."""
     progress("write file", 0, 1)
-    sources = {name: s for s, name in parameter_names(skeleton(model), model.weights).items()}
+    module = skeleton(model)
+    sources = {name: s for s, name in parameter_names(module, model.weights).items()}
     file, method = PteFile(folder), Method(METHOD)
     names, config = ENCODERS[model.architecture], filled_in(model)
     prefix = "" if f"{names.words}.weight" in sources else names.prefix
@@ -55,7 +61,7 @@ def write(model: Model, folder: Path, progress: Progress) -> dict[str, str]:
         model=model, sources=sources, schemes=schemes_of(model), file=file, stored={},
         tokens=text_limit(model), heads=config.num_attention_heads,
         layers=config.num_hidden_layers, epsilon=names.epsilon or float(config.layer_norm_eps),
-        names=names, prefix=prefix,
+        names=names, prefix=prefix, distances=_distances(model, module, sources, prefix),
     )  # fmt: skip
     arguments = _look_ups(sheet, method)
     _draw(sheet, len(arguments))
@@ -77,8 +83,17 @@ def _tie(sources: dict[str, str], names: Encoder, prefix: str) -> None:
     sources.setdefault(f"{head.out}.bias", sources.get(head.bias, ""))
 
 
+def _distances(
+    model: Model, module: Any, sources: Mapping[str, str], prefix: str
+) -> Distances | None:
+    if not (name := ENCODERS[model.architecture].distances):
+        return None
+    rule = getattr(module, prefix.rstrip("."), module).encoder.relative_position_bucket
+    return Distances(sources[f"{prefix}{name}.weight"], by_rule(rule, text_limit(model)))
+
+
 def _look_ups(sheet: EncoderSheet, method: Method) -> list[int]:
-    """Word rows and position rows [1, tokens, width]; of a pair's tokens their texts' rows."""
+    """Word and position rows [1, tokens, width]; biases by distance; rows of a pair's texts."""
     model, names = sheet.model, (sheet.names.words, sheet.names.positions)
     words, positions = (sheet.source(f"{sheet.prefix}{name}.weight") for name in names)
     width = model.weights.infos[words].shape[1]
@@ -98,10 +113,13 @@ def _look_ups(sheet: EncoderSheet, method: Method) -> list[int]:
         end = method.number()
         method.call("executorch_prim::add.Scalar", count, start, end)
     method.call("aten::slice_copy.Tensor_out", value, one, start, end, one, found[1])
+    if sheet.distances is not None:
+        span, most = (method.scalar(0), count), (sheet.tokens, sheet.tokens)
+        found.append(bias(sheet, method, sheet.distances, span, count, most))
     if pair:
         found.append(method.buffer(FLOAT, 1, sheet.tokens, width))
         kinds = sheet.source(f"{sheet.prefix}{sheet.names.kinds}.weight")
-        sheet.stored |= look_up(method, sheet.file, model, kinds, (types, found[2]))
+        sheet.stored |= look_up(method, sheet.file, model, kinds, (types, found[-1]))
     return found
 
 
@@ -110,7 +128,9 @@ def _draw(sheet: EncoderSheet, inputs: int) -> None:
     width = sheet.model.weights.infos[sheet.source(f"{prefix}{names.words}.weight")].shape[1]
     stream = d.add(sheet.input(width), sheet.input(width))
     kinds = sheet.source(f"{prefix}{names.kinds}.weight")
-    if inputs > 2:
+    if sheet.distances is not None:
+        sheet.near = drawn(sheet, sheet.tokens, sheet.tokens, sheet.heads)
+    elif inputs > 2:
         stream = d.add(stream, sheet.input(width))
     elif kinds:
         values = sheet.model.dense(kinds)
@@ -142,7 +162,7 @@ def _words(sheet: EncoderSheet, stream: int) -> int:
 def _layer(sheet: EncoderSheet, start: str, stream: int) -> int:
     d, names = sheet.delegate, sheet.names
     qkv = [start + name for name in names.qkv]
-    mixed = product(sheet, [start + names.out], attention(sheet, qkv, stream))
+    mixed = product(sheet, [start + names.out], attention(sheet, qkv, stream, sheet.near))
     stream = norm(sheet, start + names.attention_norm, d.add(stream, mixed))
     hidden = d.gelu(product(sheet, [start + names.up], stream))
     hidden = product(sheet, [start + names.down], hidden)

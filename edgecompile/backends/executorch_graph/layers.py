@@ -50,7 +50,7 @@ def attention(
 ) -> int:
     """softmax(q k / sqrt(size) + mask) v for each head (Vaswani et al. 2017), heads joined.
 
-    `mask` is [1, 1, tokens, tokens].
+    `mask` is [1, 1 or heads, tokens, tokens].
     """
     d = sheet.delegate
     width = d.shape(value)[-1]
