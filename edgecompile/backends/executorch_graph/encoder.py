@@ -4,7 +4,7 @@ One text a call, so nothing is padded and no mask is needed; the length follows 
 """
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from edgecompile.backends.executorch_graph.layers import (
 from edgecompile.backends.executorch_graph.method import Method
 from edgecompile.backends.executorch_graph.pte import PteFile
 from edgecompile.backends.executorch_graph.scope import has_kinds, text_limit
-from edgecompile.backends.executorch_graph.sheet import product, written
+from edgecompile.backends.executorch_graph.sheet import Sheet, product, written
 from edgecompile.model import Model
 from edgecompile.numerics.swap import parameter_names
 from edgecompile.passes import Progress
@@ -65,15 +65,21 @@ def write(model: Model, folder: Path, progress: Progress) -> dict[str, str]:
     )  # fmt: skip
     arguments = _look_ups(sheet, method)
     _draw(sheet, len(arguments))
-    *_, width = sheet.delegate.shape(sheet.delegate.outputs[0])
-    sizes = (1, sheet.tokens, width) if model.task in PER_TOKEN else (1, width)
-    out = method.buffer(FLOAT, *sizes, fixed=model.task not in PER_TOKEN)
-    method.delegate(file.delegate(sheet.delegate.serialize()), *arguments, out)
-    method.output(out)
-    file.finish([method.plan()])
+    finish(sheet, method, arguments)
     progress("write file", 1, 1)
     left = [source for source in model.weights if source not in written(sheet)]
     return dict.fromkeys(left, "not part of the graph")
+
+
+def finish(sheet: Sheet, method: Method, arguments: Sequence[int]) -> None:
+    """Call what is drawn, whose answer is the method's, and write the file."""
+    *_, width = sheet.delegate.shape(sheet.delegate.outputs[0])
+    per_token = sheet.model.task in PER_TOKEN
+    sizes = (1, sheet.tokens, width) if per_token else (1, width)
+    out = method.buffer(FLOAT, *sizes, fixed=not per_token)
+    method.delegate(sheet.file.delegate(sheet.delegate.serialize()), *arguments, out)
+    method.output(out)
+    sheet.file.finish([method.plan()])
 
 
 def _tie(sources: dict[str, str], names: Encoder, prefix: str) -> None:
@@ -149,7 +155,7 @@ def _answer(sheet: EncoderSheet, stream: int) -> int:
         return product(sheet, ["classifier"], stream)
     if task == "fill-mask":
         return _words(sheet, stream)
-    return _pooled(sheet, stream) if sheet.model.pooling else _classified(sheet, stream)
+    return pooled(sheet, stream) if sheet.model.pooling else _classified(sheet, stream)
 
 
 def _words(sheet: EncoderSheet, stream: int) -> int:
@@ -169,7 +175,7 @@ def _layer(sheet: EncoderSheet, start: str, stream: int) -> int:
     return norm(sheet, start + names.mlp_norm, d.add(stream, hidden))
 
 
-def _pooled(sheet: EncoderSheet, stream: int) -> int:
+def pooled(sheet: Sheet, stream: int) -> int:
     """One vector [1, width], of length 1 where the model normalizes."""
     d, pooling = sheet.delegate, sheet.model.pooling
     width = d.shape(stream)[-1]
