@@ -25,6 +25,7 @@ from edgecompile.backends.executorch_graph.layers import (
     Tables,
     activated,
     root_mean_square,
+    swaps,
     turned,
     unswapped,
     whole_heads,
@@ -65,12 +66,8 @@ def window(sheet: DecoderSheet, context: int, width: int) -> DecoderSheet:
 
 
 def swaps_neighbours(plan: DecoderPlan, schemes: Mapping[str, Scheme]) -> bool:
-    """Whether the embedding's look-up reads a 4-bit table in the order of the tied head's product.
-
-    The operator and XNNPACK take a byte's nibbles in two orders; the table is stored once.
-    """
-    scheme = schemes.get(plan.sources[EMBEDDING])
-    return plan.tied and scheme is not None and scheme.bits == 4
+    """Whether the rows of the embedding's look-up have each two neighbours swapped."""
+    return swaps(schemes, plan.sources[EMBEDDING], plan.tied)
 
 
 def first(sheet: DecoderSheet) -> DecoderSheet:

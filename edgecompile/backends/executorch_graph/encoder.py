@@ -20,7 +20,9 @@ from edgecompile.backends.executorch_graph.layers import (
     activated,
     attention,
     norm,
+    swaps,
     unit,
+    unswapped,
 )
 from edgecompile.backends.executorch_graph.method import Method
 from edgecompile.backends.executorch_graph.pte import PteFile
@@ -45,6 +47,13 @@ class EncoderSheet(LayerSheet):
     prefix: str  # of the base model's names in the module
     distances: Distances | None = None
     near: int | None = None  # what is added to scores by distance
+
+    @property
+    def swaps(self) -> bool:
+        """Whether look-ups of words give neighbours swapped."""
+        words = self.source(f"{self.prefix}{self.names.words}.weight")
+        tied = self.source(f"{self.names.word_head.out}.weight") == words
+        return swaps(self.schemes, words, tied and self.model.task == "fill-mask")
 
 
 def write(model: Model, folder: Path, progress: Progress) -> dict[str, str]:
@@ -107,7 +116,9 @@ def _look_ups(sheet: EncoderSheet, method: Method) -> list[int]:
     pair = model.task in PAIRS and has_kinds(model)
     types = method.input(LONG, 1, sheet.tokens) if pair else 0
     found = [method.buffer(FLOAT, 1, sheet.tokens, width) for _ in range(2)]
-    sheet.stored |= look_up(method, sheet.file, model, words, (ids, found[0]))
+    sheet.stored |= look_up(
+        method, sheet.file, model, words, (ids, found[0]), as_linear=sheet.swaps
+    )
     table = model.dense(positions)
     at, sheet.stored[positions] = sheet.file.constant(positions, table)
     count, one = method.number(), method.scalar(1)
@@ -132,7 +143,8 @@ def _look_ups(sheet: EncoderSheet, method: Method) -> list[int]:
 def _draw(sheet: EncoderSheet, inputs: int) -> None:
     d, names, prefix = sheet.delegate, sheet.names, sheet.prefix
     width = sheet.model.weights.infos[sheet.source(f"{prefix}{names.words}.weight")].shape[1]
-    stream = d.add(sheet.input(width), sheet.input(width))
+    given, positions = sheet.input(width), sheet.input(width)
+    stream = d.add(unswapped(sheet, given) if sheet.swaps else given, positions)
     kinds = sheet.source(f"{prefix}{names.kinds}.weight")
     if sheet.distances is not None:
         sheet.near = drawn(sheet, sheet.tokens, sheet.tokens, sheet.heads)

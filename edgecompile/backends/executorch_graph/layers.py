@@ -2,12 +2,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from edgecompile.backends.executorch_graph.sheet import Sheet, product, products
+from edgecompile.numerics.schemes import Scheme
 
 SQUARES, SCALE = "squares", "attention_scale"
 GELU, ZERO, TURN = "gelu", "zero", "turn"
@@ -146,6 +147,15 @@ def root_mean_square(sheet: Sheet, value: int, weight: int, epsilon: float) -> i
     d = sheet.delegate
     mean = sheet.mean(d.multiply(value, value), epsilon)
     return d.multiply(d.multiply(value, d.inverse_root(mean)), weight)
+
+
+def swaps(schemes: Mapping[str, Scheme], table: str, tied: bool) -> bool:
+    """Whether an embedding's look-up reads a 4-bit table in the order of the tied head's product.
+
+    The operator and XNNPACK take a byte's nibbles in two orders; the table is stored once.
+    """
+    scheme = schemes.get(table)
+    return tied and scheme is not None and scheme.bits == 4
 
 
 def unswapped(sheet: Sheet, stream: int) -> int:

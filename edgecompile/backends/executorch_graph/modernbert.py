@@ -25,6 +25,7 @@ from edgecompile.backends.executorch_graph.layers import (
     activated,
     mixed,
     norm,
+    swaps,
     turned,
     unswapped,
     whole_heads,
@@ -49,14 +50,9 @@ class ModernSheet(LayerSheet):
 
     config: Any  # transformers' ModernBertConfig
     prefix: str  # of the base model's names in the module
+    swaps: bool  # whether look-ups of words give neighbours swapped
     tables: dict[str, Tables] = field(default_factory=dict)  # by kind of layer
     window: int | None = None  # what hides tokens far away
-
-    @property
-    def swaps(self) -> bool:
-        """Whether the table is a tied head's too, whose product reads pairs in another order."""
-        scheme = self.schemes.get(self.source(f"{self.prefix}{WORDS}.weight"))
-        return self.model.task == "fill-mask" and scheme is not None and scheme.bits == 4
 
 
 def write(model: Model, folder: Path, progress: Progress) -> dict[str, str]:
@@ -65,11 +61,13 @@ def write(model: Model, folder: Path, progress: Progress) -> dict[str, str]:
     module: Any = skeleton(model)
     sources = {name: s for s, name in parameter_names(module, model.weights).items()}
     prefix = "" if f"{WORDS}.weight" in sources else "model."
-    sources.setdefault("decoder.weight", sources[f"{prefix}{WORDS}.weight"])
+    words, schemes = sources[f"{prefix}{WORDS}.weight"], schemes_of(model)
+    tied = sources.setdefault("decoder.weight", words) == words and model.task == "fill-mask"
     sheet = ModernSheet(
-        model=model, sources=sources, schemes=schemes_of(model), file=PteFile(folder), stored={},
+        model=model, sources=sources, schemes=schemes, file=PteFile(folder), stored={},
         tokens=text_limit(model), heads=module.config.num_attention_heads,
         epsilon=float(module.config.norm_eps), config=module.config, prefix=prefix,
+        swaps=swaps(schemes, words, tied),
     )  # fmt: skip
     method = Method(METHOD)
     arguments = _look_ups(sheet, method, getattr(module, prefix.rstrip("."), module).rotary_emb)
