@@ -216,9 +216,10 @@ class Executorch:
 
     def _encoder(self, model: Model, folder: Path, progress: Progress) -> Export:
         with quiet():
-            from edgecompile.backends.executorch_graph import encoder
+            from edgecompile.backends.executorch_graph import encoder, modernbert
 
-        unused = encoder.write(model, folder, progress)
+        writer = modernbert if model.architecture == scope.MODERN else encoder
+        unused = writer.write(model, folder, progress)
         name = TASKS[model.task].output
         pair = model.task in PAIRS and scope.has_kinds(model)
         given = ("input_ids", "token_type_ids") if pair else ("input_ids",)

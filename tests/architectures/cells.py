@@ -117,7 +117,7 @@ KINDS = (
     Kind("Whisper", "whisper", (SPEECH,)),
 )
 # torch.export, XNNPACK's passes
-LOWERED = ("mpnet", "modernbert", "mobilenet_v2", "whisper")
+LOWERED = ("mobilenet_v2", "whisper")
 SLOW = {(kind, "executorch") for kind in LOWERED}
 HEAD = (
     "# Architectures and engines", "",

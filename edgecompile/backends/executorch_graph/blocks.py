@@ -22,20 +22,22 @@ from edgecompile.backends.decoders import (
     DecoderPlan,
 )
 from edgecompile.backends.executorch_graph.layers import (
+    Tables,
     activated,
     root_mean_square,
+    swaps,
+    turned,
     unswapped,
+    whole_heads,
 )
 from edgecompile.backends.executorch_graph.sheet import Sheet, product, products
 from edgecompile.backends.joining import joinable
 from edgecompile.numerics.schemes import Scheme
 
 # Constants that are not the source's
-TURN, STREAM, QUERY = "turn", "stream.scale", "query.scale"
-RESIDUAL, LOGITS = "residual.scale", "logits.scale"
+STREAM, QUERY, RESIDUAL, LOGITS = "stream.scale", "query.scale", "residual.scale", "logits.scale"
 WINDOW, POSITIONS = "window", "positions"
 HIDDEN = -1e9  # added to a score, for each place that is too far away
-Tables = tuple[int, int]  # cos and sin of whole heads
 
 
 @dataclass(kw_only=True)
@@ -65,12 +67,8 @@ def window(sheet: DecoderSheet, context: int, width: int) -> DecoderSheet:
 
 
 def swaps_neighbours(plan: DecoderPlan, schemes: Mapping[str, Scheme]) -> bool:
-    """Whether the embedding's look-up reads a 4-bit table in the order of the tied head's product.
-
-    The operator and XNNPACK take a byte's nibbles in two orders; the table is stored once.
-    """
-    scheme = schemes.get(plan.sources[EMBEDDING])
-    return plan.tied and scheme is not None and scheme.bits == 4
+    """Whether the rows of the embedding's look-up have each two neighbours swapped."""
+    return swaps(schemes, plan.sources[EMBEDDING], plan.tied)
 
 
 def first(sheet: DecoderSheet) -> DecoderSheet:
@@ -80,11 +78,8 @@ def first(sheet: DecoderSheet) -> DecoderSheet:
     """
     d, plan = sheet.delegate, sheet.plan
     stream = sheet.input(_width(sheet))
-    tables: list[Tables] = []
-    for rotary, rows in [(one, sheet.input(1, one.size)) for one in plan.rotaries]:
-        half = rotary.size // 2
-        cos, sin = (d.cut(rows, 3, start, half) for start in (0, half))
-        tables.append((d.join(cos, cos), d.join(sin, sin)))
+    rows = [sheet.input(1, one.size) for one in plan.rotaries]
+    tables = [whole_heads(sheet, one) for one in rows]
     given = stream
     if swaps_neighbours(plan, sheet.schemes):
         stream = unswapped(sheet, stream)
@@ -217,25 +212,14 @@ def _cut_heads(sheet: DecoderSheet, names: Sequence[str], heads: int) -> dict[st
 
 
 def _rotated(sheet: DecoderSheet, heads: int, tables: Tables | None) -> int:
-    """x cos + (minus second half, first half) sin; x where there are no tables, or beyond them.
-
-    The halves change places by one product with 0, 1 and -1, exactly.
-    """
+    """Turned by the tables; x where there are none, or beyond them."""
     if tables is None:
         return heads
     d, size = sheet.delegate, sheet.delegate.shape(tables[0])[-1]
     if rest := sheet.plan.head_size - size:
-        turned = _turned(sheet, d.cut(heads, 3, 0, size), tables)
-        return d.join(turned, d.cut(heads, 3, size, rest))
-    return _turned(sheet, heads, tables)
-
-
-def _turned(sheet: DecoderSheet, heads: int, tables: Tables) -> int:
-    d, size = sheet.delegate, sheet.delegate.shape(tables[0])[-1]
-    half, turn = size // 2, np.zeros((size, size), np.float32)
-    turn[range(half), range(half, size)], turn[range(half, size), range(half)] = -1, 1
-    turned = d.linear(heads, sheet.floats(f"{TURN}.{size}", (size, size), turn))
-    return d.add(d.multiply(heads, tables[0]), d.multiply(turned, tables[1]))
+        part = turned(sheet, d.cut(heads, 3, 0, size), tables)
+        return d.join(part, d.cut(heads, 3, size, rest))
+    return turned(sheet, heads, tables)
 
 
 def _rest(sheet: DecoderSheet, layer: int, attended: int, stream: int) -> int:

@@ -20,13 +20,12 @@ from edgecompile.backends.executorch_graph.blocks import (
     QUERY,
     RESIDUAL,
     STREAM,
-    TURN,
     WINDOW,
 )
 from edgecompile.backends.executorch_graph.decoder import ROTARY
 from edgecompile.backends.executorch_graph.delegated import as_named
 from edgecompile.backends.executorch_graph.distances import BUCKETS, PLACES
-from edgecompile.backends.executorch_graph.layers import GELU, SCALE, SQUARES, ZERO
+from edgecompile.backends.executorch_graph.layers import GELU, SCALE, SQUARES, TURN, ZERO
 from edgecompile.backends.executorch_graph.pte_read import PteReader
 from edgecompile.backends.executorch_graph.scope import DEVICES, FILE, XNNPACK
 from edgecompile.backends.executorch_graph.sheet import CODES, EPSILON, JOIN, MEAN, SCALES

@@ -13,6 +13,7 @@ from edgecompile.tasks import IMAGE_TEXT, PAIRS, PER_TOKEN, PICTURES, TEXT_TO_TE
 from edgecompile.tokenizer import labels
 
 FILE = "model.pte"
+MODERN = "modernbert"
 POOLINGS = ("mean", "cls")
 ANSWER = 128  # tokens of an encoder-decoder's answer in one call, at most
 T5_ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_new": "gelu_tanh", "silu": "silu"}
@@ -48,9 +49,21 @@ def refusal(model: Model) -> str:
 
 def encoder_refusal(model: Model) -> str:
     """The same of a model of texts."""
+    modern = model.architecture == MODERN
+    if reason := (_modern_refusal if modern else _bert_refusal)(model):
+        return reason
+    if model.task == "embedding":
+        mode = model.pooling.mode if model.pooling else "none"
+        return "" if mode in POOLINGS else f"pooling {mode!r} is not one of {', '.join(POOLINGS)}"
+    drawn = ("classification", *PAIRS, *PER_TOKEN)
+    return "" if model.task in drawn else f"task {model.task!r}"
+
+
+def _bert_refusal(model: Model) -> str:
     config = model.config
     if model.architecture not in ENCODERS:
-        return f"architecture {model.architecture!r} is not one of {', '.join(ENCODERS)}"
+        known = ", ".join((*ENCODERS, MODERN))
+        return f"architecture {model.architecture!r} is not one of {known}"
     activation = config.get("activation") or config.get("hidden_act", "gelu")
     if activation != "gelu":
         return f"activation {activation!r} is not 'gelu'"
@@ -58,13 +71,19 @@ def encoder_refusal(model: Model) -> str:
         return "sinusoidal_pos_embds is set"
     if config.get("position_embedding_type", "absolute") != "absolute":
         return f"position_embedding_type {config['position_embedding_type']!r} is not 'absolute'"
-    if config.get("is_decoder"):
-        return "is_decoder is set"
-    if model.task == "embedding":
-        mode = model.pooling.mode if model.pooling else "none"
-        return "" if mode in POOLINGS else f"pooling {mode!r} is not one of {', '.join(POOLINGS)}"
-    drawn = ("classification", *PAIRS, *PER_TOKEN)
-    return "" if model.task in drawn else f"task {model.task!r}"
+    return "is_decoder is set" if config.get("is_decoder") else ""
+
+
+def _modern_refusal(model: Model) -> str:
+    config = model.config
+    for name in ("hidden_activation", "classifier_activation"):
+        if config.get(name, "gelu") != "gelu":
+            return f"{name} {config[name]!r} is not 'gelu'"
+    ropes = config.get("rope_parameters") or {}
+    kinds = {one.get("rope_type", "default") for one in ropes.values() if isinstance(one, dict)}
+    if kinds - {"default"} or config.get("rope_scaling"):
+        return "rope_type is not 'default'"
+    return "head_dim is set" if config.get("head_dim") else ""
 
 
 def towers_refusal(model: Model) -> str:

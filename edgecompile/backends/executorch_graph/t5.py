@@ -26,6 +26,7 @@ from edgecompile.backends.executorch_graph.embedding import look_up
 from edgecompile.backends.executorch_graph.layers import (
     activated,
     root_mean_square,
+    swaps,
     unswapped,
 )
 from edgecompile.backends.executorch_graph.method import Method
@@ -113,10 +114,8 @@ def _words(sheet: T5Sheet, ids: int) -> int:
 
 
 def _swaps(sheet: T5Sheet) -> bool:
-    """Whether the table is a tied head's too, whose product reads pairs in another order."""
-    scheme = sheet.schemes.get(sheet.source(f"{WORDS}.weight"))
     tied = not sheet.source(f"{HEAD}.weight")
-    return tied and scheme is not None and scheme.bits == 4
+    return swaps(sheet.schemes, sheet.source(f"{WORDS}.weight"), tied)
 
 
 def _count(method: Method, value: int, axis: int) -> int:
