@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 KINDS: Mapping[str, Kind] = {
     "embedding": "vectors", "classification": "classes", "text-generation": "tokens",
 }  # fmt: skip
+HELD_TEXTS, HELD_TOKENS = 256, 8192
 
 
 def prepared(
@@ -65,7 +66,7 @@ def prepared(
     reader = origin if old is not None and not by_token else None
     texts, held = (
         list(_rows(options, model, part, limit, reader)) for part, limit in
-        ((corpus.calibration, options.texts), (corpus.tuning, 256))
+        ((corpus.calibration, options.texts), (corpus.tuning, _held(options, model)))
     )  # fmt: skip
     if not texts:
         raise BadInputError("[distill]", "no calibration text", "text", "give more with --data")
@@ -84,6 +85,12 @@ def prepared(
     if not (hidden or related) and options.cache_mb:
         _keep(objective, options, work)
     return student, objective
+
+
+def _held(options: Distill, model: Model) -> int:
+    """Rows that measure: of a decoder each is a window, and every token of it a measurement."""
+    decoder = model.task == "text-generation"
+    return max(1, HELD_TOKENS // options.length) if decoder else HELD_TEXTS
 
 
 def _body(model: Model, dropout: float) -> nn.Module:

@@ -66,6 +66,14 @@ def test_a_pruned_model_comes_nearer_to_the_model_that_came_in(task: str, tmp_pa
     assert after < 0.8 * before
 
 
+def test_a_decoder_is_measured_on_8192_tokens_at_most(tmp_path: Path) -> None:
+    model = cells.make(KINDS["llama"], "text-generation", tmp_path / "model")
+    many = tuple(Document(row["text"]) for row in small.rows(3000))
+    work = tiny.work(tmp_path / "work", Corpus("plain", many[:40], many, many[:40]))
+    _, objective = distilling.prepared(Distill(cache_mb=0, **QUICK), model, model, work)
+    assert 8192 - 24 <= sum(len(row["ids"]) for row in objective.held) <= 8192
+
+
 @pytest.mark.parametrize("loss", ["soft", "task", "hidden", "relations"])
 def test_each_loss_alone_trains(loss: str, tmp_path: Path) -> None:
     model = pruned(tmp_path, "classification")
