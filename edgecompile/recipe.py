@@ -14,7 +14,7 @@ from edgecompile.errors import UsageError
 
 # Pass stages in the order in which they run; a table `[quantize] method = "rtn"` names the
 # pass quantize_rtn, and a table without a method names the pass after the stage itself.
-STAGES = ("prune", "distill", "allocate_bits", "quantize")
+STAGES = ("prune", "distill", "allocate_bits", "quantize", "distill_codes")
 RESHAPING = ("prune", "distill")  # their passes write another checkpoint
 
 # What a plain build does where neither target nor recipe speaks (docs/quality.md has the figures).
@@ -105,6 +105,7 @@ class Recipe:
     distill: Mapping[str, Any] = field(default_factory=dict)
     allocate_bits: Mapping[str, Any] = field(default_factory=dict)
     quantize: Mapping[str, Any] = field(default_factory=dict)
+    distill_codes: Mapping[str, Any] = field(default_factory=dict)
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
@@ -178,7 +179,19 @@ def pass_choices(
         if method == "none" or not (method or table):
             continue
         choices.append(PassChoice(stage, f"{stage}_{method}" if method else stage, table))
+    _refuse_without_codes(choices)
     return tuple(choices)
+
+
+def _refuse_without_codes(choices: Iterable[PassChoice]) -> None:
+    """UsageError where codes are to be learned that no pass chooses."""
+    passes = {choice.stage: choice.name for choice in choices}
+    chosen = passes.get("quantize", "none")
+    if "distill_codes" in passes and chosen in ("none", f"quantize_{IMPORTANCE}"):
+        raise UsageError(
+            "[distill_codes]", f"quantize.method={chosen.removeprefix('quantize_')}, which "
+            "chooses no codes", "one that does", "--set quantize.method=gptq",
+        )  # fmt: skip
 
 
 def _quantize(table: dict[str, Any], target_quantize: Table) -> dict[str, Any]:
