@@ -99,7 +99,8 @@ class DistillCodes(TeachingOptions):
 
     def _chosen(self, model: Model) -> list[str]:
         """The tensors whose codes are learned; UsageError for none."""
-        found = [name for name in model.quantized if not self._stays(name, roles(model)[name])]
+        kinds = roles(model)
+        found = [name for name in model.quantized if not self._stays(name, kinds[name])]
         if not found:
             raise UsageError(
                 f"[{self.name}]", "no tensor's codes are to be learned", "at least one matrix",
