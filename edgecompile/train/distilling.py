@@ -56,7 +56,7 @@ def prepared(
     teacher, corpus = Teacher(watched), work.corpus()
     texts, held = (
         list(_rows(options, model, part, limit)) for part, limit in
-        ((corpus.calibration, options.texts), (corpus.tuning, 256))
+        ((corpus.calibration, options.texts), (corpus.tuning, options.tuning))
     )  # fmt: skip
     where = f"[{options.name}]"
     if not texts:
