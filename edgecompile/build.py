@@ -29,6 +29,7 @@ from edgecompile.passes import (
     Reshapes,
     Work,
 )
+from edgecompile.passes.teaching import TeachingOptions
 from edgecompile.plan import Plan, TargetPlan, files_of, make_pass
 from edgecompile.recipe import PassChoice, Recipe
 from edgecompile.report import CheckReport
@@ -273,7 +274,9 @@ def _pass_modules(chosen: type[Pass]) -> tuple[str, ...]:
     calibration = (f"calibration.{file.stem}" for file in folder.glob("calibration/*.py"))
     pruning = (f"pruning.{file.stem}" for file in folder.glob("pruning/*.py"))
     reshaping = pruning if issubclass(chosen, Reshapes) else ()
-    shared = ("passes.grid", *numerics, *calibration, *reshaping, *SHARED_MODULES)
+    trained = (f.relative_to(folder).with_suffix("").parts for f in folder.glob("train/**/*.py"))
+    training = map(".".join, trained) if issubclass(chosen, TeachingOptions) else ()
+    shared = ("passes.grid", *numerics, *calibration, *reshaping, *training, *SHARED_MODULES)
     own = {kind.__module__ for kind in chosen.__mro__ if kind.__module__.startswith(SOURCES)}
     names = own | {SOURCES + module for module in shared}
     return tuple(sorted(name for name in names if not name.endswith("__init__")))

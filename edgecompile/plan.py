@@ -33,6 +33,7 @@ from edgecompile.text.captions import TABLES
 # Passes after which zeros in weights are none.
 FILLING = {
     "distill": "which trains all weights, and zeros with them",
+    "distill_codes": "which trains all codes, and those of zeros with them",
     "quantize_importance": "after which llama.cpp's types with an offset (Q4_K, Q5_K) have no 0",
 }  # fmt: skip
 TARGET = "target."  # --set target.options.types=Q5_K_M changes the targets, not the recipe

@@ -14,7 +14,7 @@ from edgecompile.errors import UsageError
 
 # Pass stages in the order in which they run; a table `[quantize] method = "rtn"` names the
 # pass quantize_rtn, and a table without a method names the pass after the stage itself.
-STAGES = ("attention", "prune", "distill", "allocate_bits", "quantize")
+STAGES = ("attention", "prune", "distill", "allocate_bits", "quantize", "distill_codes")
 RESHAPING = ("attention", "prune", "distill")  # their passes write another checkpoint
 # Methods of [prune] that may stand in tables of their own ([prune.vocab]), in the order in which
 # they run: what makes those after it cheaper comes first (docs/decisions/0013-vocabulary.md), zeros
@@ -111,6 +111,7 @@ class Recipe:
     distill: Mapping[str, Any] = field(default_factory=dict)
     allocate_bits: Mapping[str, Any] = field(default_factory=dict)
     quantize: Mapping[str, Any] = field(default_factory=dict)
+    distill_codes: Mapping[str, Any] = field(default_factory=dict)
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
@@ -191,6 +192,7 @@ def pass_choices(
         for name in sorted(several, key=_place):
             full = f"{stage}_{name}" if name else stage
             choices.append(PassChoice(stage, full, several[name]))
+    _refuse_without_codes(choices)
     return tuple(choices)
 
 
@@ -201,6 +203,17 @@ def _several(table: Table) -> dict[str, Table]:
 
 def _place(method: str) -> int:
     return PRUNING.index(method) if method in PRUNING else len(PRUNING)
+
+
+def _refuse_without_codes(choices: Iterable[PassChoice]) -> None:
+    """UsageError where codes are to be learned that no pass chooses."""
+    passes = {choice.stage: choice.name for choice in choices}
+    chosen = passes.get("quantize", "none")
+    if "distill_codes" in passes and chosen in ("none", f"quantize_{IMPORTANCE}"):
+        raise UsageError(
+            "[distill_codes]", f"quantize.method={chosen.removeprefix('quantize_')}, which "
+            "chooses no codes", "one that does", "--set quantize.method=gptq",
+        )  # fmt: skip
 
 
 def _quantize(table: dict[str, Any], target_quantize: Table) -> dict[str, Any]:

@@ -34,8 +34,9 @@ from edgecompile.train.teacher import Teacher
 from edgecompile.train.watched import Wanted, Watched, blocks_of, mapped, relation_heads
 
 if TYPE_CHECKING:
-    from edgecompile.passes.distill import Distill
+    from edgecompile.passes.teaching import TeachingOptions
 
+TEACHER = "teacher"  # the folder of its answers
 KINDS: Mapping[str, Kind] = {
     "embedding": "vectors", "classification": "classes", "text-generation": "tokens",
 }  # fmt: skip
@@ -43,7 +44,7 @@ HELD_TEXTS, HELD_TOKENS = 256, 8192
 
 
 def prepared(
-    options: Distill, model: Model, origin: Model, work: Work
+    options: TeachingOptions, model: Model, origin: Model, work: Work
 ) -> tuple[Watched, Distillation]:
     """The student, ready to be trained, and what it learns; the teacher's answers on disk."""
     train = options.options()
@@ -68,13 +69,14 @@ def prepared(
         list(_rows(options, model, part, limit, reader)) for part, limit in
         ((corpus.calibration, options.texts), (corpus.tuning, _held(options, model)))
     )  # fmt: skip
+    where = f"[{options.name}]"
     if not texts:
-        raise BadInputError("[distill]", "no calibration text", "text", "give more with --data")
+        raise BadInputError(where, "no calibration text", "text", "give more with --data")
     weights = Weights(options.soft, options.task, options.hidden, options.relations)
     if weights.task and model.task == "embedding":
-        raise UsageError("[distill] task", "an embedding has no labels here", "0")
+        raise UsageError(f"{where} task", "an embedding has no labels here", "0")
     if weights.task and model.task == "classification" and "label" not in texts[0]:
-        raise UsageError("[distill] task", "texts without labels", "0, or --data with labels")
+        raise UsageError(f"{where} task", "texts without labels", "0, or --data with labels")
     names = set(Reference(model).input_names) if model.task != "text-generation" else set()
     objective = Distillation(
         texts, held, teacher, KINDS[model.task], weights, options.temperature,
@@ -87,8 +89,10 @@ def prepared(
     return student, objective
 
 
-def _held(options: Distill, model: Model) -> int:
+def _held(options: TeachingOptions, model: Model) -> int:
     """Rows that measure: of a decoder each is a window, and every token of it a measurement."""
+    if options.tuning:
+        return options.tuning
     decoder = model.task == "text-generation"
     return max(1, HELD_TOKENS // options.length) if decoder else HELD_TEXTS
 
@@ -101,11 +105,11 @@ def _body(model: Model, dropout: float) -> nn.Module:
     return Reference(model, fast_attention(model)).body
 
 
-def _keep(objective: Distillation, options: Distill, work: Work) -> None:
+def _keep(objective: Distillation, options: TeachingOptions, work: Work) -> None:
     """The teacher's answers of the first rows, each computed by itself."""
     rows = [asked_of(objective.collate([item])) for item in objective.texts]
     objective.teacher.keep(
-        rows, work.folder / "teacher", int(options.cache_mb * 1e6),
+        rows, work.folder / TEACHER, int(options.cache_mb * 1e6),
         lambda done, total: work.progress("ask the teacher", done, total),
     )  # fmt: skip
 
@@ -132,7 +136,7 @@ class InOldIds(nn.Module):
 
 
 def _rows(
-    options: Distill, model: Model, documents: Sequence[Document], limit: int,
+    options: TeachingOptions, model: Model, documents: Sequence[Document], limit: int,
     reader: Model | None,
 ) -> Iterator[Item]:  # fmt: skip
     """Token ids of whole texts, or windows of a decoder; a label where all have one.
