@@ -66,6 +66,19 @@ DECODERS: Mapping[str, Decoder] = {
 }  # fmt: skip
 
 
+# Decoders that are met often and drawn by none of the writers -> why.
+UNDRAWN: Mapping[str, str] = {
+    "gpt2": "its matrices are stored [in, out], its norms have biases, its positions are a table",
+}
+
+
+def unknown(architecture: str, known: Iterable[str]) -> str:
+    """The refusal of an architecture that is not among those known."""
+    if why := UNDRAWN.get(architecture):
+        return f"architecture {architecture!r}: {why}, and no writer draws that"
+    return f"architecture {architecture!r} is not one of {', '.join(known)}"
+
+
 @dataclass(frozen=True)
 class WordHead:
     """Names of the head that guesses words behind masks; its last weight may be the embedding."""

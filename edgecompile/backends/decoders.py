@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgecompile.architectures import DECODERS, Decoder, Norms, norm_offsets
+from edgecompile.architectures import DECODERS, Decoder, Norms, norm_offsets, unknown
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Float32
 from edgecompile.structure import filled_in
@@ -106,7 +106,7 @@ def refusal(model: Model) -> str:
     """Why the graph is left to another writer, from config and headers; empty if it is not."""
     family = DECODERS.get(model.architecture)
     if family is None:
-        return f"architecture {model.architecture!r} is not one of {', '.join(DECODERS)}"
+        return unknown(model.architecture, DECODERS)
     config = filled_in(model)
     for rope in _ropes(config).values():
         if rope.get("rope_type") not in ROPES:

@@ -13,7 +13,7 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecompile.architectures import norm_offsets
+from edgecompile.architectures import norm_offsets, unknown
 from edgecompile.backends import (
     Decoded,
     Export,
@@ -96,7 +96,7 @@ class Gguf:
             return f"task {model.task!r} is not one of {', '.join(self.tasks)}"
         layout = LAYOUTS.get(model.architecture)
         if layout is None:
-            return f"architecture {model.architecture!r} is not one of {', '.join(LAYOUTS)}"
+            return unknown(model.architecture, LAYOUTS)
         if layout.encoder and model.task != "embedding":
             return f"{model.architecture} is an encoder: it can embed, not do {model.task}"
         why = gguf_metadata.config_refusal(model, layout) or _tensor_refusal(model, layout)
