@@ -1,8 +1,8 @@
 """What we do not draw, plain modules and other devices, by torch.export and ExecuTorch's lowering.
 
 Slow: each of XNNPACK's passes traces each subgraph again (minutes for a MiniLM), so what we know
-is drawn by the writers of this folder (scope.refusal). Codes go in as torchao's tensors and are not quantized again.
-Source tensors are found again in the file by content.
+is drawn by the writers of this folder (scope.refusal). Codes go in as torchao's tensors and are not
+quantized again. Source tensors are found again in the file by content.
 """
 from __future__ import annotations
 
