@@ -39,6 +39,11 @@ class Decoder:
 
 
 GELU = {"gelu_pytorch_tanh": "gelu_tanh"}  # config's word -> ours
+BOTH_WAYS = "use_bidirectional_attention"
+FOUR_NORMS = Norms(
+    out_of_attention="post_attention_layernorm", into_mlp="pre_feedforward_layernorm",
+    out_of_mlp="post_feedforward_layernorm",
+)  # fmt: skip
 DECODERS: Mapping[str, Decoder] = {
     "llama": Decoder(),
     "mistral": Decoder(),
@@ -46,15 +51,17 @@ DECODERS: Mapping[str, Decoder] = {
     "qwen3": Decoder(head_norms=True),
     "smollm3": Decoder(),
     "phi3": Decoder(fused=True),
+    "granite": Decoder(),
+    "gemma": Decoder(
+        norm_offset=1.0, activations=GELU, scaled_embedding=True, refused=(BOTH_WAYS,)
+    ),
+    "gemma2": Decoder(
+        norms=FOUR_NORMS, norm_offset=1.0, activations=GELU, scaled_embedding=True,
+        refused=(BOTH_WAYS,),
+    ),
     "gemma3_text": Decoder(
-        norms=Norms(
-            out_of_attention="post_attention_layernorm", into_mlp="pre_feedforward_layernorm",
-            out_of_mlp="post_feedforward_layernorm",
-        ),
-        head_norms=True, norm_offset=1.0, activations=GELU, scaled_embedding=True,
-        refused=(
-            "attn_logit_softcapping", "final_logit_softcapping", "use_bidirectional_attention",
-        ),
+        norms=FOUR_NORMS, head_norms=True, norm_offset=1.0, activations=GELU,
+        scaled_embedding=True, refused=(BOTH_WAYS,),
     ),
 }  # fmt: skip
 

@@ -68,7 +68,10 @@ class Executorch:
             return halves.refusal(model)
         if model.task != "text-generation":
             return ""
-        return decoders.refusal(model)
+        if reason := decoders.refusal(model):
+            return reason
+        cap = decoders.capped(model)
+        return cap and f"{cap}: llama::sdpa_with_kv_cache, its attention, has no cap on scores"
 
     def size(self, model: Model, schemes: Mapping[str, Scheme]) -> int:
         """Codes, scales, floats, subgraphs, and a decoder's rotary tables."""

@@ -104,7 +104,7 @@ KINDS = (
     Kind("Qwen 3", "qwen3", (DECODER,), {"head_dim": 16}),
     Kind("SmolLM3", "smollm3", (DECODER,), {"num_hidden_layers": 5}),
     Kind("Gemma 3", "gemma3_text", (DECODER,), SMALL_HEADS),
-    Kind("Gemma", "gemma", (DECODER,), {"head_dim": 16}),
+    Kind("Gemma", "gemma", (DECODER,), {"head_dim": 16, "rms_norm_eps": 1e-2}),
     Kind("Granite", "granite", (DECODER,)),
     Kind("Gemma 2", "gemma2", (DECODER,), SMALL_HEADS),
     Kind("Phi-3", "phi3", (DECODER,)),

@@ -34,7 +34,8 @@ from edgecompile.backends.executorch_graph.sheet import Sheet, product, products
 from edgecompile.backends.joining import joinable
 from edgecompile.numerics.schemes import Scheme
 
-STREAM, QUERY = "stream.scale", "query.scale"  # constants that are not the source's
+# Constants that are not the source's
+STREAM, QUERY, RESIDUAL, LOGITS = "stream.scale", "query.scale", "residual.scale", "logits.scale"
 WINDOW, POSITIONS = "window", "positions"
 HIDDEN = -1e9  # added to a score, for each place that is too far away
 
@@ -117,7 +118,10 @@ def last(sheet: DecoderSheet) -> DecoderSheet:
     stream = _rest(sheet, plan.layers - 1, attended, sheet.input(_width(sheet)))
     head = EMBEDDING if plan.tied else HEAD
     normed = _norm(sheet, NORM, stream)
-    sheet.delegate.output(product(sheet, [head.removesuffix(".weight")], normed))
+    logits = product(sheet, [head.removesuffix(".weight")], normed)
+    if plan.logits_scale != 1:
+        logits = sheet.times(logits, LOGITS, plan.logits_scale)
+    sheet.delegate.output(logits)
     return sheet
 
 
@@ -141,8 +145,10 @@ def _norm_weight(sheet: DecoderSheet, name: str, dims: int) -> int:
 
 
 def _left(sheet: DecoderSheet, norm: str, value: int) -> int:
-    """What a block adds to the stream: its output, normalized where the family does so."""
-    return _norm(sheet, f"{norm}.weight", value) if norm else value
+    """What a block adds to the stream: its output, normalized or scaled as the family does."""
+    value = _norm(sheet, f"{norm}.weight", value) if norm else value
+    factor = sheet.plan.residual_scale
+    return value if factor == 1 else sheet.times(value, RESIDUAL, factor)
 
 
 def _qkv(sheet: DecoderSheet, layer: int, stream: int, tables: Tables | None) -> list[int]:

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from edgecompile.backends import Decoded, ReadWhenAsked
 from edgecompile.backends.executorch_graph import devices, encode
 from edgecompile.backends.executorch_graph.blocks import (
+    LOGITS,
     POSITIONS,
     QUERY,
+    RESIDUAL,
     STREAM,
     WINDOW,
 )
@@ -41,7 +43,7 @@ ADDED_BY_SIZE = tuple(
     f"{name}."
     for name in (
         MEAN, SQUARES, TURN, GELU, ROTARY, STREAM, QUERY, WINDOW, ZERO, SCALE, MASK, BUCKETS,
-        PLACES, HEAD_SCALE,
+        PLACES, HEAD_SCALE, RESIDUAL, LOGITS,
     )
 )  # fmt: skip
 BITS = {"xnn_datatype_qbint4": 4, "xnn_datatype_qcint4": 4, "xnn_datatype_qcint8": 8}
