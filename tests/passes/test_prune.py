@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from edgecompile import sources
-from edgecompile.architectures import DECODERS, ENCODERS
+from edgecompile.architectures import DECODERS, PRUNABLE
 from edgecompile.errors import UnsupportedError, UsageError
 from edgecompile.model import Model, Weights
 from edgecompile.passes.prune_activation import PruneActivation
@@ -71,7 +71,7 @@ def without(model: Model, shape: Shape, gone: Mapping[str, list[int]], folder: P
 @pytest.mark.parametrize(
     ("architecture", "kind"),
     [
-        *((architecture, MLP) for architecture in (*DECODERS, *ENCODERS)),
+        *((architecture, MLP) for architecture in (*DECODERS, *PRUNABLE)),
         *((architecture, HEADS) for architecture in DECODERS),  # encoders': with the hidden width
     ],
 )
@@ -248,6 +248,12 @@ def test_an_architecture_without_a_description_is_refused_with_those_that_have_o
 ) -> None:
     model = cells.make(KINDS["gpt2"], "text-generation", tmp_path / "model")
     with pytest.raises(UnsupportedError, match="one of bert, distilbert"):
+        PruneL2(ratio=0.3).headers(model)
+
+
+def test_heads_that_share_a_table_of_distances_are_not_pruned(tmp_path: Path) -> None:
+    model = cells.make(KINDS["mpnet"], "classification", tmp_path / "model")
+    with pytest.raises(UnsupportedError, match="cut together"):
         PruneL2(ratio=0.3).headers(model)
 
 
