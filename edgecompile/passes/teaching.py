@@ -41,7 +41,7 @@ class TeachingOptions:
     heads: int = 12  # of relations
     texts: int = 0
     length: int = 128  # tokens
-    tuning: int = 256  # texts or windows of the tuning part that are looked at
+    tuning: int = 0  # texts or windows of the tuning part that measure; 0: 256, or 8,192 tokens
     cache_mb: float = 2000.0  # of the teacher's answers, on disk
     train: Mapping[str, Any] = field(default_factory=dict)
 
@@ -52,7 +52,7 @@ class TeachingOptions:
         in_range(
             self.name, **weights, temperature=(self.temperature, 1e-3, 1e3),
             heads=(self.heads, 1, 1e4), texts=(self.texts, 0, 1e9),
-            length=(self.length, 2, 1e6), tuning=(self.tuning, 1, 1e9),
+            length=(self.length, 2, 1e6), tuning=(self.tuning, 0, 1e9),
             cache_mb=(self.cache_mb, 0, 1e9),
         )  # fmt: skip
         if not any(value for value, _, _ in weights.values()):
