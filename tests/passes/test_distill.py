@@ -56,6 +56,13 @@ def loss_of(student: Watched, objective: Distillation) -> float:
         return objective.evaluate(student.eval())["loss"]
 
 
+def loss_on_calibration(student: Watched, objective: Distillation) -> float:
+    """Of the texts that are learned from: words in held-out ones may have no token any more."""
+    batch = objective.collate(objective.items(objective.draws(0, 32)))
+    with torch.no_grad():
+        return float(objective.loss(student.eval(), batch)[0])
+
+
 @pytest.mark.parametrize("task", ["embedding", "classification", "text-generation"])
 def test_a_pruned_model_comes_nearer_to_the_model_that_came_in(task: str, tmp_path: Path) -> None:
     model, work = pruned(tmp_path, task), tiny.work(tmp_path / "work", labelled())
@@ -255,10 +262,10 @@ def test_a_model_of_fewer_tokens_knows_all_of_kept_text(task: str, tmp_path: Pat
 @pytest.mark.parametrize("task", ["embedding", "classification"])
 def test_an_encoder_of_fewer_tokens_learns_what_it_lost(task: str, tmp_path: Path) -> None:
     model = with_fewer_tokens(tmp_path, task, "the")
-    options = Distill(train=SHORT, **QUICK)
-    before = loss_of(*prepared(options, model, tmp_path / "before"))
+    options = Distill(train={**SHORT, "steps": 80, "lr": 1e-3}, **QUICK)
+    before = loss_on_calibration(*prepared(options, model, tmp_path / "before"))
     trained = options(model, tiny.work(tmp_path / "run", labelled())).model
-    assert loss_of(*prepared(options, trained, tmp_path / "after")) < before
+    assert loss_on_calibration(*prepared(options, trained, tmp_path / "after")) < 0.9 * before
 
 
 def test_a_teacher_of_vectors_reads_the_text_in_its_own_tokens(tmp_path: Path) -> None:
