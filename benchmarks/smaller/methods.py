@@ -1,0 +1,12 @@
+"""What is cut, and how it is recovered: options of `[prune]` and `[distill]`, chosen by choose.py."""
+from __future__ import annotations
+
+_WIDTHS = ("prune.ratio=0.5", "prune.texts=1024")
+METHODS: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "l2": ("prune.method=l2", "prune.ratio=0.5"),
+    "gradient": ("prune.method=gradient", *_WIDTHS),
+    "activation": ("prune.method=activation", *_WIDTHS),
+    "depth": ("prune.method=depth", "prune.layers=3", "prune.texts=1024"),
+}
+RECOVERY = ("distill.soft=1",)  # its defaults: lr 2e-4, 32 rows a step, 4 epochs, temperature 2
