@@ -1,4 +1,4 @@
-"""What is cut, and how it is recovered: options of `[prune]` and `[distill]`, chosen by choose.py."""
+"""What is cut, and how it is recovered: options of `[prune]` and `[distill]`."""
 from __future__ import annotations
 
 _WIDTHS = ("prune.ratio=0.5", "prune.texts=1024")

@@ -21,7 +21,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: for cores t
 import steps
 
 TUNED = ("train.epochs=4", "train.lr=2e-4", "train.batch=16")
-FLOAT = ("quantize.method=none",)
 
 
 def main() -> None:
@@ -43,9 +42,11 @@ def main() -> None:
     for seed in options.seeds:
         teacher = fine_tuned(options, seed)
         for method in options.methods:
+            made(options, seed, method, teacher)
+        for method in options.methods:
             file = options.work / "rows" / f"{seed}-{method}.json"
             if not file.exists():
-                steps.saved(file, row(options, seed, method, teacher))
+                steps.saved(file, row(options, seed, method))
                 print(file, flush=True)
 
 
@@ -77,28 +78,40 @@ def fine_tuned(options: argparse.Namespace, seed: int) -> Path:
     return train(request, lambda _row: None, steps.quiet).folder
 
 
-def row(options: argparse.Namespace, seed: int, method: str, teacher: Path) -> dict[str, Any]:
-    """Answers before recovery, after it, and of the int8 bundle; sizes, notes, seconds."""
+def made(options: argparse.Namespace, seed: int, method: str, teacher: Path) -> None:
+    """The folders before and after recovery, and a file beside them with options and notes."""
     from methods import METHODS, RECOVERY
 
-    start, models = time.perf_counter(), options.work / "models"
+    out, cut = options.work / "models" / f"{seed}-{method}", METHODS[method]
+    file = out.with_name(out.name + ".json")
+    if not cut or file.exists():
+        return
+    start = time.perf_counter()
+    steps.compress(teacher, out.with_name(out.name + "-cut"), options.data, cut)
+    train = (f"distill.train.seed={seed}", f"distill.train.threads={options.threads}")
+    settings = [*cut, *RECOVERY, *train]
+    notes = steps.compress(teacher, out, options.data, settings)
+    seconds = time.perf_counter() - start
+    steps.saved(file, {"settings": settings, "notes": notes, "seconds": seconds})
+    print(f"{out.name}: {'; '.join(notes)}, {seconds:.0f} s", flush=True)
+
+
+def row(options: argparse.Namespace, seed: int, method: str) -> dict[str, Any]:
+    """Answers before recovery, after it, and of the int8 bundle; sizes, notes, seconds."""
+    folder = options.work / "models" / f"{seed}-{method}"
     found: dict[str, Any] = {"seed": seed, "method": method}
-    folder, cut = teacher, METHODS[method]
-    if cut:
-        folder, bare = models / f"{seed}-{method}", models / f"{seed}-{method}-cut"
-        steps.compress(teacher, bare, options.data, cut)
-        found["before"] = bits(steps.float_answers(bare, options.data))
-        train = (f"distill.train.seed={seed}", f"distill.train.threads={options.threads}")
-        found["settings"] = [*cut, *RECOVERY, *train]
-        found["notes"] = steps.compress(teacher, folder, options.data, found["settings"])
-    found["seconds"] = time.perf_counter() - start
+    cut = folder.with_name(folder.name + "-cut")
+    if cut.exists():
+        found |= json.loads(folder.with_name(folder.name + ".json").read_text("utf-8"))
+        found["before"] = bits(steps.float_answers(cut, options.data))
     found["after"] = bits(steps.float_answers(folder, options.data))
     found["size"] = dataclasses.asdict(steps.size_of(folder))
     bundles = options.work / "bundles" / f"{seed}-{method}"
-    int8 = steps.build(folder, bundles / "int8", options.data)
+    int8, found["verdict"] = steps.build(folder, bundles / "int8", options.data)
     found["int8"] = bits(steps.bundle_answers(int8, options.data))
-    found["int8_mb"], found["int8_name"] = steps.bundle_mb(int8), str(int8)
-    found["float_name"] = str(steps.build(folder, bundles / "float32", options.data, FLOAT))
+    found["int8_mb"] = steps.bundle_mb(int8)
+    found["int8_graph"] = str(int8 / "model" / "model.onnx")
+    found["float_graph"] = str(steps.float_graph(folder, bundles / "float32.onnx"))
     return found
 
 

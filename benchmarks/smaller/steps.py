@@ -33,17 +33,30 @@ def compress(model: Path, out: Path, data: Path, settings: Sequence[str]) -> tup
     return run(request, out, quiet).notes
 
 
-def build(model: Path, out: Path, data: Path, settings: Sequence[str] = ()) -> Path:
-    """`edgecompile build --target cpu`; the bundle, whatever its check says."""
+def build(model: Path, out: Path, data: Path) -> tuple[Path, str]:
+    """`edgecompile build --target cpu` (int8); the bundle and the verdict of its check."""
     from edgecompile.build import build as run
     from edgecompile.plan import Request, plan
 
     request = Request(
-        str(model), ("cpu",), out=out, settings=tuple(settings), data=data / VALIDATION,
-        task="classification", overwrite=True, allow=("no-gain",),
+        str(model), ("cpu",), out=out, data=data / VALIDATION, task="classification",
+        overwrite=True, allow=("no-gain",),
     )  # fmt: skip
     [result] = run(plan(request), quiet)
-    return result.bundle
+    return result.bundle, result.report.verdict
+
+
+def float_graph(model: Path, file: Path) -> Path:
+    """The float32 graph that the int8 one is made of."""
+    import onnx
+
+    from edgecompile import sources
+    from edgecompile.backends.onnx_graph import float_encoder
+
+    ref = sources.resolve(str(model), task="classification")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save_model(float_encoder.export(sources.load(ref, quiet)), file)
+    return file
 
 
 def float_answers(model: Path, data: Path) -> Right:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Answers = NDArray[np.float64]  # [seeds, rows], 1 where right
+Rows = Sequence[Mapping[str, Any]]
 RESAMPLES = 10_000
 
 
@@ -41,7 +42,8 @@ def main() -> None:
             speeds(name, each)
 
 
-def line(method: str, found: Sequence[Mapping[str, Any]], tuned: Sequence[Mapping[str, Any]]) -> str:
+
+def line(method: str, found: Rows, tuned: Rows) -> str:
     """One row of the table."""
     base = {row["seed"]: row for row in tuned}
     teacher = answers([base[row["seed"]] for row in found], "after")
@@ -54,7 +56,7 @@ def line(method: str, found: Sequence[Mapping[str, Any]], tuned: Sequence[Mappin
     return f"| {' | '.join(cells)} |"
 
 
-def answers(rows: Sequence[Mapping[str, Any]], step: str) -> Answers:
+def answers(rows: Rows, step: str) -> Answers:
     """Of each seed, 1 where a validation row is right."""
     return np.array([[float(bit) for bit in row[step]] for row in rows])
 
