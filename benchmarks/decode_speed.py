@@ -2,7 +2,8 @@
 
     python benchmarks/decode_speed.py BUNDLE... [--threads 2] [--new-tokens 128] [--rounds 9]
 
-An `onnxruntime` bundle is also run by onnxruntime-genai's Generator, a `llama_cpp` bundle by
+An `onnxruntime` bundle is also run by the Generator of onnxruntime-genai (which this package does
+not install: `pip install onnxruntime-genai==0.18.0`), a `llama_cpp` bundle by
 llama-cpp-python's Llama.generate. Runs alternate, so that a busy neighbour slows both alike; the
 ratio is the median over rounds of ours to theirs in the same round.
 """

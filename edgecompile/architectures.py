@@ -39,6 +39,11 @@ class Decoder:
 
 
 GELU = {"gelu_pytorch_tanh": "gelu_tanh"}  # config's word -> ours
+BOTH_WAYS = "use_bidirectional_attention"
+FOUR_NORMS = Norms(
+    out_of_attention="post_attention_layernorm", into_mlp="pre_feedforward_layernorm",
+    out_of_mlp="post_feedforward_layernorm",
+)  # fmt: skip
 DECODERS: Mapping[str, Decoder] = {
     "llama": Decoder(),
     "mistral": Decoder(),
@@ -46,15 +51,17 @@ DECODERS: Mapping[str, Decoder] = {
     "qwen3": Decoder(head_norms=True),
     "smollm3": Decoder(),
     "phi3": Decoder(fused=True),
+    "granite": Decoder(),
+    "gemma": Decoder(
+        norm_offset=1.0, activations=GELU, scaled_embedding=True, refused=(BOTH_WAYS,)
+    ),
+    "gemma2": Decoder(
+        norms=FOUR_NORMS, norm_offset=1.0, activations=GELU, scaled_embedding=True,
+        refused=(BOTH_WAYS,),
+    ),
     "gemma3_text": Decoder(
-        norms=Norms(
-            out_of_attention="post_attention_layernorm", into_mlp="pre_feedforward_layernorm",
-            out_of_mlp="post_feedforward_layernorm",
-        ),
-        head_norms=True, norm_offset=1.0, activations=GELU, scaled_embedding=True,
-        refused=(
-            "attn_logit_softcapping", "final_logit_softcapping", "use_bidirectional_attention",
-        ),
+        norms=FOUR_NORMS, head_norms=True, norm_offset=1.0, activations=GELU,
+        scaled_embedding=True, refused=(BOTH_WAYS,),
     ),
 }  # fmt: skip
 
@@ -89,6 +96,8 @@ class Encoder:
     head_activation: str = "tanh"
     word_head: WordHead = WordHead()
     after_padding: bool = False  # positions count from the padding id + 1
+    padding: int | None = None  # that id, whatever the config says
+    distances: str = ""  # a table of what is added to scores by distance; empty: nothing is
     epsilon: float = 0.0  # of its norms; 0: the config's layer_norm_eps
     neurons: str = "intermediate_size"  # the config's name for an MLP's width
 
@@ -106,6 +115,12 @@ ENCODERS: Mapping[str, Encoder] = {
     ),
     "roberta": _ROBERTA,
     "xlm-roberta": _ROBERTA,
+    "mpnet": Encoder(
+        "mpnet.", kinds="",
+        qkv=("attention.attn.q", "attention.attn.k", "attention.attn.v"), out="attention.attn.o",
+        attention_norm="attention.LayerNorm", head=("classifier.dense", "classifier.out_proj"),
+        after_padding=True, padding=1, distances="encoder.relative_attention_bias",
+    ),
     "distilbert": Encoder(
         "distilbert.", kinds="", layer="transformer.layer.{}.",
         qkv=("attention.q_lin", "attention.k_lin", "attention.v_lin"), out="attention.out_lin",
@@ -119,12 +134,16 @@ ENCODERS: Mapping[str, Encoder] = {
 }  # fmt: skip
 
 
+# Heads of all layers share one table of distances: none can go from one layer alone.
+PRUNABLE = {name: encoder for name, encoder in ENCODERS.items() if not encoder.distances}
+
+
 def first_position(architecture: str, config: Mapping[str, Any]) -> int:
     """Row of the position table that a text's first token takes."""
     described = ENCODERS.get(architecture)
     if described is None or not described.after_padding:
         return 0
-    padding = config.get("pad_token_id")
+    padding = config.get("pad_token_id") if described.padding is None else described.padding
     return (1 if padding is None else int(padding)) + 1
 
 

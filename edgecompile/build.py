@@ -29,11 +29,13 @@ from edgecompile.passes import (
     Reshapes,
     Work,
 )
-from edgecompile.plan import Plan, TargetPlan, make_pass
+from edgecompile.passes.teaching import TeachingOptions
+from edgecompile.plan import Plan, TargetPlan, files_of, make_pass
 from edgecompile.recipe import PassChoice, Recipe
 from edgecompile.report import CheckReport
 from edgecompile.report.files import folder_of, write_reports
 from edgecompile.runtime.manifest import read_manifest
+from edgecompile.sources.huggingface import sha256
 from edgecompile.text import Corpus, corpus_for
 
 SOURCES = "edgecompile."
@@ -148,8 +150,16 @@ def _run_passes(
     for choice in one.passes:
         result, key = _run_pass(choice, _Stage(plan, one, model, key), progress, clock)
         model = result.model
-        results.append((choice, result))
+        results.append((_recorded(choice), result))
     return results, key
+
+
+def _recorded(choice: PassChoice) -> PassChoice:
+    """The choice as a manifest names it: files without the folders that they were in."""
+    files = getattr(make_pass(choice), "reads_files", ())
+    named = {key: Path(value).name if key in files and value else value
+             for key, value in choice.options.items()}  # fmt: skip
+    return dataclasses.replace(choice, options=named)
 
 
 def _text_read(plan: Plan, one: TargetPlan) -> dict[str, Any] | None:
@@ -203,6 +213,7 @@ def _run_pass(
     """A pass from the cache or by running it; returns its result and the next stage's key."""
     chosen = make_pass(choice)
     text = {name: stage.corpus().digests[name] for name in chosen.reads_text}
+    text |= {path.name: sha256(path) for path in files_of(choice, stage.plan.recipe)}
 
     def key_of(name: str, options: Mapping[str, Any], target: str) -> str:
         return cache.key(
@@ -218,7 +229,8 @@ def _run_pass(
     )
 
     def work(folder: Path) -> None:
-        given = Work(progress, folder, stage.corpus, stage.size, part)
+        beside = stage.plan.recipe.folder
+        given = Work(progress, folder, stage.corpus, stage.size, part, lambda name: beside / name)
         result = chosen(stage.model, given)
         (folder / BITS).write_text(json.dumps(dict(result.model.bits)), encoding="utf-8")
         layers = [dataclasses.asdict(layer) for layer in result.layers]
@@ -262,7 +274,9 @@ def _pass_modules(chosen: type[Pass]) -> tuple[str, ...]:
     calibration = (f"calibration.{file.stem}" for file in folder.glob("calibration/*.py"))
     pruning = (f"pruning.{file.stem}" for file in folder.glob("pruning/*.py"))
     reshaping = pruning if issubclass(chosen, Reshapes) else ()
-    shared = ("passes.grid", *numerics, *calibration, *reshaping, *SHARED_MODULES)
+    trained = (f.relative_to(folder).with_suffix("").parts for f in folder.glob("train/**/*.py"))
+    training = map(".".join, trained) if issubclass(chosen, TeachingOptions) else ()
+    shared = ("passes.grid", *numerics, *calibration, *reshaping, *training, *SHARED_MODULES)
     own = {kind.__module__ for kind in chosen.__mro__ if kind.__module__.startswith(SOURCES)}
     names = own | {SOURCES + module for module in shared}
     return tuple(sorted(name for name in names if not name.endswith("__init__")))

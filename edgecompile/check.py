@@ -12,7 +12,17 @@ import numpy as np
 
 from edgecompile import host
 from edgecompile.backends import Decoded
-from edgecompile.checks import Limits, costs, device, kept, quality, sealed, stored_once, tokens
+from edgecompile.checks import (
+    Limits,
+    costs,
+    device,
+    kept,
+    kept_vocab,
+    quality,
+    sealed,
+    stored_once,
+    tokens,
+)
 from edgecompile.checks.limits import REQUIRED, activation_column, limits_for, types_of, width_of
 from edgecompile.errors import (
     BadInputError,
@@ -22,6 +32,7 @@ from edgecompile.errors import (
 )
 from edgecompile.model import Model
 from edgecompile.passes import Progress
+from edgecompile.pruning import vocab
 from edgecompile.report import NOT_RUN, CheckReport, Row, exact, unproven
 from edgecompile.report.files import write_reports
 from edgecompile.runtime.golden import sound
@@ -174,10 +185,15 @@ def _kept_rows(
     """What the bundle kept of the model that its passes made a smaller one of."""
     info, source = subject.info, None
     context = info.generation.context_length if info.generation else 0
+    old_ids = None
     if info.tokenizer is not None:
-        source = FolderTokens(origin, 0 if generates(info.task) else info.tokenizer.max_length)
+        by_token = info.task in kept_vocab.BY_TOKEN
+        old_ids = vocab.old_ids(model, origin) if by_token else None
+        asked = origin if old_ids is None else model  # in whose tokens
+        source = FolderTokens(asked, 0 if generates(info.task) else info.tokenizer.max_length)
     with _worker(subject) as worker:
         comparison = _comparison(subject, worker, model, decoded, source)
+        comparison = dataclasses.replace(comparison, old_ids=old_ids)
         yield from kept.rows(comparison, origin, subject.corpus.held_out, context)
 
 

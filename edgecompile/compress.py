@@ -1,4 +1,4 @@
-"""`edgecompile compress`: prune and distill alone, to a plain Hugging Face folder."""
+"""`edgecompile compress`: what makes another checkpoint alone, to a plain Hugging Face folder."""
 from __future__ import annotations
 
 import dataclasses
@@ -32,7 +32,7 @@ class Compressed:
 
 
 def compress(request: Request, out: Path, progress: Progress) -> Compressed:
-    """Run the recipe's prune and distill stages and write what they made to `out`.
+    """Run the recipe's attention, prune and distill stages and write what they made to `out`.
 
     UsageError where there are none, or where `out` exists and is not to be replaced.
     """
@@ -43,7 +43,8 @@ def compress(request: Request, out: Path, progress: Progress) -> Compressed:
     passes = tuple(choice for choice in target.passes if choice.stage in RESHAPING)
     if not passes:
         raise UsageError(
-            request.model, "neither [prune] nor [distill] in its recipe", "one of them",
+            request.model, "no [attention], [prune] or [distill] in its recipe",
+            "one of them",
             "--set prune.method=gradient --set prune.ratio=0.3, for example",
         )  # fmt: skip
     origin = sources.load(planned.source, progress)

@@ -8,6 +8,10 @@ COUNTS = (
     "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "hidden_size",
     "intermediate_size", "vocab_size",
 )  # fmt: skip
+FACTORS = (
+    "attn_logit_softcapping", "final_logit_softcapping", "embedding_multiplier",
+    "residual_multiplier", "attention_multiplier", "logits_scaling",
+)  # fmt: skip
 PARTS = ("text", "vision")
 EPSILONS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "layernorm_epsilon")
 
@@ -27,7 +31,7 @@ def of_config(config: Mapping[str, Any]) -> dict[str, float]:
         }  # fmt: skip
     found = {
         name: float(config[name])
-        for name in (*COUNTS, *EPSILONS)
+        for name in (*COUNTS, *EPSILONS, *FACTORS)
         if isinstance(config.get(name), int | float)
     }
     epsilon = next((found[name] for name in EPSILONS if name in found), None)

@@ -71,7 +71,7 @@ def graph(reference: Reference) -> Graph:
         outputs = tuple(f"output_{index}" for index in range(count))
         return Graph(module, arrays, _batch_axes(arrays), outputs)
     if task.takes == "picture":
-        pixels = {"pixel_values": torch.zeros((2, *reference.picture_shape))}
+        pixels = {"pixel_values": torch.zeros((2, *reference.model.picture_shape))}
         return Graph(module, pixels, {"pixel_values": {0: "batch"}}, (task.output,))
     # One tensor each: the exporter takes one tensor given twice for one input.
     ids = {n: torch.ones(EXAMPLE_SHAPE, dtype=torch.int64) for n in reference.input_names}
@@ -128,7 +128,7 @@ def _towers(reference: Reference) -> tuple[Graph, ...]:
     from edgecompile.numerics.towers import PictureTower, TextTower
 
     ids = {"input_ids": torch.ones(EXAMPLE_SHAPE, dtype=torch.int64)}
-    pixels = {"pixel_values": torch.zeros((2, *reference.picture_shape))}
+    pixels = {"pixel_values": torch.zeros((2, *reference.model.picture_shape))}
     text, picture = TextTower(reference.body).eval(), PictureTower(reference.body).eval()
     return (
         Graph(text, ids, _axes(IMAGE_TEXT, ids), ("text_embeds",), "text"),

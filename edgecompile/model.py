@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgecompile.errors import BadInputError
 from edgecompile.numerics.ranges import Range
 from edgecompile.numerics.schemes import Float32, QuantizedTensor
 from edgecompile.runtime.audio import AudioInput
@@ -130,6 +131,13 @@ class Model:
     def architecture(self) -> str:
         """The config's model_type (bert, llama, ...); `torch` for a module."""
         return str(self.config.get("model_type", "torch"))
+
+    @property
+    def picture_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of a prepared picture."""
+        if self.pictures is None:
+            raise BadInputError(self.name, "a model of pictures without their preparation")
+        return 3, self.pictures.height, self.pictures.width
 
     @property
     def text_config(self) -> Mapping[str, Any]:

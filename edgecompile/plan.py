@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgecompile import bundle, cache, estimate, lock, registry, sources, target
+from edgecompile import bundle, cache, estimate, lock, recipe, registry, sources, target
 from edgecompile.backends import Backend
+from edgecompile.checks.costs import NO_GAIN
 from edgecompile.errors import (
+    BadInputError,
     EdgecompileError,
     MissingLibraryError,
     ResourceError,
@@ -20,7 +22,7 @@ from edgecompile.errors import (
 )
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme
-from edgecompile.passes import Effort, Reshapes, uncalibrated
+from edgecompile.passes import Effort, Reshapes, Sparsifies, uncalibrated
 from edgecompile.recipe import PassChoice, Recipe, pass_choices
 from edgecompile.sources import SourceRef
 from edgecompile.structure import roles
@@ -28,6 +30,12 @@ from edgecompile.target import Target
 from edgecompile.tasks import HALVES, TASKS
 from edgecompile.text.captions import TABLES
 
+# Passes after which zeros in weights are none.
+FILLING = {
+    "distill": "which trains all weights, and zeros with them",
+    "distill_codes": "which trains all codes, and those of zeros with them",
+    "quantize_importance": "after which llama.cpp's types with an offset (Q4_K, Q5_K) have no 0",
+}  # fmt: skip
 TARGET = "target."  # --set target.options.types=Q5_K_M changes the targets, not the recipe
 
 
@@ -101,6 +109,7 @@ def plan(request: Request) -> Plan:
     )  # fmt: skip
     for one in targets:
         _refuse_existing(request, source, one)
+    _refuse_untrained(request, source)
     model = sources.describe(source)
     _refuse_data(request.data, model.task)
     locked = _locked(request, of_targets)
@@ -125,6 +134,17 @@ def _refuse_data(data: Path | None, task: str) -> None:
 def _refuse_unbuilt(one: Target) -> None:
     if one.refused:
         raise UnsupportedError(f"target {one.name}", f"not built: {one.refused}")
+
+
+def _refuse_untrained(request: Request, source: SourceRef) -> None:
+    if source.untrained:
+        folder = f"build/{source.name}"
+        file = request.recipe or recipe.names().get(request.model) or request.model
+        raise BadInputError(
+            source.name, "its weights are not here yet: they are trained from its recipe",
+            "a trained folder", f"edgecompile train {request.model} -o {folder}, and then "
+            f"edgecompile build {folder} --recipe {file}",
+        )  # fmt: skip
 
 
 def output_folder(request: Request, source: SourceRef, one: Target) -> Path:
@@ -186,13 +206,40 @@ def _target_plan(request: Request, source: SourceRef, model: Model, one: Target)
         raise UnsupportedError(where, reason, way_out=f"build for {_others(model, one)}")
     table = _quantize_table(one, model)
     choices = pass_choices(source.recipe, model.task, table, model.parameters, model.architecture)
+    for choice in choices:
+        files_of(choice, source.recipe)
     if model.task in HALVES and any(make_pass(choice).reads_text for choice in choices):
         raise uncalibrated(model.task)
+    _refuse_zeros(request, one, choices)
     schemes, efforts, smaller = _walk(choices, model)
+    if smaller.architecture != model.architecture and (reason := backend.refusal(smaller)):
+        raise UnsupportedError(where, reason, way_out="leave [attention] out")
     estimated = estimate.estimate(smaller, backend, schemes, efforts, one.context_length)
     _refuse_budget(one, estimated)
     output = output_folder(request, source, one)
     return TargetPlan(one, backend, choices, schemes, output, estimated)
+
+
+def _refuse_zeros(request: Request, one: Target, choices: Iterable[PassChoice]) -> None:
+    """Zeros that the engine does not skip, and what would fill them again."""
+    sparse: Sparsifies | None = None
+    for choice in choices:
+        chosen = make_pass(choice)
+        if sparse is not None and choice.name in FILLING:
+            raise UnsupportedError(
+                f"target {one.name}", f"{choice.name}, {FILLING[choice.name]}",
+                "what leaves zeros as they are", "prune by gradient or depth, or leave it out",
+            )  # fmt: skip
+        if not isinstance(chosen, Sparsifies):
+            continue
+        sparse = chosen
+        if (why := sparse.no_gain(one.backend)) and NO_GAIN not in request.allow:
+            gaining = [name for name in registry.names("backends") if not sparse.no_gain(name)]
+            raise UnsupportedError(
+                f"target {one.name}", f"{why}: the bundle would be no smaller and no faster",
+                f"a backend that gains: {', '.join(gaining)}",
+                f"--allow {NO_GAIN}, or `edgecompile compress` for the checkpoint alone",
+            )  # fmt: skip
 
 
 def _quantize_table(one: Target, model: Model) -> Mapping[str, Any]:
@@ -217,6 +264,18 @@ def _backend(one: Target, where: str) -> Backend:
 def make_pass(choice: PassChoice) -> Any:
     """The pass with its options checked."""
     return registry.create("passes", choice.name, choice.options, f"[{choice.stage}]")
+
+
+def files_of(choice: PassChoice, recipe: Recipe) -> list[Path]:
+    """Files that a pass's options name, beside the recipe; UsageError for one that is not there."""
+    chosen = make_pass(choice)
+    named = {name: getattr(chosen, name) for name in getattr(chosen, "reads_files", ())}
+    found = {name: recipe.folder / value for name, value in named.items() if value}
+    for name, file in found.items():
+        if not file.is_file():
+            raise UsageError(f"[{choice.stage}] {choice.name} {name}", f"no file {str(file)!r}",
+                             "a file beside the recipe, or a whole path")  # fmt: skip
+    return list(found.values())
 
 
 def _walk(

@@ -75,7 +75,9 @@ def _source(request: Recheck, manifest: Manifest) -> sources.SourceRef:
     if request.source:
         return sources.resolve(request.source, task=task)
     if manifest.name in recipe.names():
-        return sources.resolve(manifest.name, task=task)
+        ref = sources.resolve(manifest.name, task=task)
+        if not ref.untrained:  # what the shelf trains is in the user's folder
+            return ref
     stated = manifest.data["source"]
     remembered = sources.remembered(stated.get("origin", stated["digest"]))
     if remembered:

@@ -14,8 +14,12 @@ from edgecompile.errors import UsageError
 
 # Pass stages in the order in which they run; a table `[quantize] method = "rtn"` names the
 # pass quantize_rtn, and a table without a method names the pass after the stage itself.
-STAGES = ("prune", "distill", "allocate_bits", "quantize")
-RESHAPING = ("prune", "distill")  # their passes write another checkpoint
+STAGES = ("attention", "prune", "distill", "allocate_bits", "quantize", "distill_codes")
+RESHAPING = ("attention", "prune", "distill")  # their passes write another checkpoint
+# Methods of [prune] that may stand in tables of their own ([prune.vocab]), in the order in which
+# they run: what makes those after it cheaper comes first (docs/decisions/0013-vocabulary.md), zeros
+# come last, as widths are chosen among weights that count.
+PRUNING = ("vocab", "depth", "l2", "gradient", "activation", "wanda", "sparsegpt")
 
 # What a plain build does where neither target nor recipe speaks (docs/quality.md has the figures).
 # In a decoder the embedding, which is often the head too, and the small value projections lose most
@@ -66,6 +70,7 @@ class DataSpec:
 
     file: str = ""
     calibration: str = ""
+    script: str = ""  # file:function beside the recipe, which writes what `train` reads
     text: str = "text"  # column or key of the text
     label: str = "label"
 
@@ -101,10 +106,12 @@ class Recipe:
     check: CheckSpec = field(default_factory=CheckSpec)
     load: Mapping[str, Any] = field(default_factory=dict)
     train: Mapping[str, Any] = field(default_factory=dict)  # of `edgecompile train`
+    attention: Mapping[str, Any] = field(default_factory=dict)
     prune: Mapping[str, Any] = field(default_factory=dict)
     distill: Mapping[str, Any] = field(default_factory=dict)
     allocate_bits: Mapping[str, Any] = field(default_factory=dict)
     quantize: Mapping[str, Any] = field(default_factory=dict)
+    distill_codes: Mapping[str, Any] = field(default_factory=dict)
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
@@ -175,10 +182,38 @@ def pass_choices(
             table = {**default_quantize(task, parameters, architecture), **target_quantize, **table}
             table = _quantize(table, target_quantize)
         method = table.pop("method", "")
-        if method == "none" or not (method or table):
+        if method == "none":
             continue
-        choices.append(PassChoice(stage, f"{stage}_{method}" if method else stage, table))
+        several = _several(table) if stage == "prune" else {}
+        if method in several:
+            raise UsageError(f"[prune] method = {method!r}", f"[prune.{method}] too", "one of them")
+        if method or table.keys() - several:
+            several[method] = {key: table[key] for key in table if key not in several}
+        for name in sorted(several, key=_place):
+            full = f"{stage}_{name}" if name else stage
+            choices.append(PassChoice(stage, full, several[name]))
+    _refuse_without_codes(choices)
     return tuple(choices)
+
+
+def _several(table: Table) -> dict[str, Table]:
+    """The tables in it that are named by a method."""
+    return {n: table[n] for n in PRUNING if isinstance(table.get(n), Mapping)}
+
+
+def _place(method: str) -> int:
+    return PRUNING.index(method) if method in PRUNING else len(PRUNING)
+
+
+def _refuse_without_codes(choices: Iterable[PassChoice]) -> None:
+    """UsageError where codes are to be learned that no pass chooses."""
+    passes = {choice.stage: choice.name for choice in choices}
+    chosen = passes.get("quantize", "none")
+    if "distill_codes" in passes and chosen in ("none", f"quantize_{IMPORTANCE}"):
+        raise UsageError(
+            "[distill_codes]", f"quantize.method={chosen.removeprefix('quantize_')}, which "
+            "chooses no codes", "one that does", "--set quantize.method=gptq",
+        )  # fmt: skip
 
 
 def _quantize(table: dict[str, Any], target_quantize: Table) -> dict[str, Any]:

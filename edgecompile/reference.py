@@ -1,21 +1,18 @@
 """The source model in torch, float32: what every bundle is compared with, and exported from."""
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecompile.entry import imported
 from edgecompile.errors import (
     BadInputError,
     MissingLibraryError,
@@ -134,13 +131,6 @@ class Reference:
         module = self._answering("picture")
         parts = torch.split(torch.from_numpy(pixels), BATCH)
         return np.concatenate([self._run(module, {"pixel_values": part})[0] for part in parts])
-
-    @property
-    def picture_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of a prepared picture."""
-        if self.model.pictures is None:
-            raise BadInputError(self.model.name, "a model of pictures without their preparation")
-        return 3, self.model.pictures.height, self.model.pictures.width
 
     @property
     def sound_shape(self) -> tuple[int, int]:
@@ -332,7 +322,7 @@ def build_entry_point(entry_point: str) -> EntryPoint:
     """
     place, _, function = entry_point.rpartition(":")
     try:
-        build = getattr(_imported(place), function)
+        build = getattr(imported(place), function)
     except (ImportError, AttributeError, ValueError, OSError, SyntaxError) as error:
         raise UsageError(
             entry_point, str(error), "package.module:function that can be imported from here"
@@ -350,18 +340,6 @@ def build_entry_point(entry_point: str) -> EntryPoint:
         examples = dict(zip(names, examples, strict=False))
     arrays = {name: np.asarray(value) for name, value in examples.items()}
     return EntryPoint(module, arrays, card[0] if card else {})
-
-
-def _imported(place: str) -> ModuleType:
-    """A module by its name, or by its file, run anew each time."""
-    if not place.endswith(".py"):
-        return importlib.import_module(place)
-    spec = importlib.util.spec_from_file_location(Path(place).stem, place)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{place} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @contextmanager

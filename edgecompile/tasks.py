@@ -20,7 +20,7 @@ class Task:
 
 
 TEXT_TO_TEXT, SPEECH = "text2text-generation", "automatic-speech-recognition"
-IMAGE_TEXT = "image-text-embedding"
+PICTURES, IMAGE_TEXT = "image-classification", "image-text-embedding"
 TASKS: Mapping[str, Task] = {
     "embedding": Task("text", "AutoModel", "sentence_embedding"),
     "classification": Task(
@@ -41,7 +41,7 @@ TASKS: Mapping[str, Task] = {
     SPEECH: Task(
         "sound", "AutoModelForSpeechSeq2Seq", "logits", ("WhisperForConditionalGeneration",)
     ),
-    "image-classification": Task(
+    PICTURES: Task(
         "picture", "AutoModelForImageClassification", "logits", ("ForImageClassification",)
     ),
     # Vectors of texts and of pictures in one space; each has a graph and an output of its own.
@@ -50,7 +50,7 @@ TASKS: Mapping[str, Task] = {
 }
 EVERY = tuple(TASKS)
 PER_TOKEN = ("token-classification", "fill-mask")  # a row of answers a token, not a text
-LABELLED = ("classification", "token-classification", "text-ranking", "image-classification")
+LABELLED = ("classification", "token-classification", "text-ranking", PICTURES)
 PAIRS = ("text-ranking",)  # their texts come in twos
 HALVES = (TEXT_TO_TEXT, SPEECH)  # encoder-decoders
 SEVERAL_GRAPHS = (*HALVES, IMAGE_TEXT)

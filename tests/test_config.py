@@ -81,6 +81,28 @@ def test_quantize_can_be_switched_off() -> None:
     assert recipe.pass_choices(made, "embedding", {}) == ()
 
 
+def test_a_table_of_prune_stands_beside_its_method_and_runs_first() -> None:
+    table = {"prune": {"method": "gradient", "ratio": 0.5, "vocab": {"min_count": 2}}}
+    table |= {"quantize": {"method": "none"}}
+    choices = recipe.pass_choices(recipe.parse("m", Path(), table), "embedding", {})
+    assert [(one.name, one.options) for one in choices] == [
+        ("prune_vocab", {"min_count": 2}), ("prune_gradient", {"ratio": 0.5}),
+    ]  # fmt: skip
+
+
+def test_tables_of_prune_alone_run_in_their_order_whatever_the_files() -> None:
+    prune = {"l2": {"ratio": 0.5}, "depth": {"layers": 2}, "vocab": {}}
+    made = recipe.parse("m", Path(), {"prune": prune, "quantize": {"method": "none"}})
+    names = [one.name for one in recipe.pass_choices(made, "embedding", {})]
+    assert names == ["prune_vocab", "prune_depth", "prune_l2"]
+
+
+def test_a_method_of_prune_is_named_once() -> None:
+    made = recipe.parse("m", Path(), {"prune": {"method": "vocab", "vocab": {"min_count": 2}}})
+    with pytest.raises(UsageError, match=r"\[prune\.vocab\] too"):
+        recipe.pass_choices(made, "embedding", {})
+
+
 def test_an_unknown_target_names_the_nearest_one() -> None:
     with pytest.raises(UsageError, match="did you mean 'gguf'"):
         target.find("ggfu")

@@ -174,3 +174,83 @@ def test_compress_replaces_a_folder_only_when_told(llama: Path, tmp_path: Path) 
     with pytest.raises(UsageError, match="exists already"):
         compressed(llama, tmp_path / "smaller", *SETTINGS)
     compressed(llama, tmp_path / "smaller", *SETTINGS, overwrite=True)
+
+
+def with_few_tokens(
+    model: Path, folder: Path, *targets: str, backend: str = ""
+) -> list[BuildResult]:
+    few = folder / "few.txt"
+    few.write_text("the quick brown fox jumps over the lazy dog\n")
+    settings = (f"prune.vocab.corpus={few}", "prune.vocab.multiple=1", *SETTINGS[3:])
+    settings += (f"target.backend={backend}",) if backend else ()
+    return list(builder.build(planned(model, folder / "out", *targets, settings=settings), quiet))
+
+
+@pytest.fixture(scope="module")
+def fewer_tokens(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> BuildResult:
+    return with_few_tokens(llama, tmp_path_factory.mktemp("vocabulary"), "cpu")[0]
+
+
+def test_kept_distributions_are_over_the_tokens_that_both_have(fewer_tokens: BuildResult) -> None:
+    rows = {row.metric: row for row in fewer_tokens.report.rows}
+    assert rows["kept_kl_mean"].value == pytest.approx(rows["kl_mean"].value, abs=2e-3)
+
+
+def test_what_words_cut_anew_cost_is_in_the_perplexity_that_was_kept(
+    fewer_tokens: BuildResult,
+) -> None:
+    rows = {row.metric: row for row in fewer_tokens.report.rows}
+    assert rows["kept_perplexity_ratio"].value > 1.01 > rows["perplexity_ratio"].value
+
+
+def test_a_manifest_names_a_file_without_its_folder(fewer_tokens: BuildResult) -> None:
+    options = {one["name"]: one["options"] for one in manifest(fewer_tokens.bundle)["passes"]}  # type: ignore[attr-defined]
+    assert options["prune_vocab"]["corpus"] == "few.txt"
+
+
+def test_tokens_layers_and_what_is_learned_again_in_one_recipe(
+    llama: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "few.txt").write_text("the quick brown fox\n")
+    done = compressed(
+        llama, tmp_path / "smaller", f"prune.vocab.corpus={tmp_path / 'few.txt'}",
+        "prune.vocab.multiple=1", "prune.method=depth", "prune.layers=1", "prune.length=16",
+        "distill.texts=8", "distill.length=16", "distill.train.steps=2",
+    )  # fmt: skip
+    assert [note.split(":")[0] for note in done.notes] == ["prune_vocab", "prune_depth", "distill"]
+
+
+def test_a_file_that_is_not_there_is_refused_before_a_weight_is_read(
+    llama: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="no file"):
+        planned(llama, tmp_path, "cpu", settings=("prune.vocab.keep=absent.txt",))
+
+
+def test_a_plan_counts_on_the_largest_vocabulary_that_may_come(llama: Path, tmp_path: Path) -> None:
+    whole = planned(llama, tmp_path, "cpu", settings=SETTINGS[3:])
+    smaller = planned(llama, tmp_path, "cpu", settings=("prune.vocab.max_vocab=288", *SETTINGS[3:]))
+    assert smaller.targets[0].estimate.size_bytes < whole.targets[0].estimate.size_bytes
+
+
+def test_other_text_in_a_named_file_gives_another_model(llama: Path, tmp_path: Path) -> None:
+    few, digests = tmp_path / "few.txt", set()
+    for text in ("the quick brown fox\n", "jumps over the lazy dog\n"):
+        few.write_text(text)
+        settings = (f"prune.vocab.corpus={few}", "prune.vocab.multiple=1")
+        digests.add(compressed(llama, tmp_path / "out", *settings, overwrite=True).model.source)
+    assert len(digests) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("target", "backend"),
+    [("cpu", "openvino"), ("mobile", "executorch"), ("gguf", "gguf")],
+)
+def test_a_smaller_vocabulary_passes_on_other_engines(
+    target: str, backend: str, llama: Path, tmp_path: Path
+) -> None:
+    [result] = with_few_tokens(llama, tmp_path, target, backend=backend)
+    rows = {row.metric: row.value for row in result.report.rows}
+    assert result.report.verdict == "pass"
+    assert rows.get("engine_tokenizer_differences", 0.0) == 0  # llama.cpp's own, of its file

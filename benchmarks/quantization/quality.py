@@ -6,6 +6,7 @@ MODEL is a decoder that `edgecompile build` takes and that is off the grid it sh
 finetune.py). One reference for all rows: the source's float32 logits on held-out windows of two
 texts; calibration reads a third text only. Every row keeps what it made and its result below
 FOLDER: a stopped run goes on, and `--again` makes rows anew. Prints a table in Markdown.
+Its own rows need `pip install onnxruntime-genai==0.18.0`, which this package does not install.
 """
 from __future__ import annotations
 

@@ -23,6 +23,7 @@ QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 GATE_UP = ("mlp.gate_proj", "mlp.up_proj")
 FUSED_QKV, FUSED_GATE_UP = "self_attn.qkv_proj", "mlp.gate_up_proj"  # phi3
 OUT, DOWN = "self_attn.o_proj", "mlp.down_proj"
+ATTENTION_CAP, LOGITS_CAP = "attn_logit_softcapping", "final_logit_softcapping"
 COMPUTED = {"*rotary_emb.inv_freq": "computed from rope_theta"}  # left out, with the reason
 
 
@@ -58,6 +59,10 @@ class DecoderPlan:
     activation: str  # silu, gelu_tanh
     embedding_scale: float
     attention_scale: float  # of q k before its softmax
+    residual_scale: float  # of what a block adds to the stream
+    logits_scale: float
+    attention_cap: float  # scores become cap * tanh(score / cap); 0: they stay
+    logits_cap: float
     architecture: str
     sources: Mapping[str, str]
     unused: Mapping[str, str]  # source tensor -> why it is not in the graph
@@ -120,6 +125,13 @@ def refusal(model: Model) -> str:
     return f"tensor {left[0]!r} has no place" if left else ""
 
 
+def capped(model: Model) -> str:
+    """Which cap on scores or logits the config sets, for engines that compute none; or empty."""
+    config = filled_in(model)
+    caps = [n for n in (ATTENTION_CAP, LOGITS_CAP) if getattr(config, n, None)]
+    return f"{caps[0]} is {getattr(config, caps[0])}" if caps else ""
+
+
 def plan(model: Model) -> DecoderPlan:
     """The plan of a model that `refusal` does not refuse."""
     config, sources = filled_in(model), _sources(model)
@@ -134,12 +146,30 @@ def plan(model: Model) -> DecoderPlan:
         tied=bool(config.tie_word_embeddings),
         rotaries=tuple(rotary(config, kind) for kind in ropes), turns=tuple(_turns(config)),
         activation=family.activations[_activation(config)],
-        embedding_scale=config.hidden_size**0.5 if family.scaled_embedding else 1.0,
-        attention_scale=getattr(config, "query_pre_attn_scalar", size) ** -0.5,
+        embedding_scale=_embedding_scale(config, family),
+        attention_scale=_attention_scale(config, size),
+        residual_scale=float(getattr(config, "residual_multiplier", 1.0)),
+        logits_scale=1.0 / float(getattr(config, "logits_scaling", 1.0)),
+        attention_cap=float(getattr(config, ATTENTION_CAP, None) or 0.0),
+        logits_cap=float(getattr(config, LOGITS_CAP, None) or 0.0),
         architecture=model.architecture,
         sources={name: source for name, source in sources.items() if name in needed},
         unused={s: _computed(n) for n, s in sources.items() if n not in needed},
     )  # fmt: skip
+
+
+def _embedding_scale(config: PretrainedConfig, family: Decoder) -> float:
+    """Gemma's is the root of the width, Granite's a number of the config."""
+    if family.scaled_embedding:
+        return float(config.hidden_size**0.5)
+    return float(getattr(config, "embedding_multiplier", 1.0))
+
+
+def _attention_scale(config: PretrainedConfig, size: int) -> float:
+    multiplier = getattr(config, "attention_multiplier", None)
+    if multiplier is not None:
+        return float(multiplier)
+    return float(getattr(config, "query_pre_attn_scalar", size) ** -0.5)
 
 
 def rotary_width(model: Model) -> int:

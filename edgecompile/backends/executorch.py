@@ -23,7 +23,9 @@ from edgecompile.tasks import (
     HALVES,
     IMAGE_TEXT,
     PAIRS,
+    PICTURES,
     TASKS,
+    TEXT_TO_TEXT,
     generates,
     has_several_graphs,
     takes_text,
@@ -66,7 +68,10 @@ class Executorch:
             return halves.refusal(model)
         if model.task != "text-generation":
             return ""
-        return decoders.refusal(model)
+        if reason := decoders.refusal(model):
+            return reason
+        cap = decoders.capped(model)
+        return cap and f"{cap}: llama::sdpa_with_kv_cache, its attention, has no cap on scores"
 
     def size(self, model: Model, schemes: Mapping[str, Scheme]) -> int:
         """Codes, scales, floats, subgraphs, and a decoder's rotary tables."""
@@ -95,12 +100,11 @@ class Executorch:
         _refuse_schemes(model, schemes_of(model), roles(model))
         if model.task == "text-generation":
             return self._decoder(model, folder, progress)
-        if model.task == IMAGE_TEXT and not scope.towers_refusal(model):
-            return self._towers(model, folder, progress)
+        if self._device == scope.XNNPACK and not scope.refusal(model):
+            drawn = {IMAGE_TEXT: self._towers, PICTURES: self._vit, TEXT_TO_TEXT: self._t5}
+            return drawn.get(model.task, self._encoder)(model, folder, progress)
         if has_several_graphs(model.task):
             return self._several(model, folder, progress)
-        if self._device == scope.XNNPACK and not scope.encoder_refusal(model):
-            return self._encoder(model, folder, progress)
         return self._lowered(model, folder, progress)
 
     def decode(self, folder: Path, manifest: Mapping[str, Any]) -> Decoded:
@@ -149,6 +153,17 @@ class Executorch:
         made = _export((ids, *position), (logits,), options, plan.unused)
         return replace(made, shifted=plan.shifted)
 
+    def _t5(self, model: Model, folder: Path, progress: Progress) -> Export:
+        with quiet():
+            from edgecompile.backends.executorch_graph import t5
+
+        longest = min(context_length(model), self.context_length or CONTEXT)
+        done = t5.write(model, longest, folder, progress)
+        options: dict[str, Any] = {"context_length": longest}
+        if schemes_of(model):
+            options["activations"] = "dynamic"
+        return _export(*_answer_ports(done.row, done.words), options, done.unused)
+
     def _several(self, model: Model, folder: Path, progress: Progress) -> Export:
         with quiet():
             from edgecompile.backends.executorch_graph import lowered
@@ -173,6 +188,16 @@ class Executorch:
         unused = towers.write(model, folder, progress)
         return _export(*_tower_ports(model), _encoder_options(model), unused)
 
+    def _vit(self, model: Model, folder: Path, progress: Progress) -> Export:
+        with quiet():
+            from edgecompile.backends.executorch_graph import vit
+
+        unused = vit.write(model, folder, progress)
+        pixels = Port("pixel_values", "float32", (1, *model.picture_shape))
+        width = model.weights.infos["classifier.weight"].shape[0]
+        scores = Port(TASKS[model.task].output, "float32", (1, width))
+        return _export((pixels,), (scores,), _encoder_options(model), unused)
+
     def _lowered(self, model: Model, folder: Path, progress: Progress) -> Export:
         with quiet():
             from edgecompile.backends.executorch_graph import lowered
@@ -191,9 +216,10 @@ class Executorch:
 
     def _encoder(self, model: Model, folder: Path, progress: Progress) -> Export:
         with quiet():
-            from edgecompile.backends.executorch_graph import encoder
+            from edgecompile.backends.executorch_graph import encoder, modernbert
 
-        unused = encoder.write(model, folder, progress)
+        writer = modernbert if model.architecture == scope.MODERN else encoder
+        unused = writer.write(model, folder, progress)
         name = TASKS[model.task].output
         pair = model.task in PAIRS and scope.has_kinds(model)
         given = ("input_ids", "token_type_ids") if pair else ("input_ids",)
@@ -210,6 +236,22 @@ def _tower_ports(model: Model) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
     pixels = Port("pixel_values", "float32", (1, 3, side, side))
     names = ("text_embeds", "image_embeds")
     return (ids, pixels), tuple(Port(name, "float32", (1, width)) for name in names)
+
+
+def _answer_ports(
+    row: tuple[int, int, int], words: int
+) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    """Of an encoder and a decoder; `row`: 2 layers, heads, size of a token's keys and values."""
+    both, heads, size = row
+    cross = Port("cross", "float32", (both, heads, "source_length", size))
+    ids = Port("input_ids", "int64", (1, "source_length"))
+    answer = Port("decoder_input_ids", "int64", (1, "length"))
+    past, present = (
+        Port(name, "float32", (length, *row))
+        for name, length in (("past", "past_length"), ("present", "length"))
+    )
+    logits = Port("logits", "float32", (1, "length", words))
+    return (ids, answer, past, cross), (cross, logits, present)
 
 
 def _for_device(made: Export, model: Model, device: scope.Device) -> Export:

@@ -30,6 +30,7 @@ class Layout:
         return str(gguf.MODEL_ARCH_NAMES[self.arch])
 
 
+GELU = ("gelu_pytorch_tanh",)
 _LLAMA = Layout(gguf.MODEL_ARCH.LLAMA, "model.", permuted=True, biases=("blk.*.bias",))
 # config's model_type -> layout
 LAYOUTS: Mapping[str, Layout] = {
@@ -38,10 +39,11 @@ LAYOUTS: Mapping[str, Layout] = {
     "qwen2": Layout(gguf.MODEL_ARCH.QWEN2, "model.", biases=("blk.*.attn_[qkv].bias",)),
     "qwen3": Layout(gguf.MODEL_ARCH.QWEN3, "model."),
     "phi3": Layout(gguf.MODEL_ARCH.PHI3, "model."),
+    "granite": Layout(gguf.MODEL_ARCH.GRANITE, "model.", permuted=True, biases=("blk.*.bias",)),
+    "gemma": Layout(gguf.MODEL_ARCH.GEMMA, "model.", activations=GELU),
+    "gemma2": Layout(gguf.MODEL_ARCH.GEMMA2, "model.", activations=GELU, windows=True),
     "smollm3": Layout(gguf.MODEL_ARCH.SMOLLM3, "model.", permuted=True),
-    "gemma3_text": Layout(
-        gguf.MODEL_ARCH.GEMMA3, "model.", activations=("gelu_pytorch_tanh",), windows=True
-    ),
+    "gemma3_text": Layout(gguf.MODEL_ARCH.GEMMA3, "model.", activations=GELU, windows=True),
     "bert": Layout(
         gguf.MODEL_ARCH.BERT, "bert.", encoder=True, activations=("gelu",), biases=("*",)
     ),

@@ -11,7 +11,15 @@ from edgecompile.architectures import DECODERS
 from edgecompile.backends.decoders import head_size, turned, windows
 from edgecompile.backends.gguf_layout import LAYOUTS, Layout, Value
 from edgecompile.model import Model
-from edgecompile.sources.gguf_config import GEMMA_27B, WINDOW, exact, llama3_factors
+from edgecompile.sources.gguf_config import (
+    CAPS,
+    FACTORS,
+    GEMMA2_27B,
+    GEMMA_27B,
+    WINDOW,
+    exact,
+    llama3_factors,
+)
 from edgecompile.sources.gguf_file import GgufFile
 from edgecompile.structure import filled_in
 
@@ -77,16 +85,20 @@ def _decoder(config: PretrainedConfig, name: str) -> dict[str, Value]:
     if rope["rope_type"] == "linear":
         values[f"{name}.rope.scaling.type"] = "linear"
         values[f"{name}.rope.scaling.factor"] = float(rope["factor"])
+    for key, stored in FACTORS.items():
+        if getattr(config, key, None) is not None:
+            values[f"{name}.{stored}"] = float(getattr(config, key))
     return values
 
 
 def _windows(config: PretrainedConfig, name: str) -> dict[str, Value]:
-    """Which layers see a window, and the rotation of those."""
-    return {
-        f"{name}.{WINDOW}": int(config.sliding_window),
-        f"{name}.{WINDOW}_pattern": [kind == LOCAL for kind in config.layer_types],
-        f"{name}.rope.freq_base_swa": float(_rope(config, LOCAL)["rope_theta"]),
-    }
+    """Which layers see a window, and the rotation of those where it is another one."""
+    values: dict[str, Value] = {f"{name}.{WINDOW}": int(config.sliding_window)}
+    if "rope_type" in config.rope_parameters:
+        return values
+    values[f"{name}.{WINDOW}_pattern"] = [kind == LOCAL for kind in config.layer_types]
+    values[f"{name}.rope.freq_base_swa"] = float(_rope(config, LOCAL)["rope_theta"])
+    return values
 
 
 def _rope(config: PretrainedConfig, kind: str = WHOLE) -> Mapping[str, Any]:
@@ -142,23 +154,50 @@ def _family_refusal(config: PretrainedConfig, layout: Layout) -> str:
         expected = [int((layer + 1) % NO_ROPE_STEP != 0) for layer in range(count)]
         found = config.no_rope_layers
         return "" if found == expected else f"no_rope_layers is {found}, not every fourth"
-    if layout.arch != gguf.MODEL_ARCH.GEMMA3:
-        return ""
-    local, size = _rope(config, LOCAL), head_size(config)
+    wrong = [name for name in DECODERS[config.model_type].refused if getattr(config, name, None)]
+    if wrong:
+        return f"{wrong[0]} is {getattr(config, wrong[0])!r}"
+    if layout.arch == gguf.MODEL_ARCH.GEMMA2:
+        return _gemma2_refusal(config)
+    return _gemma3_refusal(config) if layout.arch == gguf.MODEL_ARCH.GEMMA3 else ""
+
+
+def _gemma2_refusal(config: PretrainedConfig) -> str:
+    """llama.cpp has fixed which layers see a window, that there are caps, and the scale."""
+    kinds = [(LOCAL, WHOLE)[layer % 2] for layer in range(config.num_hidden_layers)]
+    if config.layer_types != kinds:
+        return f"layer_types are {config.layer_types}; llama.cpp takes {LOCAL}, {WHOLE} by turns"
+    if missing := [key for key in CAPS if not getattr(config, key)]:
+        return f"{missing[0]} is {getattr(config, missing[0])}; llama.cpp always has one"
+    size = head_size(config)
+    if config.num_hidden_layers == GEMMA2_27B:
+        size = config.hidden_size // config.num_attention_heads
+    return _scale_refusal(config, size)
+
+
+def _gemma3_refusal(config: PretrainedConfig) -> str:
+    local = _rope(config, LOCAL)
     if local["rope_type"] != "default":
         return f"rope_type of {LOCAL} is {local['rope_type']!r}, not 'default'"
+    if wrong := [key for key in CAPS if getattr(config, key, None)]:
+        return f"{wrong[0]} is {getattr(config, wrong[0])!r}"
+    if config.num_hidden_layers == GEMMA_27B:
+        return ""
+    return _scale_refusal(config, head_size(config))
+
+
+def _scale_refusal(config: PretrainedConfig, size: int) -> str:
+    """What llama.cpp divides scores by is the root of a size that it finds itself."""
     scalar = config.query_pre_attn_scalar
-    if count != GEMMA_27B and scalar != size:
-        return f"query_pre_attn_scalar is {scalar}; llama.cpp takes the head size, {size}"
-    wrong = [name for name in DECODERS["gemma3_text"].refused if getattr(config, name, None)]
-    return f"{wrong[0]} is {getattr(config, wrong[0])!r}" if wrong else ""
+    return "" if scalar == size else f"query_pre_attn_scalar is {scalar}; llama.cpp takes {size}"
 
 
 def _needed(model: Model, layout: Layout) -> list[str]:
-    """Keys that must be in the config; two families' head_dim is not what the others imply."""
+    """Keys that must be in the config; some families' head_dim is not what the others imply."""
     if layout.encoder:
         return [*(key for key in _INTEGERS if key != "num_key_value_heads"), "layer_norm_eps"]
-    extra = ["head_dim"] if model.architecture in ("qwen3", "gemma3_text") else []
+    named = ("qwen3", "gemma", "gemma2", "gemma3_text")
+    extra = ["head_dim"] if model.architecture in named else []
     extra += ["sliding_window"] if layout.windows else []
     return [*(key for key in _INTEGERS if key != "num_key_value_heads"), "rms_norm_eps", *extra]
 
@@ -184,7 +223,7 @@ def facts(file: GgufFile) -> dict[str, float]:
     for key, stored in _INTEGERS.items():
         if f"{name}.{stored}" in file.metadata:
             found[key] = file.need(f"{name}.{stored}", int)
-    for key, stored in _FLOATS.items():
+    for key, stored in (_FLOATS | FACTORS).items():
         if f"{name}.{stored}" in file.metadata:
             found[key] = exact(file.need(f"{name}.{stored}", float))
     return found

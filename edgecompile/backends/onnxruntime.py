@@ -1,4 +1,4 @@
-"""ONNX Runtime: decoders by our own writer or genai's builder, the rest by torch.onnx."""
+"""ONNX Runtime: decoders by our own writer, the rest by torch.onnx."""
 from __future__ import annotations
 
 import math
@@ -16,15 +16,15 @@ from edgecompile.backends import Decoded, Export, Extent, Port, decoders, halves
 from edgecompile.backends.onnx_graph import (
     decoder_graph,
     encode,
+    float_encoder,
     gpu,
     half,
     ort_format,
     storage,
-    tune,
 )
 from edgecompile.backends.onnx_graph.activations import Form
 from edgecompile.backends.onnx_graph.decode import decode, extents
-from edgecompile.backends.onnx_graph.form import LENGTHS, LOGITS_START, GraphForm
+from edgecompile.backends.onnx_graph.form import LAST_TOKENS, LENGTHS, LOGITS_START, GraphForm
 from edgecompile.backends.onnx_graph.rewrite import Rewritten, rewrite
 from edgecompile.errors import UnsupportedError
 from edgecompile.graphs import part_of, unread
@@ -85,9 +85,7 @@ class Onnxruntime:
             return reason
         if has_several_graphs(model.task):
             return self._several_refused() or halves.refusal(model)
-        if model.task != "text-generation" or model.architecture in BUILT:
-            return ""
-        return decoders.refusal(model)
+        return decoders.refusal(model) if model.task == "text-generation" else ""
 
     def size(self, model: Model, schemes: Mapping[str, Scheme]) -> int:
         """Codes, float32 scales, floats, the graph, and a decoder's rotary tables."""
@@ -145,7 +143,7 @@ class Onnxruntime:
         done: dict[str, Rewritten] = {}
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".graph-") as scratch:
             progress("export graph", 0, 2)
-            for name, exported in _float_graphs(model).items():
+            for name, exported in float_encoder.exports(model).items():
                 part = part_of(model, name)
                 done[name] = rewrite(exported, Path(scratch), part, self._form(model))
         progress("write file", 1, 2)
@@ -168,18 +166,15 @@ class Onnxruntime:
         )  # fmt: skip
 
     def _write(self, model: Model, folder: Path, progress: Progress) -> _Written:
-        """Draw known decoders ourselves, a tensor at a time; rewrite an exporter's graph else."""
-        decoder = model.task == "text-generation"
-        if decoder and not decoders.refusal(model):
+        """Draw decoders ourselves, a tensor at a time; rewrite an exporter's graph else."""
+        if model.task == "text-generation":
             drawn, plan = decoder_graph.write(model, folder, self._graph_form(), progress)
             return _Written(drawn.graph, {}, plan.unused, plan.shifted)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".graph-") as scratch:
             progress("export graph", 0, 3)
-            exported = _float_graph(model, Path(scratch))
+            exported = float_encoder.export(model)
             progress("encode codes", 1, 3)
             done = rewrite(exported, Path(scratch), model, self._form(model))
-            if decoder:
-                tune.keep_last_logits(done.model)
             if self.half:
                 half.convert(done.model)
             progress("write file", 2, 3)
@@ -214,7 +209,6 @@ class Onnxruntime:
 
 
 ABSENT = "not part of the exported graph"
-BUILT = ("gemma", "gemma2", "granite")  # decoders that onnxruntime-genai's builder draws
 GRAPH_BYTES_PER_TENSOR = 1350  # nodes, names, shapes and alignment, per tensor of the source
 
 
@@ -239,22 +233,6 @@ def file_bytes(model: Model, schemes: Mapping[str, Scheme], width: int = 4) -> i
         # cos and sin tables [context, half of what is turned of a head]
         total += width * decoders.context_limit(model) * decoders.rotary_width(model)
     return total
-
-
-def _float_graph(model: Model, scratch: Path) -> onnx.ModelProto:
-    if model.task == "text-generation":
-        from edgecompile.backends.onnx_graph import float_decoder
-
-        return float_decoder.export(model, scratch)
-    from edgecompile.backends.onnx_graph import float_encoder
-
-    return float_encoder.export(model)
-
-
-def _float_graphs(model: Model) -> dict[str, onnx.ModelProto]:
-    from edgecompile.backends.onnx_graph import float_encoder
-
-    return float_encoder.exports(model)
 
 
 def _minor(version: str) -> str:
@@ -293,7 +271,7 @@ def decoder_options(graph: onnx.GraphProto) -> dict[str, Any]:
     }  # fmt: skip
     if LOGITS_START in names:
         return options | {name: name for name in (*LENGTHS, LOGITS_START)}
-    options |= {"attention_mask": "attention_mask", "last_tokens": tune.LAST_TOKENS}
+    options |= {"attention_mask": "attention_mask", "last_tokens": LAST_TOKENS}
     if "position_ids" in names:
         options["position_ids"] = "position_ids"
     return options

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from edgecompile.checks import kept_vocab
 from edgecompile.checks.limits import KEPT
 from edgecompile.checks.quality import QUALITY, Comparison
 from edgecompile.checks.quality import rows as quality_rows
@@ -27,9 +28,14 @@ def rows(
         if metric.startswith(KEPT)
     }  # fmt: skip
     other = replace(comparison, model=origin, limits=limits, against_codes=False)
+    whole_texts = comparison.old_ids is not None and origin.task == "text-generation"
     for row in quality_rows(other, documents, context):
-        if row.step == QUALITY:
+        if row.step == QUALITY and not (whole_texts and row.metric in kept_vocab.PER_TEXT):
             yield replace(row, step=STEP, metric=KEPT + row.metric)
+    if whole_texts:
+        texts = [document.text for document in documents]
+        for found in kept_vocab.same_text(other, texts, context):
+            yield replace(other.judge(STEP, found), metric=KEPT + found.metric)
 
 
 def required(metrics: Sequence[str]) -> tuple[str, ...]:

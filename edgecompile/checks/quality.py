@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edgecompile.backends import Decoded, ReadWhenAsked
 from edgecompile.checks import Limits
+from edgecompile.checks.renumbered import Renumbered
 from edgecompile.errors import BadInputError
 from edgecompile.metrics import Measurement, accuracy, cosine, error, rank, top1
 from edgecompile.metrics.logits import LogitComparison
@@ -47,10 +48,13 @@ class Comparison:
     progress: Progress
     replaced: Collection[str] = ()  # float tensors that a pass changed
     against_codes: bool = True  # whether the same codes in torch are asked too
+    old_ids: Sequence[int] | None = None  # the source's id of each of the bundle's, where not equal
 
     @cached_property
     def reference(self) -> Reference:
         """The source in torch, made when it is first asked for."""
+        if self.old_ids is not None:
+            return Renumbered(self.model, self.old_ids, lean=True)
         return Reference(self.model, lean=True)
 
     def same_codes(self) -> AbstractContextManager[Any]:
@@ -206,7 +210,8 @@ def windows_of(
 
 def _way(comparison: Comparison) -> Callable[[Comparison, Windows, Windows], Steps]:
     """Block by block where a decoder's float32 weights would be too much at once."""
-    if 4 * comparison.model.parameters > comparison.options.stream_above:
+    large = 4 * comparison.model.parameters > comparison.options.stream_above
+    if large and comparison.old_ids is None:
         from edgecompile.checks.streamed import compare
 
         return compare

@@ -139,13 +139,14 @@ def _words(
         (before, total), (after, _) = sides
         yield judged(QUALITY, Measurement("word_error_rate", after, "", "lower", total))
         yield judged(QUALITY, Measurement("word_error_rate_source", before, "", "lower", total))
-        ratio = (1 - after) / (1 - before) if before < 1 else float("nan")
-        kept = Measurement("word_accuracy_ratio", ratio, "", "higher", total)
-        enough = total >= LEAST_WORDS
-        yield comparison.judge(QUALITY, kept) if enough else judged(QUALITY, kept, None, FEW_WORDS)
-        if enough:
-            yield judged(QUALITY, difference)
-            return
+        if before < 1:  # a source that hears nothing right has no accuracy to keep
+            ratio = (1 - after) / (1 - before)
+            kept = Measurement("word_accuracy_ratio", ratio, "", "higher", total)
+            if total >= LEAST_WORDS:
+                yield comparison.judge(QUALITY, kept)
+                yield judged(QUALITY, difference)
+                return
+            yield judged(QUALITY, kept, None, FEW_WORDS)
     if not speech or difference.samples < LEAST_WORDS:
         yield judged(QUALITY, difference, None, FEW_WORDS if speech else NO_WORDS)
         return

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from edgecompile.numerics.gptq import round_columns
+from edgecompile.numerics.gptq import pruned_zeros, round_columns
 from edgecompile.numerics.parallel import pieces, spread
 from edgecompile.numerics.rtn import best_scales
 from edgecompile.numerics.schemes import QuantizedTensor, Scheme
@@ -121,8 +121,9 @@ def _losses(
     else:
         codes = torch.empty_like(weight)
         codes[:, order] = round_columns(
-            weight[:, order], inputs.factor, steps[:, order], matrix.scheme
-        )
+            weight[:, order], inputs.factor, steps[:, order], matrix.scheme,
+            None if (zeros := pruned_zeros(weight)) is None else zeros[:, order],
+        )  # fmt: skip
     error = weight.addcmul_(codes, steps, value=-1)
     lost = ((error @ inputs.hessian) * error).sum(1)
     found: list[float] = lost.view(len(scales), -1).sum(1).tolist()

@@ -21,6 +21,7 @@ from edgecompile.numerics.schemes import Float32, Int8, QuantizedTensor, Scheme,
 BLOCK = 32  # columns whose updates of the rest are gathered into one product (GPTQ, step 2)
 ROWS = 2048  # rounded by one thread; fewer would wait for the interpreter more than they work
 LARGEST_DAMPING = 1.0
+SPARSE = 0.24  # share of exact zeros from which a weight was pruned; 4 bits leave about 0.12
 CHUNK = 1 << 25  # elements of a temporary array in the fit of scales
 
 
@@ -66,7 +67,7 @@ def gptq(weight: Tensor, hessian: Tensor, scheme: Scheme, how: Rounding) -> Roun
     order = _order(diagonal, how.act_order)
     target = shrunk(hessian, how.shrink)
     factor, damping = inverse_factor(target, how.damping, order)
-    rounded = _Rows(weight, hessian, target, scheme, nearest)
+    rounded = _Rows(weight, hessian, target, scheme, nearest, pruned_zeros(weight))
     done = list(spread(lambda rows: rounded.round(rows, order, factor, how.sweeps), rounded.parts))
     norm = max(sum(part.norm for part in done), 1e-30)
     before, after = (sum(getattr(p, side) for p in done) for side in ("before", "after"))
@@ -101,6 +102,7 @@ class _Rows:
     target: Tensor
     scheme: Scheme
     nearest: QuantizedTensor
+    zeros: Tensor | None  # of a pruned weight: their codes stay 0
 
     @property
     def parts(self) -> list[slice]:
@@ -113,8 +115,12 @@ class _Rows:
         scales = torch.from_numpy(self.nearest.scales[rows]).repeat_interleave(size, dim=1)
         plain = torch.from_numpy(self.nearest.codes[rows]).to(torch.float32), scales
         codes = torch.empty_like(weight)
-        codes[:, order] = round_columns(weight[:, order], factor, scales[:, order], scheme)
-        found = refine(weight, self.target, (codes, scales), scheme, sweeps)
+        zeros = None if self.zeros is None else self.zeros[rows]
+        codes[:, order] = round_columns(
+            weight[:, order], factor, scales[:, order], scheme,
+            None if zeros is None else zeros[:, order],
+        )  # fmt: skip
+        found = refine(weight, self.target, (codes, scales), scheme, sweeps, zeros)
         losses = [row_losses(weight, hessian, *pair) for pair in (found, plain)]
         keep = (losses[1] < losses[0])[:, None]
         codes, scales = (torch.where(keep, b, a) for a, b in zip(found, plain, strict=True))
@@ -123,6 +129,15 @@ class _Rows:
             float(torch.minimum(*losses).sum()), float(losses[1].sum()),
             float(row_losses(weight, hessian, torch.zeros_like(weight), scales).sum()),
         )  # fmt: skip
+
+
+def pruned_zeros(weight: Tensor) -> Tensor | None:
+    """Where a pruned weight is exactly 0, bool [out, in]; None for one that was not pruned.
+
+    Codes there are 0 as well: they take over nothing of the columns that were rounded before.
+    """
+    found = weight == 0
+    return found if float(found.float().mean()) >= SPARSE else None
 
 
 def shrunk(hessian: Tensor, share: float) -> Tensor:
@@ -170,19 +185,25 @@ def _upper_factor_of_inverse(matrix: Tensor) -> Tensor | None:
     return None if int(failed) or not bool(torch.isfinite(upper).all()) else upper
 
 
-def round_columns(weight: Tensor, factor: Tensor, scales: Tensor, scheme: Scheme) -> Tensor:
+def round_columns(
+    weight: Tensor, factor: Tensor, scales: Tensor, scheme: Scheme, zeros: Tensor | None = None
+) -> Tensor:
     """Codes float32 [out, in]: each column's error over its pivot goes to those after it.
 
-    GPTQ, algorithm 1: delta = (w_j - q_j) / U_jj, w_k -= delta * U_jk for k > j.
+    GPTQ, algorithm 1: delta = (w_j - q_j) / U_jj, w_k -= delta * U_jk for k > j. Where `zeros`
+    bool [out, in] is set the code is 0 (a pruned weight; SparseGPT, section 3.5).
     """
     rest = weight.T.contiguous()  # a column of the weight is contiguous here
     steps, codes = scales.T.contiguous(), torch.empty_like(rest)
+    gone = None if zeros is None else zeros.T.contiguous()
     columns = len(rest)
     for start in range(0, columns, BLOCK):
         end = min(start + BLOCK, columns)
         errors = torch.empty_like(rest[start:end])
         for j in range(start, end):
             code = (rest[j] / steps[j]).round_().clamp_(scheme.low, scheme.high)
+            if gone is not None:
+                code.masked_fill_(gone[j], 0)
             codes[j] = code
             delta = code.mul_(steps[j]).sub_(rest[j]).div_(-factor[j, j])
             errors[j - start] = delta
@@ -192,26 +213,29 @@ def round_columns(weight: Tensor, factor: Tensor, scales: Tensor, scheme: Scheme
 
 
 def refine(
-    weight: Tensor, hessian: Tensor, start: tuple[Tensor, Tensor], scheme: Scheme, sweeps: int
-) -> tuple[Tensor, Tensor]:
+    weight: Tensor, hessian: Tensor, start: tuple[Tensor, Tensor], scheme: Scheme, sweeps: int,
+    zeros: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Sweeps of coordinate descent over the codes, each before a fit of the scales.
 
     Codes and scales float32 [out, in] as they come and go.
     """
     codes, scales = start
     for _ in range(sweeps):
-        codes = descend(weight, hessian, codes, scales, scheme)
+        codes = descend(weight, hessian, codes, scales, scheme, zeros)
         scales = fitted_scales(weight, hessian, codes, scales, scheme)
     return codes, scales
 
 
 def descend(
-    weight: Tensor, hessian: Tensor, codes: Tensor, scales: Tensor, scheme: Scheme
-) -> Tensor:
-    """Give each column in turn the codes that are best while all others stay.
+    weight: Tensor, hessian: Tensor, codes: Tensor, scales: Tensor, scheme: Scheme,
+    zeros: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Give each column in turn the codes that are best while all others stay; `zeros` stay 0.
 
     With G = (W - Q) H the best value of column j is q_j + G_j / H_jj (QuantEase, eq. 6).
     """
+    gone = None if zeros is None else zeros.T.contiguous()
     now, steps = codes.T.contiguous(), scales.T.contiguous()
     gradient = hessian @ (weight - codes * scales).T
     pivots = hessian.diagonal()
@@ -223,6 +247,8 @@ def descend(
                 continue
             code = (gradient[j] / (steps[j] * pivots[j])).add_(now[j])
             code = code.round_().clamp_(scheme.low, scheme.high)
+            if gone is not None:
+                code.masked_fill_(gone[j], 0)
             delta = (code - now[j]).mul_(steps[j])
             now[j], moved[j - start] = code, delta
             gradient[j + 1 : end].addr_(hessian[j, j + 1 : end], delta, alpha=-1)

@@ -23,7 +23,8 @@ class Work:
     them there and goes on. `corpus` reads text when called: calibration and tuning are for passes,
     held-out text is for the check alone. `size` gives the bundle's bytes for schemes by tensor.
     `stage` is a part of the work under a name and options of its own, in a folder that other runs
-    of the pass with the same model, text and options of that part find again.
+    of the pass with the same model, text and options of that part find again. `file` finds a file
+    that an option names: beside the recipe.
     """
 
     progress: Progress
@@ -31,6 +32,7 @@ class Work:
     corpus: Callable[[], Corpus]
     size: Callable[[Mapping[str, Scheme]], int]
     stage: Callable[[str, Mapping[str, Any], Callable[[Path], None]], Path]
+    file: Callable[[str], Path] = Path
 
 
 @dataclass(frozen=True)
@@ -105,4 +107,13 @@ class Reshapes(Protocol):
 
     def headers(self, model: Model) -> Model:
         """What the model will be, from headers alone: its config and its tensors' shapes."""
+        ...
+
+
+@runtime_checkable
+class Sparsifies(Protocol):
+    """A pass that leaves zeros in weights, which only some engines make use of."""
+
+    def no_gain(self, backend: str) -> str:
+        """Why that backend's bundles gain nothing by them; empty where they do."""
         ...

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgecompile.architectures import DECODERS, ENCODERS, Decoder, Encoder
+from edgecompile.architectures import DECODERS, PRUNABLE, Decoder, Encoder
 from edgecompile.errors import UnsupportedError
 from edgecompile.model import Model
 from edgecompile.structure import filled_in
@@ -89,9 +89,9 @@ def shape_of(model: Model, multiple: int) -> Shape:
 
     UnsupportedError for an architecture without a description.
     """
-    encoder, decoder = ENCODERS.get(model.architecture), DECODERS.get(model.architecture)
+    encoder, decoder = PRUNABLE.get(model.architecture), DECODERS.get(model.architecture)
     if encoder is None and decoder is None:
-        known = ", ".join(sorted([*ENCODERS, *DECODERS]))
+        known = ", ".join(sorted([*PRUNABLE, *DECODERS]))
         raise UnsupportedError(
             model.name, f"no description says what of {model.architecture} may be cut together",
             f"one of {known}", 'leave prune out: --set prune.method="none"',
@@ -106,7 +106,7 @@ def shape_of(model: Model, multiple: int) -> Shape:
 def smaller_config(model: Model, shape: Shape, widths: Mapping[str, int]) -> dict[str, Any]:
     """The config with new widths, under the names that the architecture gives them."""
     config = filled_in(model)
-    encoder = ENCODERS.get(model.architecture)
+    encoder = PRUNABLE.get(model.architecture)
     neurons = encoder.neurons if encoder else "intermediate_size"
     new = {neurons: widths[MLP], "hidden_size": widths[HIDDEN]}
     new["num_attention_heads"] = widths[HEADS] * shape.queries

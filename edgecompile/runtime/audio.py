@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import BadInputError, UsageError
-from .resampling import resample
 from .sections import Section
 from .wav import RATES, read_wave
 
@@ -128,6 +127,8 @@ class AudioInput:
         if not RATES[0] <= rate <= RATES[1]:
             raise UsageError("sampling_rate", repr(rate), f"{RATES[0]} to {RATES[1]} hertz")
         samples = self._checked(samples, where, rate)
+        from .resampling import resample
+
         return self._checked(resample(samples, rate, self.sampling_rate), where)
 
     def spectrogram(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -6,12 +6,12 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import golden, heads, listening, seq2seq, towers
+from . import golden, heads, seq2seq, towers
 from .audio import AudioInput, Clip
 from .batching import activate, check_ids, encode_all, look_all
 from .chat import ChatTemplate, Messages, Tools
@@ -24,8 +24,10 @@ from .sampling import Sampler, SamplingKeywords, SamplingOptions
 from .streaming import StopStrings, TextStream
 from .threads import probed_cores
 from .tokens import Encoded, Pair, Tokens
-from .transcription import Transcript
 from .verify import verify as verify_files
+
+if TYPE_CHECKING:
+    from .transcription import Transcript
 
 
 def load(
@@ -194,6 +196,8 @@ class Session:
         `language` (`en`) None is found out; `task` is transcribe or translate, into English;
         `timestamps` cuts the answer into pieces by time; `prompt` is text that went before.
         """
+        from . import listening
+
         engine = self._need("automatic-speech-recognition")
         samples = self._sound().samples(audio, "audio", sampling_rate)
         one = listening.transcriber(engine, self.info, self._need_tokens())

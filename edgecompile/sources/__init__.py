@@ -22,13 +22,17 @@ CHECKED_ELEMENTS = 1 << 24  # weights are searched for NaN this many elements at
 
 @dataclass(frozen=True)
 class SourceRef:
-    """A model found but not read: what kind of source, where, and the recipe that goes with it."""
+    """A model found but not read: what kind of source, where, and the recipe that goes with it.
+
+    `untrained`: the source of a recipe that writes its own rows; training only starts from it.
+    """
 
     kind: str  # huggingface, peft, gguf, torch
     name: str
     place: str  # a path, or package.module:function
     task: str
     recipe: Recipe
+    untrained: bool = False
 
 
 def resolve(
@@ -36,12 +40,12 @@ def resolve(
     task: str = "", variant: str = "", settings: Iterable[str] = (),
 ) -> SourceRef:  # fmt: skip
     """Find what MODEL means: a path first, then `package.module:function`, then the shelf."""
-    path = Path(model)
+    path, untrained = Path(model), False
     if path.suffix == ".toml" or (not path.exists() and model in recipe.names()):
         file = recipe_file or (path if path.suffix == ".toml" else recipe.names()[model])
         chosen = recipe.read(file, variant, settings)
         kind, place = _place_of(chosen, str(file))
-        name = chosen.name
+        name, untrained = chosen.name, bool(chosen.data.script)
     else:
         kind, place, name = _place_of_model(model, path)
         chosen = (
@@ -49,7 +53,7 @@ def resolve(
             if recipe_file
             else recipe.parse(name, Path(), {}, variant, settings)
         )
-    return SourceRef(kind, name, place, task or chosen.task, chosen)
+    return SourceRef(kind, name, place, task or chosen.task, chosen, untrained)
 
 
 def _place_of_model(model: str, path: Path) -> tuple[str, str, str]:

@@ -16,7 +16,17 @@ from edgecompile.sources.gguf_tokenizer import SPECIAL_IDS, special_id
 
 ROPE_FREQS = "rope_freqs.weight"
 WINDOW = "attention.sliding_window"
-GEMMA_27B = 62  # layers: llama.cpp scales the attention of that Gemma 3 by the width of its heads
+# Layers: llama.cpp scales the attention of those two models by the width of their heads
+GEMMA_27B, GEMMA2_27B = 62, 46
+FACTORS = {  # the config's name -> GGUF's key below the architecture
+    "attn_logit_softcapping": "attn_logit_softcapping",
+    "final_logit_softcapping": "final_logit_softcapping",
+    "embedding_multiplier": "embedding_scale",
+    "residual_multiplier": "residual_scale",
+    "attention_multiplier": "attention.scale",
+    "logits_scaling": "logit_scale",
+}
+CAPS = ("attn_logit_softcapping", "final_logit_softcapping")
 
 
 @dataclass(frozen=True)
@@ -36,6 +46,9 @@ FAMILIES: Mapping[str, Family] = {
     "qwen3": Family(gguf.MODEL_ARCH.QWEN3, "Qwen3ForCausalLM", "qwen3"),
     "phi3": Family(gguf.MODEL_ARCH.PHI3, "Phi3ForCausalLM", "phi3"),
     "smollm3": Family(gguf.MODEL_ARCH.SMOLLM3, "SmolLM3ForCausalLM", "smollm3", permuted=True),
+    "granite": Family(gguf.MODEL_ARCH.GRANITE, "GraniteForCausalLM", "granite", permuted=True),
+    "gemma": Family(gguf.MODEL_ARCH.GEMMA, "GemmaForCausalLM", "gemma"),
+    "gemma2": Family(gguf.MODEL_ARCH.GEMMA2, "Gemma2ForCausalLM", "gemma2"),
     "gemma3": Family(gguf.MODEL_ARCH.GEMMA3, "Gemma3ForCausalLM", "gemma3_text"),
 }
 
@@ -76,7 +89,13 @@ def config(file: GgufFile) -> dict[str, Any]:
     scaling = _rope_scaling(file, name, result)
     if scaling:
         result["rope_scaling"] = scaling
-    if name == "gemma3":
+    result |= {
+        key: _positive_float(file, f"{name}.{stored}")
+        for key, stored in FACTORS.items() if f"{name}.{stored}" in file.metadata
+    }  # fmt: skip
+    if name == "gemma2":
+        result |= _every_other(file, name, result)
+    elif name == "gemma3":
         result |= _windows(file, name, result)
     elif name == "phi3" and file.get(f"{name}.{WINDOW}", int, 0):
         result["sliding_window"] = _positive(file, f"{name}.{WINDOW}")
@@ -163,16 +182,30 @@ def _flags(file: GgufFile, name: str) -> dict[str, Any]:
     if file.get(f"{name}.expert_count", int, 0):
         found = f"a mixture of {file.metadata[f'{name}.expert_count']} experts"
         raise UnsupportedError(str(file.path), found, "a dense model", FROM_FOLDER)
-    if name == "llama":
+    if name in ("llama", "granite"):
         attention = "blk.0.attn_q.bias" in file.tensors
         return {"attention_bias": attention, "mlp_bias": "blk.0.ffn_gate.bias" in file.tensors}
     biased = {} if name == "qwen2" else {"attention_bias": False}
-    return biased if name in ("gemma3", "phi3") else {"use_sliding_window": False, **biased}
+    return {"use_sliding_window": False, **biased} if name.startswith("qwen") else biased
 
 
 def _activation(kind: Family) -> dict[str, str]:
     word = next(iter(DECODERS[kind.model_type].activations))
-    return {"hidden_act" if word == "silu" else "hidden_activation": word}
+    older = word == "silu" or kind.model_type == "gemma"
+    return {"hidden_act" if older else "hidden_activation": word}
+
+
+def _every_other(file: GgufFile, name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Gemma 2: layers 0, 2, ... see a window; scores and logits have caps, whose defaults are its.
+
+    (llama.cpp's rules where a file leaves a key out.)
+    """
+    width = config["hidden_size"] // config["num_attention_heads"]
+    wide = config["num_hidden_layers"] == GEMMA2_27B
+    return {
+        "sliding_window": _positive(file, f"{name}.{WINDOW}", 4096),
+        "query_pre_attn_scalar": width if wide else config["head_dim"],
+    }
 
 
 def _windows(file: GgufFile, name: str, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,28 +14,37 @@ from edgecompile.errors import BadInputError, UsageError
 from edgecompile.model import Model
 from edgecompile.numerics.swap import parameter_names
 from edgecompile.passes import Work
+from edgecompile.pruning import vocab
 from edgecompile.reference import Reference
 from edgecompile.structure import filled_in
 from edgecompile.text.parts import Document
 from edgecompile.text.source_tokens import FolderTokens, windows
 from edgecompile.tokenizer import class_name, labels
 from edgecompile.train.objectives import Item
-from edgecompile.train.objectives.distillation import Distillation, Kind, Weights, inputs_of
+from edgecompile.train.objectives.distillation import (
+    ASKED,
+    Distillation,
+    Kind,
+    Weights,
+    asked_of,
+)
 from edgecompile.train.order import seed_of
 from edgecompile.train.source import is_dropout
 from edgecompile.train.teacher import Teacher
 from edgecompile.train.watched import Wanted, Watched, blocks_of, mapped, relation_heads
 
 if TYPE_CHECKING:
-    from edgecompile.passes.distill import Distill
+    from edgecompile.passes.teaching import TeachingOptions
 
+TEACHER = "teacher"  # the folder of its answers
 KINDS: Mapping[str, Kind] = {
     "embedding": "vectors", "classification": "classes", "text-generation": "tokens",
 }  # fmt: skip
+HELD_TEXTS, HELD_TOKENS = 256, 8192
 
 
 def prepared(
-    options: Distill, model: Model, origin: Model, work: Work
+    options: TeachingOptions, model: Model, origin: Model, work: Work
 ) -> tuple[Watched, Distillation]:
     """The student, ready to be trained, and what it learns; the teacher's answers on disk."""
     train = options.options()
@@ -52,27 +61,40 @@ def prepared(
     watched = Watched(origin, bodies[1], Wanted(tuple(hidden.values()), tuple(related.values())))
     for parameter in student.parameters():
         parameter.requires_grad_(True)
-    teacher, corpus = Teacher(watched), work.corpus()
+    old, corpus = vocab.old_ids(model, origin), work.corpus()
+    by_token = KINDS[model.task] == "tokens" or bool(hidden or related)
+    teacher = Teacher(watched if old is None or not by_token else InOldIds(watched, old, model))
+    reader = origin if old is not None and not by_token else None
     texts, held = (
-        list(_rows(options, model, part, limit)) for part, limit in
-        ((corpus.calibration, options.texts), (corpus.tuning, 256))
+        list(_rows(options, model, part, limit, reader)) for part, limit in
+        ((corpus.calibration, options.texts), (corpus.tuning, _held(options, model)))
     )  # fmt: skip
+    where = f"[{options.name}]"
     if not texts:
-        raise BadInputError("[distill]", "no calibration text", "text", "give more with --data")
+        raise BadInputError(where, "no calibration text", "text", "give more with --data")
     weights = Weights(options.soft, options.task, options.hidden, options.relations)
     if weights.task and model.task == "embedding":
-        raise UsageError("[distill] task", "an embedding has no labels here", "0")
+        raise UsageError(f"{where} task", "an embedding has no labels here", "0")
     if weights.task and model.task == "classification" and "label" not in texts[0]:
-        raise UsageError("[distill] task", "texts without labels", "0, or --data with labels")
+        raise UsageError(f"{where} task", "texts without labels", "0, or --data with labels")
     names = set(Reference(model).input_names) if model.task != "text-generation" else set()
     objective = Distillation(
         texts, held, teacher, KINDS[model.task], weights, options.temperature,
         hidden, related, relation_heads(options.heads, model, origin),
-        int(model.config.get("pad_token_id") or 0), "token_type_ids" in names, train.seed,
+        int(model.config.get("pad_token_id") or 0), "token_type_ids" in names,
+        int(origin.config.get("pad_token_id") or 0), train.seed,
     )  # fmt: skip
     if not (hidden or related) and options.cache_mb:
         _keep(objective, options, work)
     return student, objective
+
+
+def _held(options: TeachingOptions, model: Model) -> int:
+    """Rows that measure: of a decoder each is a window, and every token of it a measurement."""
+    if options.tuning:
+        return options.tuning
+    decoder = model.task == "text-generation"
+    return max(1, HELD_TOKENS // options.length) if decoder else HELD_TEXTS
 
 
 def _body(model: Model, dropout: float) -> nn.Module:
@@ -83,19 +105,44 @@ def _body(model: Model, dropout: float) -> nn.Module:
     return Reference(model, fast_attention(model)).body
 
 
-def _keep(objective: Distillation, options: Distill, work: Work) -> None:
+def _keep(objective: Distillation, options: TeachingOptions, work: Work) -> None:
     """The teacher's answers of the first rows, each computed by itself."""
-    rows = [inputs_of(objective.collate([item])) for item in objective.texts]
+    rows = [asked_of(objective.collate([item])) for item in objective.texts]
     objective.teacher.keep(
-        rows, work.folder / "teacher", int(options.cache_mb * 1e6),
+        rows, work.folder / TEACHER, int(options.cache_mb * 1e6),
         lambda done, total: work.progress("ask the teacher", done, total),
     )  # fmt: skip
 
 
+class InOldIds(nn.Module):
+    """A teacher asked in the ids of a student with fewer tokens: a decoder answers in them too.
+
+    What it says of tokens that the student lacks is left out; a softmax shares that out.
+    """
+
+    old: Tensor
+
+    def __init__(self, module: nn.Module, old_ids: Sequence[int], model: Model) -> None:
+        super().__init__()
+        self.module, self.answers_tokens = module, model.task == "text-generation"
+        self.register_buffer("old", torch.tensor(list(old_ids)), persistent=False)
+
+    def forward(self, input_ids: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
+        """As Watched.forward."""
+        found: dict[str, Tensor] = self.module(input_ids=self.old[input_ids], **inputs)
+        if self.answers_tokens:
+            found["answers"] = found["answers"][..., self.old]
+        return found
+
+
 def _rows(
-    options: Distill, model: Model, documents: Sequence[Document], limit: int
-) -> Iterator[Item]:
-    """Token ids of whole texts, or windows of a decoder; a label where all have one."""
+    options: TeachingOptions, model: Model, documents: Sequence[Document], limit: int,
+    reader: Model | None,
+) -> Iterator[Item]:  # fmt: skip
+    """Token ids of whole texts, or windows of a decoder; a label where all have one.
+
+    Of a `reader`, a teacher with other tokens, also the ids that it would read.
+    """
     documents = [document for document in documents if document.text.strip()]
     size = longest(model, options.length)
     tokens = FolderTokens(model, size)
@@ -106,9 +153,12 @@ def _rows(
         return
     documents = documents[: limit or None]
     labelled = model.task == "classification" and all(d.label is not None for d in documents)
-    names = labels(model.config) if labelled else []
-    for document, ids in zip(documents, tokens.encode([d.text for d in documents]), strict=True):
+    names, whole = labels(model.config) if labelled else [], [d.text for d in documents]
+    asked = FolderTokens(reader, size).encode(whole) if reader and whole else []
+    for number, (document, ids) in enumerate(zip(documents, tokens.encode(whole), strict=True)):
         row: dict[str, object] = {"ids": ids, "types": [0] * len(ids)}
+        if reader is not None:
+            row[ASKED] = {"ids": asked[number], "types": [0] * len(asked[number])}
         if labelled:
             row["label"] = names.index(class_name(document.label or "", names))
         yield row

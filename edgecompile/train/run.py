@@ -23,7 +23,17 @@ from edgecompile.errors import (
 )
 from edgecompile.passes import Progress
 from edgecompile.sources import SourceRef
-from edgecompile.train import augment, checkpoints, curve, lora, precision, saving, source, tasks
+from edgecompile.train import (
+    augment,
+    checkpoints,
+    curve,
+    lora,
+    precision,
+    saving,
+    script,
+    source,
+    tasks,
+)
 from edgecompile.train.data import Augment, Data, Keys, names_of, read
 from edgecompile.train.loop import Fitted, Place, Row, fit
 from edgecompile.train.metrics import METRICS, replace_text
@@ -84,7 +94,7 @@ def train(request: Request, watch: Callable[[Row], None], progress: Progress) ->
     )  # fmt: skip
     options = parse(ref.recipe.train, f"recipe {ref.name} [train]")
     refuse_machine(options)
-    work = request.out.with_name(request.out.name + WORK)
+    work = work_of(request.out)
     refuse_existing(request, work)
     parts = read_parts(request, ref, options)
     models = [source.source_model(ref, part.task, progress) for part in parts]
@@ -171,14 +181,30 @@ def read_parts(request: Request, ref: SourceRef, options: TrainOptions) -> list[
     if options.tasks:
         return [_task_part(name, one, ref, options) for name, one in options.tasks.items()]
     spec = ref.recipe.data
-    file = request.data or (ref.recipe.folder / spec.file if spec.file else None)
-    if file is None:
-        raise UsageError("train", "no data", "--data FILE, or [data] file in the recipe")
+    file, held_out = files(request, ref)
     keys = Keys(spec.text, options.pair, spec.label)
-    data = read(file, keys, request.held_out, options.held_out)
+    data = read(file, keys, held_out, options.held_out)
     # A recipe's task is what its model was made for, which rows with labels can change.
     task = request.task or tasks.task_for(data, ref.task or source.own_task(ref))
     return [Part("", task, data, tasks.labels_of(task, data))]
+
+
+def files(request: Request, ref: SourceRef) -> tuple[Path, Path | None]:
+    """The user's file, else the recipe's, else what its script writes beside the run's report."""
+    spec = ref.recipe.data
+    if request.data:
+        return request.data, request.held_out
+    if spec.file:
+        return ref.recipe.folder / spec.file, request.held_out
+    if not spec.script:
+        raise UsageError("train", "no data", "--data FILE, or [data] file in the recipe")
+    training, held_out = script.rows(ref.recipe, work_of(request.out) / "data")
+    return training, request.held_out or held_out
+
+
+def work_of(out: Path) -> Path:
+    """The folder of a run beside the model's."""
+    return out.with_name(out.name + WORK)
 
 
 def _task_part(name: str, one: TaskOptions, ref: SourceRef, options: TrainOptions) -> Part:

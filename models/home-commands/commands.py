@@ -23,6 +23,7 @@ from edgecompile.train.augment.characters import Characters
 
 HERE = Path(__file__).resolve().parent
 SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
+ROWS = 12000  # of all parts together
 NOTHING = "nothing"
 # How a text is put together, and how often.
 FAMILIES = {
@@ -186,11 +187,17 @@ def write(folder: Path, count: int, seed: int) -> None:
         (folder / f"{part}.jsonl").write_text("".join(f"{line}\n" for line in lines), "utf-8")
 
 
+def rows_to_learn(folder: Path) -> tuple[Path, Path]:
+    """What `edgecompile train home-commands` reads: 12,000 rows of seed 0; test.jsonl lies by."""
+    write(folder, ROWS, 0)
+    return folder / "train.jsonl", folder / "validation.jsonl"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="a folder for the three parts")
-    parser.add_argument("--rows", type=int, default=12000, help="of all parts together")
+    parser.add_argument("--rows", type=int, default=ROWS, help="of all parts together")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args(arguments)
     try:

@@ -19,7 +19,7 @@ import transformers
 
 from edgecompile import sources
 from edgecompile.backends.executorch import Executorch
-from edgecompile.backends.executorch_graph.scope import encoder_refusal, towers_refusal
+from edgecompile.backends.executorch_graph.scope import refusal as drawing_refusal
 from edgecompile.backends.gguf import Gguf
 from edgecompile.backends.onnxruntime import Onnxruntime
 from edgecompile.backends.openvino import Openvino
@@ -104,7 +104,7 @@ KINDS = (
     Kind("Qwen 3", "qwen3", (DECODER,), {"head_dim": 16}),
     Kind("SmolLM3", "smollm3", (DECODER,), {"num_hidden_layers": 5}),
     Kind("Gemma 3", "gemma3_text", (DECODER,), SMALL_HEADS),
-    Kind("Gemma", "gemma", (DECODER,), {"head_dim": 16}),
+    Kind("Gemma", "gemma", (DECODER,), {"head_dim": 16, "rms_norm_eps": 1e-2}),
     Kind("Granite", "granite", (DECODER,)),
     Kind("Gemma 2", "gemma2", (DECODER,), SMALL_HEADS),
     Kind("Phi-3", "phi3", (DECODER,)),
@@ -117,7 +117,7 @@ KINDS = (
     Kind("Whisper", "whisper", (SPEECH,)),
 )
 # torch.export, XNNPACK's passes
-LOWERED = ("mpnet", "modernbert", "t5", "vit", "mobilenet_v2", "whisper")
+LOWERED = ("mobilenet_v2", "whisper")
 SLOW = {(kind, "executorch") for kind in LOWERED}
 HEAD = (
     "# Architectures and engines", "",
@@ -237,7 +237,7 @@ def lowered(model: Model, backend: str) -> bool:
     """Whether ExecuTorch's own exporter writes it: seconds of a tiny model."""
     if backend != "executorch" or model.task == DECODER:
         return False
-    return bool((towers_refusal if model.task == IMAGE_TEXT else encoder_refusal)(model))
+    return bool(drawing_refusal(model))
 
 
 if __name__ == "__main__":

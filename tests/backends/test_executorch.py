@@ -141,3 +141,42 @@ def test_a_users_module_is_lowered_with_its_codes(tmp_path: Path) -> None:
     with Reference(model).quantized(model.quantized) as reference:
         expected = reference.run(**{written.inputs[0].name: given})["output_0"]
     assert np.linalg.norm(found["output_0"] - expected) < 0.03 * np.linalg.norm(expected)
+
+
+def test_the_bias_of_far_words_is_the_sources(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = transformers.MPNetConfig(
+        vocab_size=tiny.word_piece(tmp_path / "m"), hidden_size=64, intermediate_size=96,
+        num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=202,
+        initializer_range=0.2, num_labels=3, pad_token_id=0,
+    )  # fmt: skip
+    transformers.MPNetForSequenceClassification(config).save_pretrained(tmp_path / "m")
+    tiny.card(tmp_path / "m")
+    model = load(str(tmp_path / "m"))
+    (tmp_path / "out").mkdir()
+    written = BACKEND.export(model, tmp_path / "out", quiet)
+    holds_the_model(tmp_path / "out", model, written)
+    ids = [[2, *(5 + i % 40 for i in range(198)), 3], [2, 20, 3]]  # farther than 128, and near
+    found = opened(tmp_path / "out", model, written).encode(ids)
+    assert found == pytest.approx(Reference(model).embed(ids), abs=2e-4)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_words_that_are_looked_up_and_guessed_are_there_once(tmp_path: Path, bits: int) -> None:
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=tiny.word_piece(tmp_path / "m"), hidden_size=64, intermediate_size=96,
+        num_hidden_layers=2, num_attention_heads=4, initializer_range=0.1,
+    )  # fmt: skip
+    transformers.BertForMaskedLM(config).save_pretrained(tmp_path / "m")
+    tiny.card(tmp_path / "m")
+    model = rounded(load(str(tmp_path / "m")), tmp_path / "codes", bits)
+    (tmp_path / "out").mkdir()
+    written = BACKEND.export(model, tmp_path / "out", quiet)
+    holds_the_model(tmp_path / "out", model, written)
+    found = np.concatenate(opened(tmp_path / "out", model, written).encode(IDS))
+    with Reference(model).quantized(model.quantized) as reference:
+        right = np.concatenate(reference.rows(IDS))
+    assert np.linalg.norm(found - right) < 0.05 * np.linalg.norm(right)
+    named = (one for one in BACKEND.extents(tmp_path / "out") if "word_embeddings" in one.name)
+    assert len({one.place for one in named if ".codes" in one.name}) == 1

@@ -18,7 +18,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
+    Gemma2Config,
     Gemma3TextConfig,
+    GemmaConfig,
+    GraniteConfig,
     LlamaConfig,
     MistralConfig,
     Phi3Config,
@@ -69,6 +72,15 @@ CONFIGS: dict[str, PretrainedConfig] = {
     "qwen3": Qwen3Config(**SIZES, head_dim=32),
     "phi3": Phi3Config(**SIZES, pad_token_id=1),
     "smollm3": SmolLM3Config(**SIZES | {"num_hidden_layers": 5}, pad_token_id=1),
+    "gemma": GemmaConfig(**SIZES, head_dim=32),
+    "gemma2": Gemma2Config(
+        **SIZES, head_dim=32, query_pre_attn_scalar=32, sliding_window=8,
+        attn_logit_softcapping=2.0, final_logit_softcapping=3.0,
+    ),
+    "granite": GraniteConfig(
+        **SIZES, embedding_multiplier=5.0, residual_multiplier=0.7, attention_multiplier=0.4,
+        logits_scaling=3.0,
+    ),
     "gemma3": Gemma3TextConfig(
         **SIZES, head_dim=32, query_pre_attn_scalar=32, sliding_window=8,
         layer_types=["sliding_attention", "full_attention"],

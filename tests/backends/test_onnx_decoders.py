@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from edgecompile import bundle
 from edgecompile.backends import Export, decoders
-from edgecompile.backends import onnxruntime as onnxruntime_backend
 from edgecompile.backends.onnx_graph import storage
 from edgecompile.backends.onnxruntime import Onnxruntime
 from edgecompile.errors import UnsupportedError
@@ -61,6 +60,14 @@ GEMMA3 = {
         "full_attention": {"rope_type": "linear", "rope_theta": 1000.0, "factor": 8.0},
     },
 }  # fmt: skip
+GEMMA2 = {
+    "head_dim": 32, "query_pre_attn_scalar": 24, "rms_norm_eps": 3e-2, "sliding_window": 7,
+    "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0,
+}  # fmt: skip
+GRANITE = {
+    "embedding_multiplier": 5.0, "residual_multiplier": 0.7, "attention_multiplier": 0.4,
+    "logits_scaling": 3.0,
+}  # fmt: skip
 CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {}),
     "llama-tied": ("llama", {"tie_word_embeddings": True}),
@@ -77,6 +84,9 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "smollm3": ("smollm3", {"no_rope_layers": [1, 0, 1], "pad_token_id": 1}),
     "phi3": ("phi3", {"pad_token_id": 1}),
     "phi3-partial-longrope": ("phi3", LONGROPE),
+    "gemma": ("gemma", {"head_dim": 32}),
+    "gemma2": ("gemma2", GEMMA2),
+    "granite": ("granite", GRANITE),
     "gemma3": ("gemma3_text", {**GEMMA3, "sliding_window": 512}),
     "gemma3-window": ("gemma3_text", GEMMA3),
 }  # fmt: skip
@@ -275,23 +285,6 @@ def test_the_same_model_gives_the_same_bytes(case: Case, tmp_path: Path) -> None
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
-@pytest.mark.parametrize("kind", ["llama-tied", "qwen3"])
-def test_the_answers_are_those_of_genais_graph(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    case = make(tmp_path / "source", *CONFIGS[kind])
-    model = rounded(case.model)
-    ours = export(model, tmp_path / "ours")
-    monkeypatch.setattr(decoders, "DECODERS", {})
-    monkeypatch.setattr(onnxruntime_backend, "BUILT", (CONFIGS[kind][0],))
-    theirs = export(model, tmp_path / "theirs")
-    assert ours.options == theirs.options
-    expected = answer_on_codes(case, model)
-    for name, written in (("ours", ours), ("theirs", theirs)):
-        found = run(tmp_path / name, written, PROMPT, len(PROMPT))
-        assert np.abs(found - expected).max() < 1e-4, name
-
-
 def test_large_tensors_begin_on_a_page(tmp_path: Path) -> None:
     case = make(tmp_path / "source", *CONFIGS["llama"])
     export(rounded(case.model), tmp_path / "out")
@@ -305,14 +298,14 @@ def test_large_tensors_begin_on_a_page(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"model_type": "gemma"}, "architecture 'gemma'"),
+        ({"model_type": "mamba"}, "architecture 'mamba'"),
         ({"hidden_act": "gelu"}, "activation 'gelu'"),
         ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "rope"),
         ({"num_hidden_layers": 2}, "tensor 'model.layers.2.input_layernorm.weight' has no place"),
         ({"num_hidden_layers": 4}, "no tensor 'model.layers.3.input_layernorm.weight'"),
     ],
 )
-def test_what_it_does_not_draw_is_left_to_another_writer(
+def test_what_it_does_not_draw_is_refused_with_the_reason(
     change: dict[str, Any], reason: str, tmp_path: Path
 ) -> None:
     model = make(tmp_path, *CONFIGS["llama"]).model

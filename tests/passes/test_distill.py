@@ -15,6 +15,7 @@ from edgecompile.errors import BadInputError, UnsupportedError, UsageError
 from edgecompile.model import Model
 from edgecompile.passes.distill import Distill
 from edgecompile.passes.prune_l2 import PruneL2
+from edgecompile.passes.prune_vocab import PruneVocab
 from edgecompile.text.parts import Corpus, Document
 from edgecompile.train import distilling
 from edgecompile.train.objectives.distillation import Distillation
@@ -63,6 +64,14 @@ def test_a_pruned_model_comes_nearer_to_the_model_that_came_in(task: str, tmp_pa
     result = options(model, work)
     after = loss_of(*prepared(options, result.model, tmp_path / "after"))
     assert after < 0.8 * before
+
+
+def test_a_decoder_is_measured_on_8192_tokens_at_most(tmp_path: Path) -> None:
+    model = cells.make(KINDS["llama"], "text-generation", tmp_path / "model")
+    many = tuple(Document(row["text"]) for row in small.rows(3000))
+    work = tiny.work(tmp_path / "work", Corpus("plain", many[:40], many, many[:40]))
+    _, objective = distilling.prepared(Distill(cache_mb=0, **QUICK), model, model, work)
+    assert 8192 - 24 <= sum(len(row["ids"]) for row in objective.held) <= 8192
 
 
 @pytest.mark.parametrize("loss", ["soft", "task", "hidden", "relations"])
@@ -222,3 +231,38 @@ def test_vectors_of_another_length_are_compared_by_their_similarities(tmp_path: 
     turned = same @ torch.linalg.qr(torch.randn(12, 8))[0].T
     assert float(_direction(turned, same)) < 1e-9
     assert not np.isnan(float(_direction(same, same)))
+
+
+def with_fewer_tokens(folder: Path, task: str, text: str) -> Model:
+    kind = KINDS["llama" if task == "text-generation" else "bert"]
+    model = cells.make(kind, task, folder / "model")
+    parts = ((Document(text),),) * 3
+    return PruneVocab(multiple=1)(model, tiny.work(folder / "vocab", Corpus("few", *parts))).model
+
+
+@pytest.mark.parametrize("task", ["embedding", "classification", "text-generation"])
+def test_a_model_of_fewer_tokens_knows_all_of_kept_text(task: str, tmp_path: Path) -> None:
+    texts = " ".join(document.text for document in labelled().calibration)
+    model = with_fewer_tokens(tmp_path, task, "the" if task == "text-generation" else texts)
+    assert model.parameters < model.origin.parameters  # type: ignore[union-attr]
+    student, objective = prepared(Distill(hidden=1.0, cache_mb=0, **QUICK), model, tmp_path)
+    batch = objective.collate(objective.items(objective.draws(0, 8)))
+    parts = objective.loss(student.eval(), batch)[1]
+    assert abs(parts["hidden"]) < 1e-3
+    assert abs(parts["soft"]) < 1e-3  # a decoder's over the tokens that both have
+
+
+@pytest.mark.parametrize("task", ["embedding", "classification"])
+def test_an_encoder_of_fewer_tokens_learns_what_it_lost(task: str, tmp_path: Path) -> None:
+    model = with_fewer_tokens(tmp_path, task, "the")
+    options = Distill(train=SHORT, **QUICK)
+    before = loss_of(*prepared(options, model, tmp_path / "before"))
+    trained = options(model, tiny.work(tmp_path / "run", labelled())).model
+    assert loss_of(*prepared(options, trained, tmp_path / "after")) < before
+
+
+def test_a_teacher_of_vectors_reads_the_text_in_its_own_tokens(tmp_path: Path) -> None:
+    model = with_fewer_tokens(tmp_path, "embedding", "the")
+    _, objective = prepared(Distill(**QUICK), model, tmp_path)
+    batch = objective.collate(objective.items(objective.draws(0, 4)))
+    assert batch["asked.input_ids"].shape[1] < batch["input_ids"].shape[1]

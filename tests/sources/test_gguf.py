@@ -117,7 +117,7 @@ def test_the_chat_template_and_special_tokens_come_along(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"general.architecture": "gemma2"}, UnsupportedError, "'gemma2'; expected llama or qwen2"),
+        ({"general.architecture": "mamba"}, UnsupportedError, "'mamba'; expected llama or qwen2"),
         ({"llama.block_count": None}, BadInputError, "no 'llama.block_count'"),
         ({"llama.block_count": 29}, UnsupportedError, "has no place for: blk.29"),
         ({"llama.block_count": 31}, BadInputError, "'blk.30.attn_q.weight' is missing"),

@@ -1,6 +1,6 @@
 """What stands between two attentions of a decoder, drawn as subgraphs for XNNPACK.
 
-RMSNorm: Zhang & Sennrich 2019; gated MLP: Shazeer 2020; rotary positions: Su et al. 2021.
+Gated MLP: Shazeer 2020; rotary positions: Su et al. 2021.
 """
 from __future__ import annotations
 
@@ -21,14 +21,23 @@ from edgecompile.backends.decoders import (
     QKV,
     DecoderPlan,
 )
+from edgecompile.backends.executorch_graph.layers import (
+    Tables,
+    activated,
+    root_mean_square,
+    swaps,
+    turned,
+    unswapped,
+    whole_heads,
+)
 from edgecompile.backends.executorch_graph.sheet import Sheet, product, products
 from edgecompile.backends.joining import joinable
 from edgecompile.numerics.schemes import Scheme
 
-TURN, STREAM, QUERY = "turn", "stream.scale", "query.scale"  # constants that are not the source's
-GELU, WINDOW, POSITIONS = "gelu", "window", "positions"
+# Constants that are not the source's
+STREAM, QUERY, RESIDUAL, LOGITS = "stream.scale", "query.scale", "residual.scale", "logits.scale"
+WINDOW, POSITIONS = "window", "positions"
 HIDDEN = -1e9  # added to a score, for each place that is too far away
-Tables = tuple[int, int]  # cos and sin of whole heads
 
 
 @dataclass(kw_only=True)
@@ -58,20 +67,8 @@ def window(sheet: DecoderSheet, context: int, width: int) -> DecoderSheet:
 
 
 def swaps_neighbours(plan: DecoderPlan, schemes: Mapping[str, Scheme]) -> bool:
-    """Whether the embedding's look-up reads a 4-bit table in the order of the tied head's product.
-
-    The operator and XNNPACK take a byte's nibbles in two orders; the table is stored once.
-    """
-    scheme = schemes.get(plan.sources[EMBEDDING])
-    return plan.tied and scheme is not None and scheme.bits == 4
-
-
-def _unswapped(sheet: DecoderSheet, stream: int) -> int:
-    """Each two neighbours of a row in the other's place."""
-    d, width = sheet.delegate, _width(sheet)
-    pairs = d.reshape(stream, 1, 0, width // 2, 2)
-    even, odd = (d.cut(pairs, 3, at, 1) for at in (1, 0))
-    return d.reshape(d.join(even, odd), 1, 0, width)
+    """Whether the rows of the embedding's look-up have each two neighbours swapped."""
+    return swaps(schemes, plan.sources[EMBEDDING], plan.tied)
 
 
 def first(sheet: DecoderSheet) -> DecoderSheet:
@@ -81,16 +78,13 @@ def first(sheet: DecoderSheet) -> DecoderSheet:
     """
     d, plan = sheet.delegate, sheet.plan
     stream = sheet.input(_width(sheet))
-    tables: list[Tables] = []
-    for rotary, rows in [(one, sheet.input(1, one.size)) for one in plan.rotaries]:
-        half = rotary.size // 2
-        cos, sin = (d.cut(rows, 3, start, half) for start in (0, half))
-        tables.append((d.join(cos, cos), d.join(sin, sin)))
+    rows = [sheet.input(1, one.size) for one in plan.rotaries]
+    tables = [whole_heads(sheet, one) for one in rows]
     given = stream
     if swaps_neighbours(plan, sheet.schemes):
-        stream = _unswapped(sheet, stream)
+        stream = unswapped(sheet, stream)
     if plan.embedding_scale != 1:
-        stream = _times(sheet, stream, STREAM, plan.embedding_scale)
+        stream = sheet.times(stream, STREAM, plan.embedding_scale)
     if stream != given:
         d.output(stream)
     for pair in tables:
@@ -124,7 +118,10 @@ def last(sheet: DecoderSheet) -> DecoderSheet:
     stream = _rest(sheet, plan.layers - 1, attended, sheet.input(_width(sheet)))
     head = EMBEDDING if plan.tied else HEAD
     normed = _norm(sheet, NORM, stream)
-    sheet.delegate.output(product(sheet, [head.removesuffix(".weight")], normed))
+    logits = product(sheet, [head.removesuffix(".weight")], normed)
+    if plan.logits_scale != 1:
+        logits = sheet.times(logits, LOGITS, plan.logits_scale)
+    sheet.delegate.output(logits)
     return sheet
 
 
@@ -134,10 +131,8 @@ def _width(sheet: DecoderSheet) -> int:
 
 def _norm(sheet: DecoderSheet, name: str, value: int) -> int:
     """RMSNorm over the last dimension."""
-    d = sheet.delegate
-    mean = sheet.mean(d.multiply(value, value), sheet.plan.epsilon)
-    scaled = d.multiply(value, d.inverse_root(mean))
-    return d.multiply(scaled, _norm_weight(sheet, name, len(d.shape(value))))
+    weight = _norm_weight(sheet, name, len(sheet.delegate.shape(value)))
+    return root_mean_square(sheet, value, weight, sheet.plan.epsilon)
 
 
 def _norm_weight(sheet: DecoderSheet, name: str, dims: int) -> int:
@@ -150,8 +145,10 @@ def _norm_weight(sheet: DecoderSheet, name: str, dims: int) -> int:
 
 
 def _left(sheet: DecoderSheet, norm: str, value: int) -> int:
-    """What a block adds to the stream: its output, normalized where the family does so."""
-    return _norm(sheet, f"{norm}.weight", value) if norm else value
+    """What a block adds to the stream: its output, normalized or scaled as the family does."""
+    value = _norm(sheet, f"{norm}.weight", value) if norm else value
+    factor = sheet.plan.residual_scale
+    return value if factor == 1 else sheet.times(value, RESIDUAL, factor)
 
 
 def _qkv(sheet: DecoderSheet, layer: int, stream: int, tables: Tables | None) -> list[int]:
@@ -194,14 +191,7 @@ def _scaled(sheet: DecoderSheet, query: int) -> int:
     factor = sheet.plan.attention_scale * sheet.plan.head_size**0.5
     if math.isclose(factor, 1):
         return query
-    return _times(sheet, query, QUERY, factor)
-
-
-def _times(sheet: DecoderSheet, value: int, label: str, factor: float) -> int:
-    """A value times a number, which is a constant of that name."""
-    dims = [1] * len(sheet.delegate.shape(value))
-    constant = sheet.floats(f"{label}.{len(dims)}", dims, np.array([factor], np.float32))
-    return sheet.delegate.multiply(value, constant)
+    return sheet.times(query, QUERY, factor)
 
 
 def _heads(sheet: DecoderSheet, names: Sequence[str]) -> int:
@@ -222,25 +212,14 @@ def _cut_heads(sheet: DecoderSheet, names: Sequence[str], heads: int) -> dict[st
 
 
 def _rotated(sheet: DecoderSheet, heads: int, tables: Tables | None) -> int:
-    """x cos + (minus second half, first half) sin; x where there are no tables, or beyond them.
-
-    The halves change places by one product with 0, 1 and -1, exactly.
-    """
+    """Turned by the tables; x where there are none, or beyond them."""
     if tables is None:
         return heads
     d, size = sheet.delegate, sheet.delegate.shape(tables[0])[-1]
     if rest := sheet.plan.head_size - size:
-        turned = _turned(sheet, d.cut(heads, 3, 0, size), tables)
-        return d.join(turned, d.cut(heads, 3, size, rest))
-    return _turned(sheet, heads, tables)
-
-
-def _turned(sheet: DecoderSheet, heads: int, tables: Tables) -> int:
-    d, size = sheet.delegate, sheet.delegate.shape(tables[0])[-1]
-    half, turn = size // 2, np.zeros((size, size), np.float32)
-    turn[range(half), range(half, size)], turn[range(half, size), range(half)] = -1, 1
-    turned = d.linear(heads, sheet.floats(f"{TURN}.{size}", (size, size), turn))
-    return d.add(d.multiply(heads, tables[0]), d.multiply(turned, tables[1]))
+        part = turned(sheet, d.cut(heads, 3, 0, size), tables)
+        return d.join(part, d.cut(heads, 3, size, rest))
+    return turned(sheet, heads, tables)
 
 
 def _rest(sheet: DecoderSheet, layer: int, attended: int, stream: int) -> int:
@@ -252,7 +231,7 @@ def _rest(sheet: DecoderSheet, layer: int, attended: int, stream: int) -> int:
     stream = d.add(stream, _left(sheet, out, product(sheet, [start + OUT], flat)))
     normed = _norm(sheet, f"{start}{norms.into_mlp}.weight", stream)
     gate, up = _gate_up(sheet, start, normed)
-    hidden = d.multiply(_activated(sheet, gate), up)
+    hidden = d.multiply(activated(sheet, plan.activation, gate), up)
     return d.add(stream, _left(sheet, down, product(sheet, [start + DOWN], hidden)))
 
 
@@ -262,17 +241,3 @@ def _gate_up(sheet: DecoderSheet, start: str, normed: int) -> Sequence[int]:
         return made
     d, inner = sheet.delegate, sheet.delegate.shape(made[0])[-1] // 2
     return [d.cut(made[0], 2, at, inner) for at in (0, inner)]
-
-
-def _activated(sheet: DecoderSheet, gate: int) -> int:
-    """x sigmoid(x), or GELU by tanh: x sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3))."""
-    d = sheet.delegate
-    inner = gate
-    if sheet.plan.activation == "gelu_tanh":
-        root = 2 * math.sqrt(2 / math.pi)
-        cube = d.multiply(d.multiply(gate, gate), gate)
-        linear = _times(sheet, gate, f"{GELU}.1", root)
-        inner = d.add(linear, _times(sheet, cube, f"{GELU}.3", root * 0.044715))
-    return d.multiply(gate, d.sigmoid(inner))
-
-

@@ -15,34 +15,37 @@ from numpy.typing import NDArray
 from edgecompile.backends import Decoded, ReadWhenAsked
 from edgecompile.backends.executorch_graph import devices, encode
 from edgecompile.backends.executorch_graph.blocks import (
-    GELU,
+    LOGITS,
     POSITIONS,
     QUERY,
+    RESIDUAL,
     STREAM,
-    TURN,
     WINDOW,
 )
 from edgecompile.backends.executorch_graph.decoder import ROTARY
 from edgecompile.backends.executorch_graph.delegated import as_named
-from edgecompile.backends.executorch_graph.encoder import ZERO
-from edgecompile.backends.executorch_graph.layers import SCALE, SQUARES
+from edgecompile.backends.executorch_graph.distances import BUCKETS, PLACES
+from edgecompile.backends.executorch_graph.layers import GELU, SCALE, SQUARES, TURN, ZERO
 from edgecompile.backends.executorch_graph.pte_read import PteReader
 from edgecompile.backends.executorch_graph.scope import DEVICES, FILE, XNNPACK
-from edgecompile.backends.executorch_graph.sheet import EPSILON, JOIN, MEAN
+from edgecompile.backends.executorch_graph.sheet import CODES, EPSILON, JOIN, MEAN, SCALES
+from edgecompile.backends.executorch_graph.t5 import HEAD_SCALE
 from edgecompile.backends.executorch_graph.towers import MASK
 from edgecompile.errors import BadInputError
 from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme
 
-CODES, SCALES = ".codes", ".scales"
 PERMUTED = "nhwc:"  # before the key of a convolution's weight
 DEPTHWISE = "1hwc:"  # of a depthwise one's
 # Form -> axes of [out, in / groups, height, width] in the file, and those that undo it.
 FORMS = {PERMUTED: ((0, 2, 3, 1), (0, 3, 1, 2)), DEPTHWISE: ((1, 2, 3, 0), (3, 0, 1, 2))}
-ADDED = {EPSILON, ROTARY, SCALE, POSITIONS}  # constants that are not the source's
+ADDED = {EPSILON, ROTARY, POSITIONS}  # constants that are not the source's
 ADDED_BY_SIZE = tuple(
     f"{name}."
-    for name in (MEAN, SQUARES, TURN, GELU, ROTARY, STREAM, QUERY, WINDOW, ZERO, SCALE, MASK)
-)
+    for name in (
+        MEAN, SQUARES, TURN, GELU, ROTARY, STREAM, QUERY, WINDOW, ZERO, SCALE, MASK, BUCKETS,
+        PLACES, HEAD_SCALE, RESIDUAL, LOGITS,
+    )
+)  # fmt: skip
 BITS = {"xnn_datatype_qbint4": 4, "xnn_datatype_qcint4": 4, "xnn_datatype_qcint8": 8}
 
 

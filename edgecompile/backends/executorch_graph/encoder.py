@@ -4,20 +4,30 @@ One text a call, so nothing is padded and no mask is needed; the length follows 
 """
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from executorch.exir.scalar_type import ScalarType
 
 from edgecompile.architectures import ENCODERS, Encoder, first_position
 from edgecompile.backends import schemes_of
+from edgecompile.backends.executorch_graph.distances import Distances, bias, by_rule, drawn
 from edgecompile.backends.executorch_graph.embedding import look_up
-from edgecompile.backends.executorch_graph.layers import LayerSheet, attention, norm, unit
+from edgecompile.backends.executorch_graph.layers import (
+    LayerSheet,
+    activated,
+    attention,
+    norm,
+    swaps,
+    unit,
+    unswapped,
+)
 from edgecompile.backends.executorch_graph.method import Method
 from edgecompile.backends.executorch_graph.pte import PteFile
 from edgecompile.backends.executorch_graph.scope import has_kinds, text_limit
-from edgecompile.backends.executorch_graph.sheet import product
+from edgecompile.backends.executorch_graph.sheet import Sheet, product, written
 from edgecompile.model import Model
 from edgecompile.numerics.swap import parameter_names
 from edgecompile.passes import Progress
@@ -26,7 +36,6 @@ from edgecompile.tasks import PAIRS, PER_TOKEN
 
 METHOD = "forward"
 FLOAT, LONG = ScalarType.FLOAT, ScalarType.LONG
-ZERO = "zero"
 
 
 @dataclass(kw_only=True)
@@ -36,12 +45,22 @@ class EncoderSheet(LayerSheet):
     names: Encoder
     layers: int
     prefix: str  # of the base model's names in the module
+    distances: Distances | None = None
+    near: int | None = None  # what is added to scores by distance
+
+    @property
+    def swaps(self) -> bool:
+        """Whether look-ups of words give neighbours swapped."""
+        words = self.source(f"{self.prefix}{self.names.words}.weight")
+        tied = self.source(f"{self.names.word_head.out}.weight") == words
+        return swaps(self.schemes, words, tied and self.model.task == "fill-mask")
 
 
 def write(model: Model, folder: Path, progress: Progress) -> dict[str, str]:
     """Write model.pte: `forward(input_ids)`; returns the source tensors left out, and why."""
     progress("write file", 0, 1)
-    sources = {name: s for s, name in parameter_names(skeleton(model), model.weights).items()}
+    module = skeleton(model)
+    sources = {name: s for s, name in parameter_names(module, model.weights).items()}
     file, method = PteFile(folder), Method(METHOD)
     names, config = ENCODERS[model.architecture], filled_in(model)
     prefix = "" if f"{names.words}.weight" in sources else names.prefix
@@ -51,19 +70,25 @@ def write(model: Model, folder: Path, progress: Progress) -> dict[str, str]:
         model=model, sources=sources, schemes=schemes_of(model), file=file, stored={},
         tokens=text_limit(model), heads=config.num_attention_heads,
         layers=config.num_hidden_layers, epsilon=names.epsilon or float(config.layer_norm_eps),
-        names=names, prefix=prefix,
+        names=names, prefix=prefix, distances=_distances(model, module, sources, prefix),
     )  # fmt: skip
     arguments = _look_ups(sheet, method)
     _draw(sheet, len(arguments))
-    *_, width = sheet.delegate.shape(sheet.delegate.outputs[0])
-    sizes = (1, sheet.tokens, width) if model.task in PER_TOKEN else (1, width)
-    out = method.buffer(FLOAT, *sizes, fixed=model.task not in PER_TOKEN)
-    method.delegate(file.delegate(sheet.delegate.serialize()), *arguments, out)
-    method.output(out)
-    file.finish([method.plan()])
+    finish(sheet, method, arguments)
     progress("write file", 1, 1)
-    left = [source for source in model.weights if source not in _written(sheet)]
+    left = [source for source in model.weights if source not in written(sheet)]
     return dict.fromkeys(left, "not part of the graph")
+
+
+def finish(sheet: Sheet, method: Method, arguments: Sequence[int]) -> None:
+    """Call what is drawn, whose answer is the method's, and write the file."""
+    *_, width = sheet.delegate.shape(sheet.delegate.outputs[0])
+    per_token = sheet.model.task in PER_TOKEN
+    sizes = (1, sheet.tokens, width) if per_token else (1, width)
+    out = method.buffer(FLOAT, *sizes, fixed=not per_token)
+    method.delegate(sheet.file.delegate(sheet.delegate.serialize()), *arguments, out)
+    method.output(out)
+    sheet.file.finish([method.plan()])
 
 
 def _tie(sources: dict[str, str], names: Encoder, prefix: str) -> None:
@@ -73,13 +98,17 @@ def _tie(sources: dict[str, str], names: Encoder, prefix: str) -> None:
     sources.setdefault(f"{head.out}.bias", sources.get(head.bias, ""))
 
 
-def _written(sheet: EncoderSheet) -> set[str]:
-    labels = (name.removesuffix(".codes") for name in sheet.stored)
-    return {source for label in labels for source in label.split("|")}
+def _distances(
+    model: Model, module: Any, sources: Mapping[str, str], prefix: str
+) -> Distances | None:
+    if not (name := ENCODERS[model.architecture].distances):
+        return None
+    rule = getattr(module, prefix.rstrip("."), module).encoder.relative_position_bucket
+    return Distances(sources[f"{prefix}{name}.weight"], by_rule(rule, text_limit(model)))
 
 
 def _look_ups(sheet: EncoderSheet, method: Method) -> list[int]:
-    """Word rows and position rows [1, tokens, width]; of a pair's tokens their texts' rows."""
+    """Word and position rows [1, tokens, width]; biases by distance; rows of a pair's texts."""
     model, names = sheet.model, (sheet.names.words, sheet.names.positions)
     words, positions = (sheet.source(f"{sheet.prefix}{name}.weight") for name in names)
     width = model.weights.infos[words].shape[1]
@@ -87,7 +116,9 @@ def _look_ups(sheet: EncoderSheet, method: Method) -> list[int]:
     pair = model.task in PAIRS and has_kinds(model)
     types = method.input(LONG, 1, sheet.tokens) if pair else 0
     found = [method.buffer(FLOAT, 1, sheet.tokens, width) for _ in range(2)]
-    sheet.stored |= look_up(method, sheet.file, model, words, (ids, found[0]))
+    sheet.stored |= look_up(
+        method, sheet.file, model, words, (ids, found[0]), as_linear=sheet.swaps
+    )
     table = model.dense(positions)
     at, sheet.stored[positions] = sheet.file.constant(positions, table)
     count, one = method.number(), method.scalar(1)
@@ -99,19 +130,25 @@ def _look_ups(sheet: EncoderSheet, method: Method) -> list[int]:
         end = method.number()
         method.call("executorch_prim::add.Scalar", count, start, end)
     method.call("aten::slice_copy.Tensor_out", value, one, start, end, one, found[1])
+    if sheet.distances is not None:
+        span, most = (method.scalar(0), count), (sheet.tokens, sheet.tokens)
+        found.append(bias(sheet, method, sheet.distances, span, count, most))
     if pair:
         found.append(method.buffer(FLOAT, 1, sheet.tokens, width))
         kinds = sheet.source(f"{sheet.prefix}{sheet.names.kinds}.weight")
-        sheet.stored |= look_up(method, sheet.file, model, kinds, (types, found[2]))
+        sheet.stored |= look_up(method, sheet.file, model, kinds, (types, found[-1]))
     return found
 
 
 def _draw(sheet: EncoderSheet, inputs: int) -> None:
     d, names, prefix = sheet.delegate, sheet.names, sheet.prefix
     width = sheet.model.weights.infos[sheet.source(f"{prefix}{names.words}.weight")].shape[1]
-    stream = d.add(sheet.input(width), sheet.input(width))
+    given, positions = sheet.input(width), sheet.input(width)
+    stream = d.add(unswapped(sheet, given) if sheet.swaps else given, positions)
     kinds = sheet.source(f"{prefix}{names.kinds}.weight")
-    if inputs > 2:
+    if sheet.distances is not None:
+        sheet.near = drawn(sheet, sheet.tokens, sheet.tokens, sheet.heads)
+    elif inputs > 2:
         stream = d.add(stream, sheet.input(width))
     elif kinds:
         values = sheet.model.dense(kinds)
@@ -130,7 +167,7 @@ def _answer(sheet: EncoderSheet, stream: int) -> int:
         return product(sheet, ["classifier"], stream)
     if task == "fill-mask":
         return _words(sheet, stream)
-    return _pooled(sheet, stream) if sheet.model.pooling else _classified(sheet, stream)
+    return pooled(sheet, stream) if sheet.model.pooling else _classified(sheet, stream)
 
 
 def _words(sheet: EncoderSheet, stream: int) -> int:
@@ -143,14 +180,14 @@ def _words(sheet: EncoderSheet, stream: int) -> int:
 def _layer(sheet: EncoderSheet, start: str, stream: int) -> int:
     d, names = sheet.delegate, sheet.names
     qkv = [start + name for name in names.qkv]
-    mixed = product(sheet, [start + names.out], attention(sheet, qkv, stream))
+    mixed = product(sheet, [start + names.out], attention(sheet, qkv, stream, sheet.near))
     stream = norm(sheet, start + names.attention_norm, d.add(stream, mixed))
     hidden = d.gelu(product(sheet, [start + names.up], stream))
     hidden = product(sheet, [start + names.down], hidden)
     return norm(sheet, start + names.mlp_norm, d.add(stream, hidden))
 
 
-def _pooled(sheet: EncoderSheet, stream: int) -> int:
+def pooled(sheet: Sheet, stream: int) -> int:
     """One vector [1, width], of length 1 where the model normalizes."""
     d, pooling = sheet.delegate, sheet.model.pooling
     width = d.shape(stream)[-1]
@@ -167,10 +204,4 @@ def _classified(sheet: EncoderSheet, stream: int) -> int:
     first = d.reshape(d.cut(stream, 1, 0, 1), 1, d.shape(stream)[-1])
     hidden = product(sheet, [dense], first)
     relu = sheet.names.head_activation == "relu"
-    return product(sheet, [out], _relu(sheet, hidden) if relu else d.tanh(hidden))
-
-
-def _relu(sheet: EncoderSheet, value: int) -> int:
-    dims = (1,) * len(sheet.delegate.shape(value))
-    zero = sheet.floats(f"{ZERO}.{len(dims)}", dims, np.zeros(1, np.float32))
-    return sheet.delegate.largest(value, zero)
+    return product(sheet, [out], activated(sheet, "relu", hidden) if relu else d.tanh(hidden))

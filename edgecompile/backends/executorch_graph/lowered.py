@@ -1,8 +1,8 @@
-"""Other encoders, plain modules and other devices, by torch.export and ExecuTorch's own lowering.
+"""What we do not draw, plain modules and other devices, by torch.export and ExecuTorch's lowering.
 
 Slow: each of XNNPACK's passes traces each subgraph again (minutes for a MiniLM), so what we know
-is drawn by decoder.py and encoder.py. Codes go in as torchao's tensors and are not quantized again.
-Source tensors are found again in the file by content.
+is drawn by the writers of this folder (scope.refusal). Codes go in as torchao's tensors and are not
+quantized again. Source tensors are found again in the file by content.
 """
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from edgecompile.backends.executorch_graph.batch_norms import Folds
 from edgecompile.backends.executorch_graph.decode import FORMS
 from edgecompile.backends.executorch_graph.once import store_once
 from edgecompile.backends.executorch_graph.pte_read import PteReader
-from edgecompile.backends.executorch_graph.scope import FILE, XNNPACK, Device
+from edgecompile.backends.executorch_graph.scope import ANSWER, FILE, XNNPACK, Device
 from edgecompile.backends.quiet import quiet
 from edgecompile.errors import UnsupportedError
 from edgecompile.graphs import PORT_AXES, Axes, Graph, graph, graphs, unread
@@ -43,7 +43,6 @@ from edgecompile.tasks import PAIRS, TASKS, generates
 
 METHOD = "forward"
 BATCH = "batch"  # the axis of many texts or pictures
-ANSWER = 128  # tokens of an answer in one call, at most
 
 
 @dataclass(frozen=True)

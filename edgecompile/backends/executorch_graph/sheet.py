@@ -15,6 +15,7 @@ from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme
 
 JOIN = "|"  # between source names whose rows one product has
+CODES, SCALES = ".codes", ".scales"
 MEAN, EPSILON = "mean", "epsilon"  # constants that are not the source's
 
 
@@ -61,6 +62,22 @@ class Sheet:
         values = [] if known else [self.model.dense(source)]
         return self.floats(source, (*[1] * (dims - 1), width), *values)
 
+    def times(self, value: int, label: str, factor: float) -> int:
+        """A value times a number, which is a constant of that name."""
+        return self.delegate.multiply(value, self.number(value, label, factor))
+
+    def number(self, value: int, label: str, number: float) -> int:
+        """A number, as a constant of as many dimensions as a value has."""
+        dims = [1] * len(self.delegate.shape(value))
+        return self.floats(f"{label}.{len(dims)}", dims, np.array([number], np.float32))
+
+    def bias(self, names: Sequence[str]) -> int:
+        """What is added to the rows of all named weights, or NONE."""
+        sources = [source for name in names if (source := self.source(f"{name}.bias"))]
+        parts = [self.model.dense(source) for source in sources]
+        size = sum(len(part) for part in parts)
+        return self.floats(JOIN.join(sources), (size,), *parts) if parts else NONE
+
     def mean(self, value: int, epsilon: float) -> int:
         """Over the last dimension, plus epsilon: a product with 1 / width."""
         width = self.delegate.shape(value)[-1]
@@ -70,6 +87,12 @@ class Sheet:
         if epsilon:
             bias = self.floats(EPSILON, (1,), np.array([epsilon], np.float32))
         return self.delegate.linear(value, weights, bias)
+
+
+def written(sheet: Sheet) -> set[str]:
+    """Source tensors that are in the file."""
+    labels = (label.removesuffix(CODES) for label in sheet.stored)
+    return {source for label in labels for source in label.split(JOIN)}
 
 
 def products(sheet: Sheet, names: Sequence[str], value: int) -> list[int]:
@@ -89,12 +112,7 @@ def products(sheet: Sheet, names: Sequence[str], value: int) -> list[int]:
 def product(sheet: Sheet, names: Sequence[str], value: int) -> int:
     """value times the rows of all named weights, with their biases."""
     sources = [sheet.source(f"{name}.weight") for name in names]
-    biases = [source for name in names if (source := sheet.source(f"{name}.bias"))]
-    rows = sum(sheet.rows(name) for name in names)
-    bias = NONE
-    if biases:
-        parts = [sheet.model.dense(name) for name in biases]
-        bias = sheet.floats(JOIN.join(biases), (rows,), *parts)
+    rows, bias = sum(sheet.rows(name) for name in names), sheet.bias(names)
     if sources[0] not in sheet.schemes:
         shape = sheet.model.weights.infos[sources[0]].shape
         known = sources[0] in sheet.stored
@@ -114,7 +132,7 @@ def _weight(sheet: Sheet, sources: Sequence[str], rows: int) -> int:
     columns = sheet.model.weights.infos[sources[0]].shape[1]
     arrays = [encode.linear(sheet.model.quantized[source], source) for source in sources]
     places = []
-    for end, parts in zip((".codes", ".scales"), zip(*arrays, strict=True), strict=True):
+    for end, parts in zip((CODES, SCALES), zip(*arrays, strict=True), strict=True):
         # A tied table's codes are there: equal data are in the file once.
         sheet.stored[label + end] = sheet.file.named(label + end, *parts)
         places.append(sheet.stored[label + end])

@@ -17,15 +17,16 @@ from edgecompile.backends import schemes_of
 from edgecompile.backends.executorch_graph.delegate import Delegate
 from edgecompile.backends.executorch_graph.embedding import look_up
 from edgecompile.backends.executorch_graph.layers import (
-    SCALE,
     LayerSheet,
-    attention,
+    PreNorm,
     norm,
+    patches,
+    pre_norm,
     unit,
 )
 from edgecompile.backends.executorch_graph.method import Method
 from edgecompile.backends.executorch_graph.pte import PteFile
-from edgecompile.backends.executorch_graph.sheet import product
+from edgecompile.backends.executorch_graph.sheet import product, written
 from edgecompile.graphs import unread
 from edgecompile.model import Model
 from edgecompile.numerics.swap import parameter_names
@@ -34,8 +35,8 @@ from edgecompile.passes import Progress
 from edgecompile.structure import skeleton
 
 FLOAT, LONG, BYTE = ScalarType.FLOAT, ScalarType.LONG, ScalarType.BYTE
-MASK, QUICK = "mask", "gelu.quick"  # constants that are not the source's
-QUICK_FACTOR = 1.702  # x sigmoid(1.702 x), the approximation of Hendrycks & Gimpel 2016
+MASK = "mask"  # a constant that is not the source's
+NAMES = PreNorm("", ("layer_norm1", "layer_norm2"), "self_attn", "self_attn.out_proj")
 
 
 @dataclass(kw_only=True)
@@ -68,9 +69,8 @@ def write(model: Model, folder: Path, progress: Progress) -> dict[str, str]:
     methods = [_text(text), _vision(sheet("vision", 1))]
     file.finish([method.plan() for method in methods])
     progress("write file", 1, 1)
-    written = {name for label in stored for name in label.removesuffix(".codes").split("|")}
-    left = dict.fromkeys((n for n in model.weights if n not in written), "not part of the graph")
-    return left | unread(model)
+    left = (name for name in model.weights if name not in written(text))
+    return dict.fromkeys(left, "not part of the graph") | unread(model)
 
 
 def _text(sheet: TowerSheet) -> Method:
@@ -141,10 +141,10 @@ def _end(sheet: TowerSheet, method: Method, ids: int) -> int:
 
 def _vision(sheet: TowerSheet) -> Method:
     method, config, d = Method("vision"), sheet.config, sheet.delegate
-    side, patch, channels = (int(config[n]) for n in ("image_size", "patch_size", "num_channels"))
+    side, channels = (int(config[name]) for name in ("image_size", "num_channels"))
     pixels = method.input(FLOAT, 1, channels, side, side)
     entry = f"{sheet.prefix}embeddings."
-    stream = _patches(sheet, d.input(1, channels, side, side), patch)
+    stream = patches(sheet, f"{entry}patch_embedding", d.input(1, channels, side, side))
     stream = d.join(sheet.vector(f"{entry}class_embedding", 3), stream, axis=1)
     table = sheet.source(f"{entry}position_embedding.weight")
     values = sheet.model.dense(table)
@@ -154,43 +154,12 @@ def _vision(sheet: TowerSheet) -> Method:
     return method
 
 
-def _patches(sheet: TowerSheet, pixels: int, patch: int) -> int:
-    """Vectors [1, patches, width]: a convolution in steps of its kernels' size is a product."""
-    d = sheet.delegate
-    _, channels, side, _ = d.shape(pixels)
-    count, source = side // patch, sheet.source(
-        f"{sheet.prefix}embeddings.patch_embedding.weight"
-    )
-    for axis in (2, 3) if side % patch else ():
-        pixels = d.cut(pixels, axis, 0, count * patch)
-    parts = d.transpose(d.reshape(pixels, channels, count, patch, count, patch), 1, 3, 0, 2, 4)
-    size = channels * patch * patch
-    kernels = sheet.model.dense(source)
-    weight = sheet.floats(source, (len(kernels), size), kernels)
-    return d.linear(d.reshape(parts, 1, count * count, size), weight)
-
-
 def _layers(sheet: TowerSheet, stream: int, mask: int | None = None) -> int:
-    """Norms before attention and before the MLP."""
-    d, size = sheet.delegate, int(sheet.config["hidden_size"]) // sheet.heads
+    activation = str(sheet.config["hidden_act"])
     for layer in range(int(sheet.config["num_hidden_layers"])):
-        start = f"{sheet.prefix}encoder.layers.{layer}."
-        qkv = [f"{start}self_attn.{name}_proj" for name in "qkv"]
-        normed = norm(sheet, f"{start}layer_norm1", stream)
-        mixed = attention(sheet, qkv, normed, mask, f"{SCALE}.{size}")
-        stream = d.add(stream, product(sheet, [f"{start}self_attn.out_proj"], mixed))
-        normed = norm(sheet, f"{start}layer_norm2", stream)
-        hidden = _activated(sheet, product(sheet, [f"{start}mlp.fc1"], normed))
-        stream = d.add(stream, product(sheet, [f"{start}mlp.fc2"], hidden))
+        names = replace(NAMES, layer=f"{sheet.prefix}encoder.layers.{layer}.")
+        stream = pre_norm(sheet, names, activation, stream, mask)
     return stream
-
-
-def _activated(sheet: TowerSheet, value: int) -> int:
-    d = sheet.delegate
-    if sheet.config["hidden_act"] == "gelu":
-        return d.gelu(value)
-    factor = sheet.floats(QUICK, (1, 1, 1), np.array([QUICK_FACTOR], np.float32))
-    return d.multiply(value, d.sigmoid(d.multiply(value, factor)))
 
 
 def _answer(

@@ -25,13 +25,14 @@ from edgecompile.backends.decoders import (
     plan,
 )
 from edgecompile.backends.joining import joinable
-from edgecompile.backends.onnx_graph import encode, probe, storage, tune
+from edgecompile.backends.onnx_graph import encode, probe, storage
 from edgecompile.backends.onnx_graph.canvas import Canvas as _Canvas
-from edgecompile.backends.onnx_graph.form import LENGTHS, LOGITS_START, GraphForm
+from edgecompile.backends.onnx_graph.form import LAST_TOKENS, LENGTHS, LOGITS_START, GraphForm
 from edgecompile.model import Model
 from edgecompile.passes import Progress
 
 OPSET, IR_VERSION = 22, 10
+END = np.iinfo(np.int64).max  # of a slice
 SEQLENS, TOTAL = LENGTHS
 PAST = "past_key_values.{layer}.{part}"
 PRESENT = "present.{layer}.{part}"
@@ -86,11 +87,7 @@ def _lengths(canvas: _Canvas) -> None:
 
 
 def _embedding(canvas: _Canvas) -> str:
-    rows = _table_rows(canvas)
-    if canvas.plan.embedding_scale == 1:
-        return rows
-    scale = canvas.number("embedding.scale", canvas.plan.embedding_scale)
-    return canvas.node("Mul", [rows, scale], "embedding.scaled")
+    return _times(canvas, _table_rows(canvas), "embedding.scale", canvas.plan.embedding_scale)
 
 
 def _table_rows(canvas: _Canvas) -> str:
@@ -124,10 +121,17 @@ def _norm(canvas: _Canvas, name: str, stream: str, added: str) -> tuple[str, str
 
 
 def _left(canvas: _Canvas, start: str, norm: str, value: str) -> str:
-    """What a block adds to the stream: its output, normalized where the family does so."""
-    if not norm:
+    """What a block adds to the stream: its output, normalized or scaled as the family does."""
+    if norm:
+        value = _rms(canvas, value, canvas.norm_weight(f"{start}{norm}.weight"), f"{start}{norm}")
+    return _times(canvas, value, "residual.scale", canvas.plan.residual_scale)
+
+
+def _times(canvas: _Canvas, value: str, constant: str, factor: float) -> str:
+    """A value times a number, which is a constant of that name; itself where that is 1."""
+    if factor == 1:
         return value
-    return _rms(canvas, value, canvas.norm_weight(f"{start}{norm}.weight"), f"{start}{norm}")
+    return canvas.node("Mul", [value, canvas.number(constant, factor)], f"{value}.scaled")
 
 
 def _rms(canvas: _Canvas, value: str, weight: str, label: str) -> str:
@@ -149,6 +153,7 @@ def _attention(canvas: _Canvas, layer: int, normed: str) -> str:
         f"{start}self_attn", [f"{start}self_attn", *present], domain=encode.DOMAIN,
         num_heads=shape.heads, kv_num_heads=shape.kv_heads, scale=shape.attention_scale,
         local_window_size=shape.windows[layer], do_rotary=int(bool(tables)), rotary_interleaved=0,
+        softcap=shape.attention_cap,
     )  # fmt: skip
     return _products(canvas, [start + OUT], mixed)[0]
 
@@ -216,14 +221,24 @@ def _activated(canvas: _Canvas, start: str, gate: str) -> str:
 
 def _head(canvas: _Canvas, normed: str) -> None:
     """Logits of the last positions alone, as many as `last_tokens` says."""
-    end = canvas.constant("last_tokens.end", np.array([tune.END], np.int64))
+    end = canvas.constant("last_tokens.end", np.array([END], np.int64))
     axis = canvas.constant("last_tokens.axis", np.array([1], np.int64))
     first = LOGITS_START
     if not canvas.form.gpu:
-        first = canvas.node("Neg", [tune.LAST_TOKENS], "last_tokens.start")
+        first = canvas.node("Neg", [LAST_TOKENS], "last_tokens.start")
     kept = canvas.node("Slice", [normed, first, end, axis], "last_tokens.hidden")
-    name = EMBEDDING if canvas.plan.tied else HEAD
-    _product(canvas, [name.removesuffix(".weight")], kept, "logits")
+    name = (EMBEDDING if canvas.plan.tied else HEAD).removesuffix(".weight")
+    scale, cap = canvas.plan.logits_scale, canvas.plan.logits_cap
+    if scale == 1 and not cap:
+        _product(canvas, [name], kept, "logits")
+        return
+    found = _product(canvas, [name], kept, "logits.product")
+    if cap:
+        narrow = _times(canvas, found, "logits.scale", scale / cap)
+        bent = canvas.node("Tanh", [narrow], "logits.bent")
+        canvas.node("Mul", [bent, canvas.number("logits.cap", cap)], "logits")
+    else:
+        canvas.node("Mul", [found, canvas.number("logits.scale", scale)], "logits")
 
 
 def _products(canvas: _Canvas, names: Sequence[str], value: str) -> list[str]:
@@ -323,7 +338,7 @@ def _given(canvas: _Canvas) -> tuple[list[onnx.ValueInfoProto], onnx.ValueInfoPr
         lengths = port(SEQLENS, int32, ["batch_size"]), port(TOTAL, int32, [])
         return [ids, *lengths], port(LOGITS_START, int64, [1])
     mask = port("attention_mask", int64, ["batch_size", "total_sequence_length"])
-    return [ids, mask], port(tune.LAST_TOKENS, int64, [1])
+    return [ids, mask], port(LAST_TOKENS, int64, [1])
 
 
 def _caches(canvas: _Canvas, pattern: str, length: str) -> list[onnx.ValueInfoProto]:

@@ -32,9 +32,12 @@ def refusal(options: Onnxruntime, model: Model) -> str:
         return "files of format ort are for reduced builds on the CPU"
     if options.activations in ("dynamic", "static") or model.activations:
         return "int8 activations of a whole row or input are products for the CPU"
-    if model.task == "text-generation" and (reason := decoders.refusal(model)):
-        return f"another exporter draws it for the CPU: {reason}"
-    return ""
+    if model.task != "text-generation":
+        return ""
+    if reason := decoders.refusal(model):
+        return reason
+    cap = decoders.capped(model)
+    return cap and f"{cap}: no provider's attention was seen to compute that"
 
 
 def accepted(options: Onnxruntime) -> list[str]:

@@ -50,8 +50,7 @@ def draw(
     _prepare(canvas)
     table = canvas.weight([EMBEDDING.removesuffix(".weight")])
     stream = named(ops.gather(table, canvas.inputs["input_ids"], canvas.ints(0)), "embedding")
-    if plan.embedding_scale != 1:
-        stream = ops.multiply(stream, canvas.number(plan.embedding_scale))
+    stream = _times(canvas, stream, plan.embedding_scale)
     for layer in range(plan.layers):
         progress("draw graph", layer, plan.layers)
         start, norms = f"model.layers.{layer}.", plan.norms
@@ -66,8 +65,21 @@ def draw(
 
 
 def _left(canvas: Canvas, start: str, norm: str, value: Value) -> Value:
-    """What a block adds to the stream: its output, normalized where the family does so."""
-    return canvas.norm(start + norm, value) if norm else value
+    """What a block adds to the stream: its output, normalized or scaled as the family does."""
+    value = canvas.norm(start + norm, value) if norm else value
+    return _times(canvas, value, canvas.plan.residual_scale)
+
+
+def _times(canvas: Canvas, value: Value, factor: float) -> Value:
+    """A value times a number; itself where that is 1."""
+    return value if factor == 1 else ops.multiply(value, canvas.number(factor))
+
+
+def _capped(canvas: Canvas, value: Value, cap: float) -> Value:
+    """cap tanh(value / cap) (Gemma 2, section 2); itself where the cap is 0."""
+    if not cap:
+        return value
+    return ops.multiply(ops.tanh(_times(canvas, value, 1 / cap)), canvas.number(cap))
 
 
 def _prepare(canvas: Canvas) -> None:
@@ -157,8 +169,15 @@ def _parts(
 
 
 def _attended(canvas: Canvas, q: Value, k: Value, v: Value, mask: Value) -> ov.Node:
-    """softmax(q k scale + mask) v; the operator's own scale is 1 / sqrt(head size)."""
-    scale = canvas.plan.attention_scale
+    """softmax(q k scale + mask) v; the operator's own scale is 1 / sqrt(head size).
+
+    It has no cap on scores: where there is one, attention is drawn in full.
+    """
+    scale, cap = canvas.plan.attention_scale, canvas.plan.attention_cap
+    if cap:
+        scores = ops.matmul(_times(canvas, q, scale), k, False, True)
+        seen = ops.softmax(ops.add(_capped(canvas, scores, cap), mask), 3)
+        return ops.matmul(seen, v, False, False)
     if math.isclose(scale, canvas.plan.head_size**-0.5):
         return ops.scaled_dot_product_attention(q, k, v, mask)
     return ops.scaled_dot_product_attention(q, k, v, mask, canvas.number(scale))
@@ -234,4 +253,8 @@ def _head(canvas: Canvas, normed: Value) -> ov.Node:
     one = canvas.ints([1])
     kept = ops.slice(normed, first, canvas.ints([END]), one, one)
     name = (EMBEDDING if canvas.plan.tied else HEAD).removesuffix(".weight")
-    return canvas.product([name], kept, "logits")
+    plan = canvas.plan
+    if plan.logits_scale == 1 and not plan.logits_cap:
+        return canvas.product([name], kept, "logits")
+    found = _times(canvas, canvas.product([name], kept, "logits.product"), plan.logits_scale)
+    return named(_capped(canvas, found, plan.logits_cap), "logits")

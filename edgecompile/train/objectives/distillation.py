@@ -17,6 +17,7 @@ from edgecompile.train.teacher import Teacher
 from edgecompile.train.watched import relation
 
 EVALUATED = 16  # rows at once
+ASKED = "asked"  # of an item: ids and types in the teacher's own tokens
 Kind = Literal["vectors", "classes", "tokens"]  # what an answer is: of a text, or of each token
 
 
@@ -48,6 +49,7 @@ class Distillation:
     heads: int = 1  # of relations
     pad: int = 0
     typed: bool = False
+    asked_pad: int = 0  # of texts in the teacher's own tokens
     seed: int = 0
     measure: str = "loss"
     partial: bool = False
@@ -81,12 +83,17 @@ class Distillation:
         batch["rows"] = torch.tensor([item.get("row", -1) for item in items])
         if all("label" in item for item in items):
             batch["labels"] = torch.tensor([item["label"] for item in items])
+        if all(ASKED in item for item in items):
+            asked = padded([item[ASKED] for item in items], self.asked_pad, self.typed)
+            batch |= {f"{ASKED}.{name}": value for name, value in asked.items()}
         return batch
+
+    def _taught(self, batch: Batch) -> dict[str, Tensor]:
+        return self.teacher.seen(asked_of(batch), batch["rows"])
 
     def loss(self, module: nn.Module, batch: Batch) -> tuple[Tensor, Numbers]:
         """The weighted sum of all losses, each summed over rows or tokens."""
-        inputs = inputs_of(batch)
-        found, expected = module(**inputs), self.teacher.seen(inputs, batch["rows"])
+        found, expected = module(**inputs_of(batch)), self._taught(batch)
         parts: dict[str, Tensor] = {}
         if self.weights.soft:
             parts["soft"] = self._soft(found["answers"], expected["answers"], batch)
@@ -163,8 +170,7 @@ class Distillation:
         for start in range(0, len(self.held), EVALUATED):
             given = self.collate(self.held[start : start + EVALUATED])
             batch = {name: value.to(device) for name, value in given.items()}
-            inputs = inputs_of(batch)
-            found, expected = module(**inputs), self.teacher.seen(inputs, batch["rows"])
+            found, expected = module(**inputs_of(batch)), self._taught(batch)
             own, its = found["answers"], expected["answers"]
             sums["loss"] += float(self._soft(own, its, batch))
             sums["agreement"] += self._agreement(own, its, batch)
@@ -185,7 +191,14 @@ class Distillation:
 
 def inputs_of(batch: Batch) -> dict[str, Tensor]:
     """What the module takes of a batch."""
-    return {name: value for name, value in batch.items() if name not in ("rows", "labels")}
+    other = ("rows", "labels")
+    return {n: value for n, value in batch.items() if n not in other and not n.startswith(ASKED)}
+
+
+def asked_of(batch: Batch) -> dict[str, Tensor]:
+    """What the teacher is asked: the same texts, in tokens of its own where it has others."""
+    own = {n: value for n, value in batch.items() if n.startswith(ASKED)}
+    return {n.removeprefix(f"{ASKED}."): v for n, v in own.items()} or inputs_of(batch)
 
 
 def _following(logits: Tensor, batch: Batch) -> Tensor:

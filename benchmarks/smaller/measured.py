@@ -1,0 +1,102 @@
+"""Perplexity of folders and bundles on held-out windows, and tokens a second of bundles."""
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from held_out import DOMAINS, WINDOW, Window, windows
+from numpy.typing import NDArray
+
+from edgecompile import sources
+from edgecompile.reference import Reference
+from edgecompile.runtime import Session, load
+
+Logits = NDArray[np.float32]  # [tokens, vocabulary]
+PROMPT, NEW, ROUNDS = 32, 64, 7  # of speed
+
+
+def texts(data: Path, tuning: Path) -> dict[str, Path]:
+    """What is measured, and the tuning split that choices are made by."""
+    return {"tuning": tuning, **{name: data / "text" / file for name, file in DOMAINS.items()}}
+
+
+def perplexities(
+    place: str, files: Mapping[str, Path], tokens: int, kept: Path
+) -> dict[str, float]:
+    """Of each text, over tokens / WINDOW windows; `kept` is the file that remembers."""
+    if kept.is_file():
+        found: dict[str, float] = json.loads(kept.read_text("utf-8"))
+        return found
+    folder, logits = _opened(place)
+    model = sources.describe(sources.resolve(folder, task="text-generation"))
+    found = {}
+    for name, file in files.items():
+        count = tokens if name in DOMAINS else min(tokens, 4096)
+        found[name] = perplexity(windows(model, file, count), logits)
+    kept.write_text(json.dumps(found), "utf-8")
+    return found
+
+
+def _opened(place: str) -> tuple[str, Callable[[Window], Logits]]:
+    """Where the tokenizer is, and the logits of a window: torch's, or the bundle's own."""
+    path = Path(place)
+    if not (path / "manifest.json").is_file():
+        ref = sources.resolve(place, task="text-generation")
+        reference = Reference(sources.load(ref, lambda *_: None), "sdpa")
+        return place, lambda ids: reference.logits(ids.tolist())
+    session = load(path, "always")
+    folder = (path.parent / f"{path.name}.from").read_text("utf-8")
+    return folder, lambda ids: np.concatenate([part.copy() for part in session.logits(ids)])
+
+
+def perplexity(found: Sequence[Window], logits: Callable[[Window], Logits]) -> float:
+    """exp of the mean surprisal of every token of a window but its first, in nats."""
+    return math.exp(float(np.mean([_surprisal(ids, logits(ids)) for ids in found])))
+
+
+def _surprisal(ids: Window, logits: Logits) -> float:
+    rows = logits[:-1].astype(np.float64)
+    rows -= rows.max(1, keepdims=True)
+    chosen = rows[np.arange(len(rows)), ids[1:]]
+    return float((np.log(np.exp(rows).sum(1)) - chosen).mean())
+
+
+def megabytes(place: Path) -> float:
+    """Of a bundle's model files, or a folder's weights (as they are stored)."""
+    folder = place / "model"
+    files = folder.iterdir() if folder.is_dir() else place.glob("*.safetensors")
+    return sum(file.stat().st_size for file in files) / 1e6
+
+
+def speeds(bundles: Mapping[str, Path], threads: int) -> dict[str, tuple[float, float]]:
+    """Median and best tokens a second of each; they take turns, as neighbours disturb all."""
+    with ExitStack() as stack:
+        sessions = {
+            name: stack.enter_context(load(path, "always", threads))
+            for name, path in bundles.items()
+        }
+        ids = next(iter(sessions.values())).tokenize(["Once upon a time, far away, " * 20])[0]
+        runs: dict[str, list[float]] = {name: [] for name in sessions}
+        for at in range(ROUNDS + 1):
+            for name, session in sessions.items():
+                rate = _rate(session, ids[:PROMPT])
+                if at:  # the first round warms up
+                    runs[name].append(rate)
+    return {name: (median(found), max(found)) for name, found in runs.items()}
+
+
+def _rate(session: Session, ids: Sequence[int]) -> float:
+    tokens: Iterator[object] = session.generate_ids(ids, NEW)
+    next(tokens)
+    start = time.perf_counter()
+    count = sum(1 for _ in tokens)
+    return count / (time.perf_counter() - start)
+
+
+__all__ = ["WINDOW", "megabytes", "perplexities", "speeds", "texts"]
