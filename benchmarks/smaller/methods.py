@@ -9,4 +9,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "activation": ("prune.method=activation", *_WIDTHS),
     "depth": ("prune.method=depth", "prune.layers=3", "prune.texts=1024"),
 }
+VOCAB = ("prune.vocab.min_count=1",)
+AFTER = {"gradient-vocab": "gradient"}  # cut again after recovery, and not recovered once more
+METHODS |= dict.fromkeys(AFTER, VOCAB)
 RECOVERY = ("distill.soft=1",)  # its defaults: lr 2e-4, 32 rows a step, 4 epochs, temperature 2

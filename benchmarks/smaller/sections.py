@@ -1,7 +1,7 @@
 """Half of a fine-tuned encoder pruned by each method, recovered, and built: answers at each step.
 
     python benchmarks/smaller/sections.py --data DIR --work FOLDER [--model MODEL]
-        [--seeds 0 1 2] [--methods none l2 gradient activation depth] [--threads N]
+        [--seeds 0 1 2] [--methods none l2 ...] [--threads N]
 
 DIR holds sections-train.jsonl and sections-validation.jsonl. README.md says how options were
 chosen; table.py prints what was found.
@@ -80,13 +80,17 @@ def fine_tuned(options: argparse.Namespace, seed: int) -> Path:
 
 def made(options: argparse.Namespace, seed: int, method: str, teacher: Path) -> None:
     """The folders before and after recovery, and a file beside them with options and notes."""
-    from methods import METHODS, RECOVERY
+    from methods import AFTER, METHODS, RECOVERY
 
     out, cut = options.work / "models" / f"{seed}-{method}", METHODS[method]
     file = out.with_name(out.name + ".json")
     if not cut or file.exists():
         return
     start = time.perf_counter()
+    if method in AFTER:
+        recovered = options.work / "models" / f"{seed}-{AFTER[method]}"
+        notes = steps.compress(recovered, out, options.data, cut)
+        return steps.saved(file, {"settings": cut, "notes": notes, "seconds": 0.0})
     steps.compress(teacher, out.with_name(out.name + "-cut"), options.data, cut)
     train = (f"distill.train.seed={seed}", f"distill.train.threads={options.threads}")
     settings = [*cut, *RECOVERY, *train]
@@ -101,8 +105,9 @@ def row(options: argparse.Namespace, seed: int, method: str) -> dict[str, Any]:
     folder = options.work / "models" / f"{seed}-{method}"
     found: dict[str, Any] = {"seed": seed, "method": method}
     cut = folder.with_name(folder.name + "-cut")
+    if (how := folder.with_name(folder.name + ".json")).exists():
+        found |= json.loads(how.read_text("utf-8"))
     if cut.exists():
-        found |= json.loads(folder.with_name(folder.name + ".json").read_text("utf-8"))
         found["before"] = bits(steps.float_answers(cut, options.data))
     found["after"] = bits(steps.float_answers(folder, options.data))
     found["size"] = dataclasses.asdict(steps.size_of(folder))
