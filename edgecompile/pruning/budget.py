@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,7 +68,8 @@ def widths_for(
 ) -> dict[str, int]:
     """Units by kind that fit the budget.
 
-    Each step pulls the lever that loses least importance for the parameters that it saves.
+    Each step pulls the lever that loses least importance for the parameters that it saves; what the
+    last one saved too much goes back to the others.
     """
     full, widths = shape.widths, dict(shape.widths)
     goal = budget.goal(model, shape)
@@ -85,7 +86,34 @@ def widths_for(
                 f"a larger budget, or a floor below {budget.floor}", "see [prune] floor, levers",
             )  # fmt: skip
         widths = min(steps, key=lambda step: step[:2])[2]
-    return widths
+    return _refilled(widths, levers, full, lost, lambda one: budget.takes(model, shape, one) - goal)
+
+
+def _refilled(
+    widths: dict[str, int], levers: tuple[Lever, ...], full: Mapping[str, int], lost: Lost,
+    beyond: Callable[[Mapping[str, int]], int],
+) -> dict[str, int]:  # fmt: skip
+    """Levers let go again where the last, large step of another went below the budget.
+
+    Each time the one that gives back most importance for the parameters it takes.
+    """
+    while True:
+        now = beyond(widths)
+        steps = [
+            (_lost(lost, widths, after) / (beyond(after) - now), index, after)
+            for index, lever in enumerate(levers)
+            if (after := _let_go(widths, lever, full)) is not None and beyond(after) <= 0
+        ]
+        if not steps:
+            return widths
+        widths = min(steps, key=lambda step: step[:2])[2]
+
+
+def _let_go(
+    widths: Mapping[str, int], lever: Lever, full: Mapping[str, int]
+) -> dict[str, int] | None:
+    after = {kind: width + lever.units.get(kind, 0) for kind, width in widths.items()}
+    return None if any(after[kind] > full[kind] for kind in lever.units) else after
 
 
 def _pulled(

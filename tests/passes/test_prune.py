@@ -22,6 +22,7 @@ from edgecompile.passes.prune_l2 import PruneL2
 from edgecompile.passes.widths import WidthOptions
 from edgecompile.pruning import checkpoint
 from edgecompile.pruning.axes import HEADS, HIDDEN, MLP, Shape, shape_of, smaller_config
+from edgecompile.pruning.budget import Budget, widths_for
 from edgecompile.pruning.importance import strongest
 from edgecompile.reference import Reference
 from tests import tiny
@@ -144,6 +145,18 @@ def test_a_budget_in_megabytes_is_of_the_weights_file(tmp_path: Path) -> None:
     size = 4 * model.parameters / 1e6 * 0.8
     pruned = PruneL2(max_size=size, multiple=16)(model, tiny.work(tmp_path / "work")).model
     assert (pruned.folder / "model.safetensors").stat().st_size < size * 1e6 + 10_000
+
+
+@pytest.mark.parametrize("ratio", [0.2, 0.35, 0.5, 0.6])
+def test_no_lever_could_be_let_go_within_the_budget(ratio: float, tmp_path: Path) -> None:
+    model = cells.make(KINDS["bert"], "classification", tmp_path / "model")
+    shape, budget = shape_of(model, 8), Budget(ratio=ratio, floor=0.1)
+    even = {kind: 1 - np.arange(units + 1) / units for kind, units in shape.widths.items()}
+    widths = widths_for(model, shape, budget, shape.levers, even)
+    for lever in shape.levers:
+        wider = {kind: width + lever.units.get(kind, 0) for kind, width in widths.items()}
+        full = any(wider[kind] > units for kind, units in shape.widths.items())
+        assert full or budget.takes(model, shape, wider) > budget.goal(model, shape)
 
 
 def test_what_a_plan_says_is_what_comes_where_one_lever_is_pulled(tmp_path: Path) -> None:

@@ -1,0 +1,15 @@
+"""What is cut, and how it is recovered: options of `[prune]` and `[distill]`."""
+from __future__ import annotations
+
+_WIDTHS = ("prune.ratio=0.5", "prune.texts=1024")
+METHODS: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "l2": ("prune.method=l2", "prune.ratio=0.5"),
+    "gradient": ("prune.method=gradient", *_WIDTHS),
+    "activation": ("prune.method=activation", *_WIDTHS),
+    "depth": ("prune.method=depth", "prune.layers=3", "prune.texts=1024"),
+}
+VOCAB = ("prune.vocab.min_count=1",)
+AFTER = {"gradient-vocab": "gradient"}  # cut again after recovery, and not recovered once more
+METHODS |= dict.fromkeys(AFTER, VOCAB)
+RECOVERY = ("distill.soft=1",)  # its defaults: lr 2e-4, 32 rows a step, 4 epochs, temperature 2
