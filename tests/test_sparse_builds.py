@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from edgecompile import build as builder
-from edgecompile import registry
+from edgecompile import registry, sources
+from edgecompile.backends.gguf_metadata import context_length
 from edgecompile.build import BuildResult
 from edgecompile.compress import compress
 from edgecompile.errors import UnsupportedError
+from edgecompile.passes.attention import Attention
 from edgecompile.plan import Plan, Request, plan
 from tests import tiny
 
@@ -128,6 +130,6 @@ def test_what_a_window_lost_is_judged_against_dense_attention(llama: Path, tmp_p
     assert kept.value > 100 * max(rounded.value, 1e-9)
 
 
-def test_llama_cpp_ends_the_context_with_the_window(llama: Path, tmp_path: Path) -> None:
-    chosen = planned(llama, tmp_path, "gguf", ("attention.window=64",), ("no-gain",))
-    assert chosen.targets[0].estimate.context_length == 64
+def test_llama_cpp_ends_the_context_with_the_window(llama: Path) -> None:
+    model = sources.load(sources.resolve(str(llama)), quiet)
+    assert context_length(Attention(window=64).headers(model)) == 64
