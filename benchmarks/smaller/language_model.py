@@ -39,7 +39,7 @@ MIXED = ("quantize.method=rtn", "quantize.bits=4", "allocate_bits.calibrated=fal
          "quantize.overrides={}")  # fmt: skip
 INT4 = ("quantize.method=gptq", "quantize.bits=4", "quantize.embedding_bits=8",
         "quantize.overrides={}")  # fmt: skip
-KINDS = ("int8", "same", "int4")  # of quantized rows; `same`: all layers in the size of 24 in int8
+KINDS = ("int8", "same", "int4")  # of quantized rows; `same`: 24 in int8, and 30 in that size
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ def quantized(run: Run, full: str, again: str) -> list[list[str]]:
     bits = f"allocate_bits.bits_per_weight={8.03 * shallow / deep:.2f}"  # int8 and its scales
     every = {
         ("int8", "30 layers, int8"): (full, INT8),
-        ("int8", "24 distilled, int8"): (again, INT8),
+        ("same", "24 distilled, int8"): (again, INT8),
         ("same", "30 layers, 4 and 8 bits in that size"): (full, (*MIXED, bits)),
         ("int4", "30 layers, int4"): (full, INT4),
         ("int4", "24 distilled, int4"): (again, INT4),

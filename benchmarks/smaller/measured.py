@@ -14,6 +14,7 @@ from held_out import DOMAINS, WINDOW, Window, windows
 from numpy.typing import NDArray
 
 from edgecompile import sources
+from edgecompile.model import Model
 from edgecompile.reference import Reference
 from edgecompile.runtime import Session, load
 
@@ -33,8 +34,7 @@ def perplexities(
     if kept.is_file():
         found: dict[str, float] = json.loads(kept.read_text("utf-8"))
         return found
-    folder, logits = _opened(place)
-    model = sources.describe(sources.resolve(folder, task="text-generation"))
+    model, logits = _opened(place)
     found = {}
     for name, file in files.items():
         count = tokens if name in DOMAINS else min(tokens, 4096)
@@ -43,16 +43,18 @@ def perplexities(
     return found
 
 
-def _opened(place: str) -> tuple[str, Callable[[Window], Logits]]:
-    """Where the tokenizer is, and the logits of a window: torch's, or the bundle's own."""
+def _opened(place: str) -> tuple[Model, Callable[[Window], Logits]]:
+    """Whose tokenizer cuts windows, and their logits: torch's, or the bundle's own."""
     path = Path(place)
-    if not (path / "manifest.json").is_file():
-        ref = sources.resolve(place, task="text-generation")
-        reference = Reference(sources.load(ref, lambda *_: None), "sdpa")
-        return place, lambda ids: reference.logits(ids.tolist())
-    session = load(path, "always")
-    folder = (path.parent / f"{path.name}.from").read_text("utf-8")
-    return folder, lambda ids: np.concatenate([part.copy() for part in session.logits(ids)])
+    if (path / "manifest.json").is_file():
+        session = load(path, "always")
+        source = (path.parent / f"{path.name}.from").read_text("utf-8")
+        model = sources.describe(sources.resolve(source, task="text-generation"))
+        return model, lambda ids: np.concatenate([part.copy() for part in session.logits(ids)])
+    ref = sources.resolve(place, task="text-generation")
+    model = sources.load(ref, lambda *_: None)
+    reference = Reference(model, "sdpa")
+    return model, lambda ids: reference.logits(ids.tolist())
 
 
 def perplexity(found: Sequence[Window], logits: Callable[[Window], Logits]) -> float:
