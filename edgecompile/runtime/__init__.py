@@ -11,7 +11,7 @@ from .errors import (
     UsageError,
 )
 from .session import Session, load
-from .transcription import Segment, Transcript
+from .transcript import Segment, Transcript
 
 __all__ = [
     "BadInputError",

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from . import golden, heads, seq2seq, towers
+from . import heads, seq2seq, towers
 from .audio import AudioInput, Clip
 from .batching import activate, check_ids, encode_all, look_all
 from .chat import ChatTemplate, Messages, Tools
 from .engine import Decoder, Engine, Float32, open_engine
 from .errors import BadInputError, UnsupportedError, UsageError
-from .golden import GoldenResult
 from .manifest import GENERATING, IMAGE_TEXT, Manifest, read_manifest
 from .pictures import Picture
 from .sampling import Sampler, SamplingKeywords, SamplingOptions
@@ -27,7 +26,8 @@ from .tokens import Encoded, Pair, Tokens
 from .verify import verify as verify_files
 
 if TYPE_CHECKING:
-    from .transcription import Transcript
+    from .golden import GoldenResult
+    from .transcript import Transcript
 
 
 def load(
@@ -300,6 +300,8 @@ class Session:
         self._need()
         if self.info.golden is None:
             raise UnsupportedError("self-test", "no golden inputs in this bundle", "a newer build")
+        from . import golden
+
         return golden.compare(self, golden.read(self._bundle, self.info.golden))
 
     def logits(

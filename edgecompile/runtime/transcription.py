@@ -16,6 +16,7 @@ from .audio import AudioInput
 from .engine import Float32
 from .seq2seq import Seq2SeqDecoder
 from .speech import SpeechTokens
+from .transcript import Segment, Transcript
 
 SILENCE = 1e-4  # of full scale: what is nowhere louder is not given to the model
 NO_SPEECH, UNLIKELY = 0.6, -1.0  # probability, and mean log-probability of the tokens
@@ -23,24 +24,6 @@ LEAST_STEP = 30  # parts of a window: so much of it at least is passed over
 CUT_FROM = 0.75  # of a window: a cut without timestamps lies after this, where it is quietest
 QUIET = 0.2  # seconds over which loudness is measured for it
 PROMPT_SHARE = 2  # a prompt may take one token in so many of the context
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A piece of speech, from `start` to `end` seconds."""
-
-    start: float
-    end: float
-    text: str
-
-
-@dataclass(frozen=True)
-class Transcript:
-    """What was said; `language` as asked for or found out, None for a model of English alone."""
-
-    text: str
-    language: str | None
-    segments: tuple[Segment, ...]
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def kill_at(moments: list[float], model: Path, out: Path, environment: dict[str,
         child.communicate()
         whole_or_absent(out)
     last = start(model, out, environment)
-    _, errors = last.communicate(timeout=120)
+    _, errors = last.communicate(timeout=300)
     assert last.returncode in (0, 6), errors
     whole_or_absent(out)
     assert [path.name for path in out.iterdir() if path.name.startswith(".")] == []
@@ -83,6 +83,6 @@ def test_ctrl_c_says_so_and_exits_130(
     while not stages.is_dir() and time.monotonic() < end:
         time.sleep(0.02)  # until the first stage begins: most of the build is still to come
     os.kill(child.pid, signal.SIGINT)
-    _, errors = child.communicate(timeout=60)
+    _, errors = child.communicate(timeout=300)
     assert (child.returncode, "Traceback" in errors) == (130, False), errors
     assert not (tmp_path / "dist" / NAME).exists()
