@@ -106,10 +106,11 @@ def test_a_child_that_never_starts_says_its_last_words(tmp_path: Path) -> None:
 
 def test_what_an_engine_prints_does_not_reach_the_replies(bundles: Bundles, tmp_path: Path) -> None:
     bundle = Path(shutil.copytree(bundles("onnx-encoder"), tmp_path / "copy"))
-    session = bundle / "runtime" / "edgecompile_runtime" / "session.py"
+    opened = bundle / "runtime" / "edgecompile_runtime" / "opened.py"
     start = "start = time.perf_counter()"
     noisy = f'{start}; print("noise"); __import__("os").write(1, b"noise")'
-    session.write_text(session.read_text().replace(start, noisy))
+    assert start in opened.read_text()
+    opened.write_text(opened.read_text().replace(start, noisy))
     seal(bundle, json.loads((bundle / "manifest.json").read_text()))
     with Worker(bundle) as worker:
         assert worker.tokenize(["fox"])
