@@ -159,6 +159,19 @@ def test_no_lever_could_be_let_go_within_the_budget(ratio: float, tmp_path: Path
         assert full or budget.takes(model, shape, wider) > budget.goal(model, shape)
 
 
+def test_what_a_large_last_step_cut_too_much_goes_back(tmp_path: Path) -> None:
+    model = cells.make(KINDS["bert"], "classification", tmp_path / "model")
+    shape = shape_of(model, 8)
+    narrow = {**shape.widths, MLP: shape.widths[MLP] // 4}  # its floor
+    goal = Budget(max_params=1).takes(model, shape, narrow) - 1  # one more lever has to be pulled
+    lost = {kind: 1 - np.arange(units + 1) / units for kind, units in shape.widths.items()}
+    lost[MLP] = np.zeros_like(lost[MLP])  # so that it is pulled first
+    budget = Budget(max_params=goal, floor=0.25)
+    widths = widths_for(model, shape, budget, shape.levers, lost)
+    assert budget.takes(model, shape, widths) <= goal
+    assert widths[MLP] > narrow[MLP]
+
+
 def test_what_a_plan_says_is_what_comes_where_one_lever_is_pulled(tmp_path: Path) -> None:
     model = load(tiny.llama(tmp_path / "model"))
     chosen = PruneL2(ratio=0.3, levers=("mlp",), multiple=16)
