@@ -6,24 +6,15 @@ from typing import ClassVar
 
 from edgecompile.model import Model
 from edgecompile.passes import Effort, Work
-from edgecompile.passes.grid import in_range
-from edgecompile.passes.widths import Scores, WidthOptions
+from edgecompile.passes.widths import MeasuredWidths, Scores
 from edgecompile.pruning.axes import Shape
 
 
 @dataclass(frozen=True)
-class PruneActivation(WidthOptions):
+class PruneActivation(MeasuredWidths):
     """Mean squares of what a unit gives to the products that read it; no label is needed."""
 
     name: ClassVar[str] = "prune_activation"
-    reads_text: ClassVar[tuple[str, ...]] = ("calibration",)
-    texts: int = 256  # or windows of a decoder
-    length: int = 256  # tokens
-
-    def __post_init__(self) -> None:
-        """Refuse what means nothing, before anything is read."""
-        super().__post_init__()
-        in_range(self.name, texts=(self.texts, 1, 1e6), length=(self.length, 2, 1e6))
 
     def effort(self, model: Model) -> Effort:
         """A forward pass of each text."""

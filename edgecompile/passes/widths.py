@@ -16,6 +16,7 @@ from edgecompile.errors import UsageError
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme
 from edgecompile.passes import CHECKPOINT, NOTE, Effort, LayerReport, PassResult, Work
+from edgecompile.passes.grid import in_range
 from edgecompile.pruning.axes import KINDS, Lever, Shape, shape_of, smaller_config
 from edgecompile.pruning.budget import Budget, resized, smaller_shapes, widths_for
 
@@ -116,6 +117,20 @@ class WidthOptions:
                 found = f"lever {name!r} for {model.task} of {model.architecture}"
                 raise UsageError(f"[{self.name}] levers", found, f"one of {', '.join(there)}")
         return tuple(lever for lever in shape.levers if lever.name in (self.levers or there))
+
+
+@dataclass(frozen=True)
+class MeasuredWidths(WidthOptions):
+    """What a unit is worth is measured on calibration text: how much of it."""
+
+    reads_text: ClassVar[tuple[str, ...]] = ("calibration",)
+    texts: int = 256  # or windows of a decoder
+    length: int = 256  # tokens
+
+    def __post_init__(self) -> None:
+        """Refuse what means nothing, before anything is read."""
+        super().__post_init__()
+        in_range(self.name, texts=(self.texts, 1, 1e6), length=(self.length, 2, 1e6))
 
 
 def _refuse_not_finite(scores: Scores, name: str) -> None:

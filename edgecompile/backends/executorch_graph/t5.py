@@ -30,7 +30,7 @@ from edgecompile.backends.executorch_graph.layers import (
     unswapped,
 )
 from edgecompile.backends.executorch_graph.method import Method
-from edgecompile.backends.executorch_graph.pte import PteFile
+from edgecompile.backends.executorch_graph.pte import PteFile, Stored
 from edgecompile.backends.executorch_graph.scope import ANSWER, T5_ACTIVATIONS
 from edgecompile.backends.executorch_graph.sheet import Sheet, product, products, written
 from edgecompile.model import Model
@@ -69,7 +69,7 @@ def write(model: Model, longest: int, folder: Path, progress: Progress) -> Drawn
     progress("write file", 0, 1)
     module: Any = skeleton(model)
     sources = {name: s for s, name in parameter_names(module, model.weights).items()}
-    file, stored = PteFile(folder), {}  # type: ignore[var-annotated]
+    file, stored = PteFile(folder), dict[str, Stored]()
     encoder, decoder = (
         T5Sheet(
             model=model, sources=sources, schemes=schemes_of(model), file=file, stored=stored,

@@ -25,7 +25,7 @@ from edgecompile.backends.executorch_graph.layers import (
     unit,
 )
 from edgecompile.backends.executorch_graph.method import Method
-from edgecompile.backends.executorch_graph.pte import PteFile
+from edgecompile.backends.executorch_graph.pte import PteFile, Stored
 from edgecompile.backends.executorch_graph.sheet import product, written
 from edgecompile.graphs import unread
 from edgecompile.model import Model
@@ -55,7 +55,7 @@ def write(model: Model, folder: Path, progress: Progress) -> dict[str, str]:
     """Write model.pte: `text(input_ids)`, `vision(pixel_values)`; source tensors left out, why."""
     progress("write file", 0, 1)
     sources = {name: s for s, name in parameter_names(skeleton(model), model.weights).items()}
-    file, stored = PteFile(folder), {}  # type: ignore[var-annotated]
+    file, stored = PteFile(folder), dict[str, Stored]()
 
     def sheet(part: str, tokens: int) -> TowerSheet:
         config = model.config[f"{part}_config"]
