@@ -23,6 +23,7 @@ from edgecompile.checks import (
     stored_once,
     tokens,
 )
+from edgecompile.checks.comparison import Comparison
 from edgecompile.checks.limits import REQUIRED, activation_column, limits_for, types_of, width_of
 from edgecompile.errors import (
     BadInputError,
@@ -150,10 +151,11 @@ def _device_rows(subject: _Subject, model: Model, decoded: Decoded) -> Iterator[
 
 def _comparison(
     subject: _Subject, worker: Worker, model: Model, decoded: Decoded, source: FolderTokens | None
-) -> quality.Comparison:
-    return quality.Comparison(
+) -> Comparison:
+    metrics = len(REQUIRED[subject.info.task]) * (1 if model.origin is None else 2)
+    return Comparison(
         worker, model, decoded, source, subject.options, subject.limits, subject.progress,
-        sealed.changed_floats(subject.info.data),
+        sealed.changed_floats(subject.info.data), sharing=metrics,
     )  # fmt: skip
 
 

@@ -27,7 +27,7 @@ from edgecompile.text import Corpus, default_corpus
 from edgecompile.text.source_tokens import FolderTokens
 from tests.tiny import work
 
-FEW = Limits(texts=32, fidelity_texts=8, repeats=3, threads=2)
+FEW = Limits(texts=100, fidelity_texts=8, repeats=3, threads=2)
 LAYER = "encoder.layer.2.output.dense.weight"
 OTHER = "encoder.layer.3.output.dense.weight"
 

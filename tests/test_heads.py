@@ -26,7 +26,7 @@ from edgecompile.text import Corpus, Document
 from edgecompile.text.files import read_documents
 from tests import tiny
 
-FEW = Limits(texts=120, tokens=600, fidelity_tokens=100, repeats=2, threads=1, allow=("no-gain",))
+FEW = Limits(texts=120, tokens=800, fidelity_tokens=100, repeats=2, threads=1, allow=("no-gain",))
 TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 SIZES = {
     "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -216,16 +216,16 @@ def tagged(model: Model) -> Corpus:
 
 
 def test_masked_words_pass_against_their_source(built: Find) -> None:
-    report = check_bundle(built("masks")[1], built("masks")[0], tiny.corpus(30), FEW, quiet)
-    assert report.verdict == "pass", [(r.metric, r.value) for r in report.rows]
+    report = check_bundle(built("masks")[1], built("masks")[0], tiny.corpus(400), FEW, quiet)
+    assert report.verdict == "pass", tiny.not_passed(report)
     assert (report.value("kl_mean") or 0) < 1e-6
     samples = next(row.samples for row in report.rows if row.metric == "kl_mean")
-    assert 600 / 7 - 10 < samples < 900 / 7
+    assert samples >= 3000  # four times what was asked for: fewer prove no 99.9th percentile
 
 
 def test_pairs_pass_against_their_source(built: Find) -> None:
     report = check_bundle(built("pairs")[1], built("pairs")[0], tiny.corpus(70), FEW, quiet)
-    assert report.verdict == "pass", [(r.metric, r.value, r.detail) for r in report.rows]
+    assert report.verdict == "pass", tiny.not_passed(report)
     assert (report.value("rank_correlation") or 0) > 0.999
 
 

@@ -341,3 +341,12 @@ def corpus(documents: int = 40) -> Corpus:
     texts = [Document(" ".join(order.choices(words, k=60))) for _ in range(3 * documents)]
     parts = (tuple(texts[start::3]) for start in range(3))
     return Corpus("tiny", *parts)
+
+
+def not_passed(report: Any) -> list[str]:
+    """What keeps a check from passing: metric, verdict, value, interval and reason."""
+    return [
+        f"{row.metric} {row.verdict}: {row.value} in [{row.low}, {row.high}] of {row.samples}, "
+        f"limit {row.limit}. {row.detail}"
+        for row in report.rows if row.verdict in ("fail", "unproven")
+    ]

@@ -17,20 +17,20 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecompile.checks.quality import Comparison, windows_of
+from edgecompile.checks.comparison import Comparison, need
 from edgecompile.errors import (
     BadInputError,
     EdgecompileError,
     MissingLibraryError,
     UnsupportedError,
 )
-from edgecompile.metrics import Measurement, cosine, error
-from edgecompile.metrics.logits import LogitComparison
+from edgecompile.metrics import Measurement, cosine, error, logits
 from edgecompile.report import Row, judged, unproven
 from edgecompile.runtime.batching import activate
 from edgecompile.runtime.manifest import Manifest
 from edgecompile.runtime.providers import CPU
 from edgecompile.runtime.worker_client import Worker
+from edgecompile.text.source_tokens import pieces
 
 VARIABLE = "EDGECOMPILE_GPU_PYTHON"  # the interpreter whose onnxruntime has a GPU's provider
 STEP = "device"
@@ -121,17 +121,19 @@ def rows(place: Place, comparison: Comparison, texts: Sequence[str], context: in
 def _decoder_rows(
     comparison: Comparison, texts: Sequence[str], context: int
 ) -> Iterator[Row]:
-    ids = windows_of(comparison, texts, min(TOKENS, context - 1), TOKENS)[0]
+    size = min(TOKENS, context - 1)
+    piece = pieces(need(comparison.source_tokens), texts, size, TOKENS)[0]
+    ids = piece.ids
     start, parts = time.perf_counter(), []
     for done, chunk in enumerate(comparison.worker.logits(ids.tolist())):
         comparison.progress("run on the device", done, len(ids))
         parts.append(chunk.copy())
     took = (time.perf_counter() - start) * 1000 / len(ids)
     comparison.progress("run on the device", len(ids), len(ids))
-    both = LogitComparison()
     with comparison.same_codes():
-        both.add(ids, comparison.reference.logit_chunks(ids.tolist(), TOKENS), iter(parts))
-    found = {one.metric: one for one in both.measure()}
+        exact = comparison.reference.logit_chunks(ids.tolist(), TOKENS)
+        rows_ = logits.compared_window(ids, exact, iter(parts))
+    found = {one.metric: one for one in logits.measure([(rows_, piece.documents)])}
     yield _judged(comparison, found["kl_mean"], "device_kl_mean", "export_kl_mean")
     yield judged(STEP, Measurement("device_step", took, "ms", "lower", len(ids)))
 
@@ -183,6 +185,4 @@ def _few(texts: Sequence[str]) -> list[str]:
 
 
 def _tokens(comparison: Comparison, texts: Sequence[str]) -> list[list[int]]:
-    if comparison.source_tokens is None:
-        raise EdgecompileError("check", "no tokenizer for a model of text")
-    return [list(map(int, row)) for row in comparison.source_tokens.encode(texts)]
+    return [list(map(int, row)) for row in need(comparison.source_tokens).encode(texts)]

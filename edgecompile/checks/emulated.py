@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgecompile.checks.device import is_for_gpu
 from edgecompile.checks.limits import EXPORT, activation_column
-from edgecompile.checks.quality import perturbed
+from edgecompile.checks.modules import perturbed
 from edgecompile.emulate.levels import LEVELS, Level
 from edgecompile.emulate.runner import EmulatedWorker, Emulator
 from edgecompile.errors import EdgecompileError, MissingLibraryError, UnsupportedError

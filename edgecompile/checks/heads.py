@@ -6,23 +6,16 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecompile.checks.quality import (
-    EXPORT,
-    LEAST_ALIKE,
-    LEAST_LABELLED,
-    QUALITY,
-    Comparison,
-    need,
-)
+from edgecompile.checks.comparison import EXPORT, QUALITY, Comparison, Ids, need
 from edgecompile.errors import BadInputError
-from edgecompile.metrics import Float64, Measurement, cosine, error, f1, rank, tokens, top1
-from edgecompile.metrics.logits import LogitComparison
+from edgecompile.metrics import Float64, Measurement, cosine, error, f1, logits, rank, tokens, top1
+from edgecompile.metrics.logits import TokenRows
 from edgecompile.numerics.schemes import Float32
 from edgecompile.report import Row, judged, unproven
 from edgecompile.runtime.batching import activate
@@ -32,16 +25,9 @@ from edgecompile.text.parts import Document
 from edgecompile.tokenizer import class_name, labels
 
 EVERY = 7  # tokens, of which one is hidden
+LEAST_ENTITIES = 100  # of fewer no F1 is judged
 LEAST_PAIRS = 100
-STEP = 32  # texts between two looks of the progress bar
 OUTSIDE = "O"
-
-Ids = Sequence[Sequence[int]]
-
-
-def rows(comparison: Comparison, documents: Sequence[Document]) -> Iterator[Row]:
-    """Rows of the model's task."""
-    yield from ROWS[comparison.model.task](comparison, documents)
 
 
 # token-classification
@@ -55,7 +41,7 @@ def token_rows(comparison: Comparison, documents: Sequence[Document]) -> Iterato
     found = _bundle_rows(comparison, ids)
     source = _source_rows(comparison, ids, "label with the source")
     kept = [np.array(one.special) == 0 for one in encoded]
-    yield from _agreement(comparison, documents, _kept(source, kept), _kept(found, kept))
+    yield _agreement(comparison, documents, (_kept(source, kept), _kept(found, kept)), kept)
     if _tagged(documents):
         yield from _entities(comparison, documents, encoded, source, found)
     if not comparison.against_codes:
@@ -75,17 +61,13 @@ def _tagged(documents: Sequence[Document]) -> bool:
 
 
 def _agreement(
-    comparison: Comparison, documents: Sequence[Document], source: Float32, found: Float32
-) -> Iterator[Row]:
-    measured = top1.measure(top1.agreements(source, found))
-    measured = replace(measured, metric="class_agreement")
-    if _tagged(documents):
-        yield judged(QUALITY, measured)
-    elif measured.samples < LEAST_ALIKE:
-        why = f"{measured.samples} held-out tokens; give --data with at least {LEAST_ALIKE}"
-        yield unproven(QUALITY, measured.metric, why)
-    else:
-        yield comparison.judge(QUALITY, measured)
+    comparison: Comparison, documents: Sequence[Document], sides: tuple[Float32, Float32],
+    kept: Sequence[NDArray[np.bool_]],
+) -> Row:  # fmt: skip
+    """Scores of both sides' kept tokens, [tokens, labels] each."""
+    owners = np.repeat(np.arange(len(kept)), [int(one.sum()) for one in kept])
+    measured = top1.measure(top1.agreements(*sides), owners, "class_agreement")
+    return judged(QUALITY, measured) if _tagged(documents) else comparison.judge(QUALITY, measured)
 
 
 def _entities(
@@ -100,8 +82,8 @@ def _entities(
         for side in (source, found)
     ]  # fmt: skip
     for measured in f1.measure(truth, *sides):
-        if measured.samples < LEAST_LABELLED and measured.metric == "f1_ratio":
-            why = f"{measured.samples} entities (B-...) in the tags; at least {LEAST_LABELLED}"
+        if measured.samples < LEAST_ENTITIES and measured.metric == "f1_ratio":
+            why = f"{measured.samples} entities (B-...) in the tags; at least {LEAST_ENTITIES}"
             yield unproven(QUALITY, measured.metric, why)
         else:
             yield comparison.judge(QUALITY, measured)
@@ -158,7 +140,7 @@ class Hidden:
 
 
 def hidden(comparison: Comparison, texts: Sequence[str]) -> Iterator[Hidden]:
-    """Texts of `options.tokens` tokens in all, every seventh behind a mask."""
+    """Texts with `options.tokens` masks in all, behind every seventh token."""
     options, total = comparison.options, 0
     rng = np.random.default_rng(options.seed)
     mask = int(comparison.worker.hello()["mask_id"])
@@ -169,7 +151,7 @@ def hidden(comparison: Comparison, texts: Sequence[str]) -> Iterator[Hidden]:
         if not at:
             continue
         yield Hidden(one.ids[: options.window], at, mask)
-        total += min(len(one.ids), options.window)
+        total += len(at)
         if total >= options.tokens:
             return
 
@@ -177,14 +159,18 @@ def hidden(comparison: Comparison, texts: Sequence[str]) -> Iterator[Hidden]:
 def _compared(
     comparison: Comparison, pieces: Sequence[Hidden], what: str
 ) -> tuple[Measurement, ...]:
-    both = LogitComparison()
-    for done, piece in enumerate(pieces):
-        comparison.progress(what, done, len(pieces))
-        source = comparison.reference.rows([piece.ids])[0][piece.at]
-        found = comparison.worker.rows([piece.ids], at=[piece.at])[0]
-        both.add_rows(piece.truth, len(piece.at), [source], [found])
-    comparison.progress(what, len(pieces), len(pieces))
-    return both.measure()
+    def run(part: Sequence[Hidden]) -> list[TokenRows]:
+        return [_behind_masks(comparison, piece) for piece in part]
+
+    rows_ = comparison.each(what, pieces, lambda piece: tuple(piece.ids), run, 1)
+    owners = (np.full(len(piece.at), number) for number, piece in enumerate(pieces))
+    return logits.measure(zip(rows_, owners, strict=True))
+
+
+def _behind_masks(comparison: Comparison, piece: Hidden) -> TokenRows:
+    source = comparison.reference.rows([piece.ids])[0][piece.at]
+    found = comparison.worker.rows([piece.ids], at=[piece.at])[0]
+    return logits.compared(piece.truth, len(piece.at), [source], [found])
 
 
 # text-ranking
@@ -206,8 +192,7 @@ def pair_rows(comparison: Comparison, documents: Sequence[Document]) -> Iterator
     source = _scores(comparison, ids, types)
     activated = activate(source[:, None], ranking_activation(comparison.model.config))[:, 0]
     comparison.progress("score with the bundle", 0, 1)
-    value = rank.spearman(activated.astype(float), _score(comparison, pairs))
-    order = Measurement("rank_correlation", value, "", "higher", len(pairs))
+    order = rank.of_scores(activated.astype(float), _score(comparison, pairs))
     yield comparison.judge(QUALITY, order)
     if comparison.against_codes:
         yield _same_scores(comparison, ids, types)
@@ -242,10 +227,10 @@ def _score(comparison: Comparison, pairs: Sequence[Pair]) -> Float64:
 
 def _scores(comparison: Comparison, ids: Ids, types: Ids) -> Float32:
     """The reference's logits float32 [n]."""
-    parts = _in_steps(comparison, len(ids), "score", lambda one: comparison.reference.rows(
-        ids[one], types[one]
-    ))  # fmt: skip
-    return np.concatenate(parts)
+    comparison.progress("score", 0, 1)
+    found = np.concatenate(comparison.reference.rows(ids, types))
+    comparison.progress("score", 1, 1)
+    return found
 
 
 # what they share
@@ -257,32 +242,14 @@ def _encoded(comparison: Comparison, texts: Sequence[str]) -> list[Encoded]:
 
 
 def _bundle_rows(comparison: Comparison, ids: Ids) -> list[Float32]:
-    what = "label with the bundle"
-    return _in_steps(comparison, len(ids), what, lambda one: comparison.worker.rows(ids[one]))
+    return comparison.each("label with the bundle", ids, tuple, comparison.worker.rows)
 
 
 def _source_rows(comparison: Comparison, ids: Ids, what: str) -> list[Float32]:
-    return _in_steps(comparison, len(ids), what, lambda one: comparison.reference.rows(ids[one]))
-
-
-def _in_steps(
-    comparison: Comparison, count: int, what: str, run: Callable[[slice], list[Float32]]
-) -> list[Float32]:
-    found = []
-    for start in range(0, count, STEP):
-        comparison.progress(what, start, count)
-        found += run(slice(start, start + STEP))
-    comparison.progress(what, count, count)
-    return found
+    return comparison.each(what, ids, tuple, comparison.reference.rows)
 
 
 def _kept(rows_: Sequence[Float32], kept: Sequence[NDArray[np.bool_]]) -> Float32:
     """Rows of all texts' tokens that are kept, one below the other."""
     return np.concatenate([one[keep] for one, keep in zip(rows_, kept, strict=True)])
 
-
-ROWS: Mapping[str, Callable[[Comparison, Sequence[Document]], Iterator[Row]]] = {
-    "token-classification": token_rows,
-    "fill-mask": mask_rows,
-    "text-ranking": pair_rows,
-}

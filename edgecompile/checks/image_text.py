@@ -9,16 +9,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from edgecompile.checks.comparison import EXPORT, QUALITY, Comparison, need
 from edgecompile.checks.pictures import look
-from edgecompile.checks.quality import (
-    EXPORT,
-    LEAST_LABELLED,
-    QUALITY,
-    Comparison,
-    embed,
-    in_batches,
-    need,
-)
+from edgecompile.checks.vectors import embed, in_batches
 from edgecompile.metrics import cosine, recall
 from edgecompile.numerics.schemes import Float32
 from edgecompile.report import Row, judged, unproven
@@ -26,7 +19,8 @@ from edgecompile.text.captions import pictures_of, texts_of
 from edgecompile.text.parts import Document
 
 PICTURES, TEXTS = "pictures", "texts"
-LEAST_CANDIDATES = 100  # of so few ten are found by chance
+LEAST_CANDIDATES = 100  # of fewer ten are found by chance
+LEAST_CAPTIONED = 100  # pictures, for their captions to be judged
 
 
 def rows(comparison: Comparison, documents: Sequence[Document]) -> Iterator[Row]:
@@ -82,5 +76,5 @@ def _retrieval(
     else:
         yield comparison.judge(QUALITY, recall.measure(source, found))
     for measured in recall.of_captions(source, found, owners) if owners else ():
-        enough = len(np.unique(owners)) >= LEAST_LABELLED
+        enough = len(np.unique(owners)) >= LEAST_CAPTIONED
         yield comparison.judge(QUALITY, measured) if enough else judged(QUALITY, measured)

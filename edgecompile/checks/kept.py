@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from edgecompile.checks import kept_vocab
+from edgecompile.checks.comparison import QUALITY, Comparison
 from edgecompile.checks.limits import KEPT
-from edgecompile.checks.quality import QUALITY, Comparison
 from edgecompile.checks.quality import rows as quality_rows
 from edgecompile.model import Model
 from edgecompile.report import Row
@@ -27,7 +27,7 @@ def rows(
         metric.removeprefix(KEPT): limit for metric, limit in comparison.limits.items()
         if metric.startswith(KEPT)
     }  # fmt: skip
-    other = replace(comparison, model=origin, limits=limits, against_codes=False)
+    other = replace(comparison, model=origin, limits=limits, against_codes=False, memo={})
     whole_texts = comparison.old_ids is not None and origin.task == "text-generation"
     for row in quality_rows(other, documents, context):
         if row.step == QUALITY and not (whole_texts and row.metric in kept_vocab.PER_TEXT):

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from edgecompile.checks.quality import Comparison, need
+from edgecompile.checks.comparison import Comparison, need
 from edgecompile.checks.renumbered import Renumbered
 from edgecompile.errors import BadInputError
 from edgecompile.metrics import Measurement, perplexity

@@ -6,14 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edgecompile.checks.quality import (
-    EXPORT,
-    QUALITY,
-    STEP_TEXTS,
-    Comparison,
-    class_rows,
-    classified,
-)
+from edgecompile.checks.classes import class_rows
+from edgecompile.checks.comparison import EXPORT, QUALITY, Comparison
 from edgecompile.metrics import Measurement, cosine
 from edgecompile.numerics.schemes import Float32
 from edgecompile.report import Row
@@ -37,7 +31,7 @@ class Looked:
 
 def rows(comparison: Comparison, documents: Sequence[Document]) -> list[Row]:
     """Preparation, classes, and the scores of the same codes in torch."""
-    documents = documents[: classified(comparison.options)]
+    documents = documents[: comparison.options.texts]
     seen = look(comparison, documents)
     return [
         comparison.judge(QUALITY, seen.error),
@@ -48,18 +42,19 @@ def rows(comparison: Comparison, documents: Sequence[Document]) -> list[Row]:
 
 def look(comparison: Comparison, documents: Sequence[Document]) -> Looked:
     """What source and bundle make of pictures, each with its own preparation."""
-    source, found, pixels, errors = [], [], [], []
-    for start in range(0, len(documents), STEP_TEXTS):
-        comparison.progress("look at pictures", start, len(documents))
-        expected, shipped = _prepared(comparison, documents[start : start + STEP_TEXTS])
-        errors += np.abs(expected - shipped).max(axis=(1, 2, 3)).tolist()
-        source.append(comparison.reference.look(expected))
-        found.append(comparison.worker.look(shipped))
-        if start < comparison.options.fidelity_texts:
-            pixels.append(shipped)
-    comparison.progress("look at pictures", len(documents), len(documents))
+
+    def run(part: Sequence[Document]) -> list[tuple[Float32, Float32, float]]:
+        expected, shipped = _prepared(comparison, part)
+        errors = np.abs(expected - shipped).max(axis=(1, 2, 3)).tolist()
+        source, found = comparison.reference.look(expected), comparison.worker.look(shipped)
+        return list(zip(source, found, errors, strict=True))
+
+    seen = comparison.each("look at pictures", documents, lambda one: one.text, run)
+    source, found, errors = zip(*seen, strict=True)
+    few = documents[: comparison.options.fidelity_texts]
+    _, pixels = _prepared(comparison, few)
     worst = Measurement("picture_error", float(np.max(errors)), "", "lower", len(errors))
-    return Looked(np.concatenate(source), np.concatenate(found), np.concatenate(pixels), worst)
+    return Looked(np.stack(source), np.stack(found), pixels, worst)
 
 
 def _prepared(comparison: Comparison, documents: Sequence[Document]) -> tuple[Float32, Float32]:

@@ -8,10 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecompile import tokenizer
-from edgecompile.checks.quality import EXPORT, QUALITY, Comparison
+from edgecompile.checks.comparison import EXPORT, QUALITY, Comparison
 from edgecompile.errors import BadInputError
-from edgecompile.metrics import Measurement, wer
-from edgecompile.metrics.logits import LogitComparison
+from edgecompile.metrics import Measurement, logits, wer
 from edgecompile.numerics.schemes import Float32
 from edgecompile.report import Row, judged
 from edgecompile.runtime.audio import AudioInput
@@ -110,15 +109,16 @@ def _compare(
     comparison: Comparison, clips: Sequence[Clip], features: Sequence[Float32], what: str
 ) -> tuple[Measurement, ...]:
     """Next-token distributions after each token of an answer, each side with its own features."""
-    both = LogitComparison()
+    rows_ = []
     for done, (clip, found) in enumerate(zip(clips, features, strict=False)):
         comparison.progress(what, done, len(clips))
         source = comparison.reference.answer_logits(clip.features, clip.answer)[clip.given :]
         ids: NDArray[np.int64] = np.array(clip.answer[clip.given :], np.int64)
         shipped = [part.copy() for part in comparison.worker.logits(clip.answer, found)]
-        both.add(ids, [source], [np.concatenate(shipped)[clip.given :]])
+        heard = [np.concatenate(shipped)[clip.given :]]
+        rows_.append((logits.compared_window(ids, [source], heard), np.full(len(ids), done)))
     comparison.progress(what, len(clips), len(clips))
-    return both.measure()
+    return logits.measure(rows_)
 
 
 def _words(
@@ -140,8 +140,7 @@ def _words(
         yield judged(QUALITY, Measurement("word_error_rate", after, "", "lower", total))
         yield judged(QUALITY, Measurement("word_error_rate_source", before, "", "lower", total))
         if before < 1:  # a source that hears nothing right has no accuracy to keep
-            ratio = (1 - after) / (1 - before)
-            kept = Measurement("word_accuracy_ratio", ratio, "", "higher", total)
+            kept = wer.accuracy_ratio(said, *([t[at] for at in known] for t in (source, heard)))
             if total >= LEAST_WORDS:
                 yield comparison.judge(QUALITY, kept)
                 yield judged(QUALITY, difference)

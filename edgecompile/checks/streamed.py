@@ -14,10 +14,10 @@ import numpy as np
 
 from edgecompile import cache
 from edgecompile.calibration.streamed import SealedWeights, Stream
-from edgecompile.checks.quality import EXPORT, QUALITY, Comparison, Steps, Windows
+from edgecompile.checks.comparison import EXPORT, QUALITY, Comparison
+from edgecompile.checks.generating import Pieces, Steps, documents
 from edgecompile.errors import ResourceError
-from edgecompile.metrics import Measurement
-from edgecompile.metrics.logits import LogitComparison
+from edgecompile.metrics import Measurement, logits
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Float32
 
@@ -50,8 +50,8 @@ class StoredLogits:
             yield piece.reshape(count, width)
 
 
-def compare(comparison: Comparison, pieces: Windows, few: Windows) -> Steps:
-    """The bundle on windows of token ids [n] against the source, then `few` against its codes.
+def compare(comparison: Comparison, pieces: Pieces, few: Pieces) -> Steps:
+    """The bundle on windows of text against the source, then `few` against its codes.
 
     `few` are the first of `pieces`. Closes the comparison's worker once it has answered.
     """
@@ -74,10 +74,11 @@ def compare(comparison: Comparison, pieces: Windows, few: Windows) -> Steps:
         yield EXPORT, _measure(codes, few, found)
 
 
-def _refuse_full_disk(folder: Path, model: Model, pieces: Windows) -> None:
+def _refuse_full_disk(folder: Path, model: Model, pieces: Pieces) -> None:
     """A full disk under a memory map would be a signal and no error."""
     widths = int(model.config.get("vocab_size", 0)) + 2 * int(model.config.get("hidden_size", 0))
-    needed, free = 4 * sum(map(len, pieces)) * widths, shutil.disk_usage(folder).free
+    tokens = sum(len(piece.ids) for piece in pieces)
+    needed, free = 4 * tokens * widths, shutil.disk_usage(folder).free
     if free < needed:
         raise ResourceError(
             str(folder), f"{free / 1e6:.0f} MB free",
@@ -86,20 +87,22 @@ def _refuse_full_disk(folder: Path, model: Model, pieces: Windows) -> None:
         )  # fmt: skip
 
 
-def _answers(comparison: Comparison, pieces: Windows, folder: Path) -> StoredLogits:
+def _answers(comparison: Comparison, pieces: Pieces, folder: Path) -> StoredLogits:
     found = StoredLogits(folder / "logits")
-    for done, ids in enumerate(pieces):
+    for done, piece in enumerate(pieces):
         comparison.progress("run the bundle", done, len(pieces))
-        found.add(comparison.worker.logits(ids.tolist()))
+        found.add(comparison.worker.logits(piece.ids.tolist()))
     comparison.progress("run the bundle", len(pieces), len(pieces))
     return found
 
 
 def _measure(
-    reference: Stream, pieces: Windows, found: StoredLogits
+    reference: Stream, pieces: Pieces, found: StoredLogits
 ) -> tuple[Measurement, ...]:
     """Measurements of the found logits beside the reference's."""
-    both = LogitComparison()
-    for index, source in enumerate(reference.logits(pieces, ROWS)):
-        both.add(pieces[index], source, found.read(index))
-    return both.measure()
+    windows = [piece.ids for piece in pieces]
+    rows = [
+        logits.compared_window(windows[index], source, found.read(index))
+        for index, source in enumerate(reference.logits(windows, ROWS))
+    ]
+    return logits.measure(zip(rows, documents(pieces), strict=True))

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecompile import tokenizer
-from edgecompile.checks.quality import EXPORT, QUALITY, Comparison
+from edgecompile.checks.comparison import EXPORT, QUALITY, Comparison
 from edgecompile.errors import BadInputError
-from edgecompile.metrics import Measurement
-from edgecompile.metrics.logits import LogitComparison
+from edgecompile.metrics import Measurement, logits
+from edgecompile.metrics.logits import TokenRows
 from edgecompile.report import Row
 from edgecompile.text.source_tokens import SourceTokens
 
@@ -79,11 +79,18 @@ def _of_tokens(found: Sequence[Pair], total: int) -> Sequence[Pair]:
 def _compare(
     comparison: Comparison, found: Sequence[Pair], what: str
 ) -> tuple[Measurement, ...]:
-    both = LogitComparison()
-    for done, pair in enumerate(found):
-        comparison.progress(what, done, len(found))
-        ids = pair.answer.tolist()
-        source = comparison.reference.answer_logits(pair.source, ids)
-        both.add(pair.answer, [source], comparison.worker.logits(ids, pair.source))
-    comparison.progress(what, len(found), len(found))
-    return both.measure()
+    def run(part: Sequence[Pair]) -> list[TokenRows]:
+        return [_answered(comparison, pair) for pair in part]
+
+    def key(pair: Pair) -> tuple[bytes, tuple[int, ...]]:
+        return pair.answer.tobytes(), tuple(pair.source)
+
+    rows_ = comparison.each(what, found, key, run, 1)
+    owners = (np.full(len(pair.answer), number) for number, pair in enumerate(found))
+    return logits.measure(zip(rows_, owners, strict=True))
+
+
+def _answered(comparison: Comparison, pair: Pair) -> TokenRows:
+    ids = pair.answer.tolist()
+    source = comparison.reference.answer_logits(pair.source, ids)
+    return logits.compared_window(pair.answer, [source], comparison.worker.logits(ids, pair.source))

@@ -2,13 +2,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecompile.statistics.evidence import Evidence
+
 Float64 = NDArray[np.float64]
+Groups = NDArray[np.int64]  # of which document each sample is
 Better = Literal["higher", "lower"]
 
 
@@ -21,6 +24,8 @@ class Measurement:
     unit: str  # "", nats, MB, s, ms, MiB, tokens/s
     better: Better
     samples: int
+    # What bounds the value; None where the samples are all there is (a file's size, an extreme).
+    evidence: Evidence | None = field(default=None, compare=False, repr=False)
 
     def within(self, limit: float) -> bool:
         """Whether the value is on the limit or on its better side; NaN never is."""
@@ -38,6 +43,11 @@ def worst(values: Float64, share: float, better: Better) -> float:
         return math.nan
     level, method = (share, "lower") if better == "higher" else (1 - share, "higher")
     return float(np.quantile(values, level, method=method))  # type: ignore[call-overload]
+
+
+def each_alone(values: Float64) -> Groups:
+    """Groups [n] of samples that are documents of their own."""
+    return np.arange(len(values))
 
 
 def mean(values: Float64) -> float:

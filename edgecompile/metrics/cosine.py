@@ -4,7 +4,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from edgecompile.metrics import Float64, Measurement, mean, worst
+from edgecompile.metrics import Float64, Measurement, each_alone, mean, worst
+from edgecompile.statistics.evidence import Mean, Tail
 
 
 def cosines(source: ArrayLike, found: ArrayLike) -> Float64:
@@ -17,9 +18,10 @@ def cosines(source: ArrayLike, found: ArrayLike) -> Float64:
 
 def measure(values: Float64) -> tuple[Measurement, ...]:
     """`cosine_mean`, `cosine_p1` (1 % of the texts are worse) and `cosine_min`."""
-    count = len(values)
+    count, alone = len(values), each_alone(values)
+    tail = Tail(values, alone, 0.01, "higher")
     return (
-        Measurement("cosine_mean", mean(values), "", "higher", count),
-        Measurement("cosine_p1", worst(values, 0.01, "higher"), "", "higher", count),
+        Measurement("cosine_mean", mean(values), "", "higher", count, Mean(values, alone)),
+        Measurement("cosine_p1", worst(values, 0.01, "higher"), "", "higher", count, tail),
         Measurement("cosine_min", worst(values, 0.0, "higher"), "", "higher", count),
     )

@@ -3,7 +3,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edgecompile.metrics import Measurement
+from edgecompile.statistics.evidence import Function
 
 Tags = Sequence[str]  # one a word: O, B-PER, I-PER, ...
 Entity = tuple[int, int, str]  # first word, word after the last, type
@@ -40,8 +44,18 @@ def measure(
     """`f1_ratio` = f1(found) / f1(source), and both; samples are the entities of `truth`."""
     count = sum(1 for tags in truth for _ in entities(tags))
     one, other = f1(truth, source), f1(truth, found)
+
+    def ratio(kept: NDArray[np.intp]) -> float:
+        sides = ([side[at] for at in kept] for side in (truth, source, found))
+        right, before, after = sides
+        base = f1(right, before)
+        return f1(right, after) / base if base else float("nan")
+
+    alone = np.arange(len(truth))
+    evidence = Function(np.zeros(len(truth)), alone, ratio, smallest=count)
+    value = other / one if one else float("nan")
     return (
-        Measurement("f1_ratio", other / one if one else float("nan"), "", "higher", count),
+        Measurement("f1_ratio", value, "", "higher", count, evidence),
         Measurement("f1", other, "", "higher", count),
         Measurement("f1_source", one, "", "higher", count),
     )

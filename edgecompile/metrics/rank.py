@@ -2,9 +2,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from edgecompile.metrics import Float64, Measurement
+from edgecompile.statistics.evidence import Function, Statistic
 
 
 def similarities(embeddings: ArrayLike) -> Float64:
@@ -35,6 +36,21 @@ def spearman(source: Float64, found: Float64) -> float:
 
 
 def measure(source: ArrayLike, found: ArrayLike) -> Measurement:
-    """`rank_correlation` over all pairs of texts, of embeddings [n, dim]."""
-    one, other = similarities(source), similarities(found)
-    return Measurement("rank_correlation", spearman(one, other), "", "higher", len(one))
+    """`rank_correlation` over all pairs of texts, of embeddings [n, dim]; texts are its samples."""
+    a, b = np.asarray(source, np.float64), np.asarray(found, np.float64)
+
+    def correlation(kept: NDArray[np.intp]) -> float:
+        return spearman(similarities(a[kept]), similarities(b[kept]))
+
+    return _measured(correlation, len(a))
+
+
+def of_scores(source: Float64, found: Float64) -> Measurement:
+    """`rank_correlation` of scores [n]."""
+    return _measured(lambda kept: spearman(source[kept], found[kept]), len(source))
+
+
+def _measured(correlation: Statistic, count: int) -> Measurement:
+    alone = np.arange(count)
+    evidence = Function(np.zeros(count), alone, correlation, "fisher")
+    return Measurement("rank_correlation", correlation(alone), "", "higher", count, evidence)

@@ -4,7 +4,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from edgecompile.metrics import Float64, Measurement, mean
+from edgecompile.metrics import Float64, Groups, Measurement, mean
+from edgecompile.statistics.evidence import Share
 
 
 def agreements(source: ArrayLike, found: ArrayLike) -> Float64:
@@ -15,6 +16,7 @@ def agreements(source: ArrayLike, found: ArrayLike) -> Float64:
     return same
 
 
-def measure(values: Float64) -> Measurement:
-    """`top1_agreement`, a rate in [0, 1]."""
-    return Measurement("top1_agreement", mean(values), "", "higher", len(values))
+def measure(values: Float64, groups: Groups, metric: str = "top1_agreement") -> Measurement:
+    """`top1_agreement`, or a classifier's `class_agreement`: a rate in [0, 1]."""
+    evidence = Share(values, groups)
+    return Measurement(metric, mean(values), "", "higher", len(values), evidence)

@@ -5,8 +5,10 @@ import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgecompile.metrics import Measurement
+from edgecompile.statistics.evidence import Function
 
 
 def words(text: str) -> list[str]:
@@ -47,4 +49,24 @@ def rate(said: Sequence[str], found: Sequence[str]) -> tuple[float, int]:
 def measure(name: str, said: Sequence[str], found: Sequence[str]) -> Measurement:
     """`name`: the word error rate, in parts of the words said, which are its samples."""
     value, total = rate(said, found)
-    return Measurement(name, value, "", "lower", total)
+
+    def chosen(kept: NDArray[np.intp]) -> float:
+        return rate([said[at] for at in kept], [found[at] for at in kept])[0]
+
+    evidence = Function(np.zeros(len(said)), np.arange(len(said)), chosen, smallest=total)
+    return Measurement(name, value, "", "lower", total, evidence)
+
+
+def accuracy_ratio(
+    said: Sequence[str], source: Sequence[str], found: Sequence[str]
+) -> Measurement:
+    """`word_accuracy_ratio`: (1 - word error rate) of `found` over that of the source."""
+
+    def ratio(kept: NDArray[np.intp]) -> float:
+        truth, one, other = ([side[at] for at in kept] for side in (said, source, found))
+        base = 1 - rate(truth, one)[0]
+        return (1 - rate(truth, other)[0]) / base if base > 0 else float("nan")
+
+    alone, total = np.arange(len(said)), rate(said, source)[1]
+    evidence = Function(np.zeros(len(said)), alone, ratio, smallest=total)
+    return Measurement("word_accuracy_ratio", ratio(alone), "", "higher", total, evidence)

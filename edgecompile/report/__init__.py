@@ -3,10 +3,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from edgecompile.metrics import Better, Measurement
+from edgecompile.statistics.verdicts import Errors, weigh
 
 Verdict = Literal["pass", "fail", "unproven"]
 NOT_RUN = "not-run"  # a device that no engine here stands for, and the name that allows it
@@ -26,6 +27,14 @@ class Row:
     verdict: RowVerdict
     samples: int
     detail: str = ""
+    low: float | None = None  # the interval's ends, where samples bound the value
+    high: float | None = None
+    needed: int | None = None  # samples that would prove half of what the limit allows; 0: these do
+
+    @property
+    def open(self) -> bool:
+        """Whether more samples may decide it."""
+        return self.verdict == "unproven" and self.low is not None
 
 
 @dataclass(frozen=True)
@@ -82,7 +91,8 @@ class CheckReport:
         """Plain JSON types; a value that is no finite number becomes null."""
         data = asdict(self) | {"format": 1, "verdict": self.verdict}
         for row in data["rows"]:
-            row["value"] = row["value"] if math.isfinite(row["value"]) else None
+            for key in ("value", "low", "high"):
+                row[key] = row[key] if row[key] is not None and math.isfinite(row[key]) else None
         return data
 
 
@@ -99,6 +109,19 @@ def judged(
         step, measured.metric, measured.value, limit, measured.unit, measured.better, verdict,
         measured.samples, detail,
     )  # fmt: skip
+
+
+def weighed(
+    step: str, measured: Measurement, limit: float | None, errors: Errors, detail: str = ""
+) -> Row:
+    """The row of a measurement with evidence: by its interval, with these error rates."""
+    if limit is None or measured.evidence is None or math.isnan(measured.value):
+        return judged(step, measured, limit, detail)
+    found = weigh(measured, limit, errors)
+    row = judged(step, measured, limit, "; ".join(filter(None, (detail, found.why))))
+    return replace(
+        row, verdict=found.verdict, low=found.low, high=found.high, needed=found.needed
+    )
 
 
 def exact(step: str, metric: str, differing: list[str], compared: int) -> Row:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +53,6 @@ class FolderTokens:
         found: list[list[int]] = self._tokenizer(list(texts), padding=False, **cut)["input_ids"]
         return found
 
-
     @cached_property
     def _tokenizer(self) -> Any:
         from transformers import AutoTokenizer
@@ -90,20 +89,39 @@ class FolderTokens:
         return list(zip(found["input_ids"], found["token_type_ids"], strict=True))
 
 
+class Piece(NamedTuple):
+    """A window of text: token ids int64 [n], and of which document each is."""
+
+    ids: NDArray[np.int64]
+    documents: NDArray[np.int64]
+
+
 def windows(
     tokens: SourceTokens, texts: Sequence[str], size: int, total: int
 ) -> list[NDArray[np.int64]]:
+    """Token ids of `pieces`."""
+    return [piece.ids for piece in pieces(tokens, texts, size, total)]
+
+
+def pieces(tokens: SourceTokens, texts: Sequence[str], size: int, total: int) -> list[Piece]:
     """Windows of `size` tokens, at most `total` in all, of the texts one after the other.
 
     Each begins with what the tokenizer puts before every text (a begin token, or nothing).
     """
     start = tokens.encode([""])[0]
     ids: list[int] = []
-    for text in texts:
+    owners: list[int] = []
+    for number, text in enumerate(texts):
         row = tokens.encode([text + "\n\n"])[0]
-        ids += row[len(start) :] if start and row[: len(start)] == start else row
+        row = row[len(start) :] if start and row[: len(start)] == start else row
+        ids.extend(row)
+        owners.extend([number] * len(row))
         if len(ids) >= total:
             break
     step = size - len(start)
-    pieces = [start + ids[i : i + step] for i in range(0, min(len(ids), total), step)]
-    return [np.array(piece, np.int64) for piece in pieces if len(piece) > 1]
+    found = []
+    for at in range(0, min(len(ids), total), step):
+        part, of = ids[at : at + step], owners[at : at + step]
+        whole = np.array([start + part, of[:1] * len(start) + of], np.int64)
+        found.append(Piece(*whole))
+    return [piece for piece in found if len(piece.ids) > 1]

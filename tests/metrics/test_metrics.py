@@ -10,9 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgecompile.metrics import Measurement, accuracy, cosine, cost, error, kl, rank, tokens, worst
-from edgecompile.metrics.logits import LogitComparison, log_softmax
+from edgecompile.metrics.logits import TokenRows, compared_window, log_softmax
+from edgecompile.metrics.logits import measure as of_tokens
 
 RNG = np.random.default_rng(7)
+
+
+def of_one(rows: TokenRows) -> tuple[Measurement, ...]:
+    """Of one window of one document."""
+    return of_tokens([(rows, np.zeros(len(rows.kl), np.int64))])
 
 
 def by_name(measurements: tuple[Measurement, ...]) -> dict[str, float]:
@@ -84,20 +90,17 @@ def test_streamed_logits_give_the_same_whatever_the_pieces(pieces: tuple[int, in
     ids = RNG.integers(0, 50, 100)
     p = np.random.default_rng(1).normal(size=(100, 50)).astype(np.float32)
     q = p + np.random.default_rng(2).normal(size=(100, 50)).astype(np.float32) * 0.1
-    whole, streamed = LogitComparison(), LogitComparison()
-    whole.add(ids, [p], [q])
+    whole = of_one(compared_window(ids, [p], [q]))
     cut = [[x[i : i + n] for i in range(0, 100, n)] for x, n in zip((p, q), pieces, strict=True)]
-    streamed.add(ids, *cut)
-    assert by_name(streamed.measure()) == pytest.approx(by_name(whole.measure()), rel=1e-12)
-    assert [m.samples for m in whole.measure()] == [100, 100, 99, 99, 99, 100]
+    streamed = of_one(compared_window(ids, *cut))
+    assert by_name(streamed) == pytest.approx(by_name(whole), rel=1e-12)
+    assert [m.samples for m in whole] == [100, 100, 100, 100, 99, 99, 99, 100, 100]
 
 
 def test_perplexity_is_that_of_the_next_token() -> None:
     ids = np.array([0, 1, 2, 1])
     logits = np.zeros((4, 4), np.float32)  # uniform: perplexity 4
-    comparison = LogitComparison()
-    comparison.add(ids, [logits], [logits])
-    found = by_name(comparison.measure())
+    found = by_name(of_one(compared_window(ids, [logits], [logits])))
     assert found["perplexity"] == pytest.approx(4.0)
     assert found["perplexity_ratio"] == 1.0
     assert found["top1_agreement"] == 1.0
@@ -105,16 +108,12 @@ def test_perplexity_is_that_of_the_next_token() -> None:
 
 def test_logits_that_end_early_or_hold_nan_fail_every_limit() -> None:
     ids, p = np.arange(10), np.zeros((10, 12), np.float32)
-    short = LogitComparison()
-    short.add(ids, [p], [p[:9]])
-    assert math.isnan(by_name(short.measure())["kl_mean"])
-    broken = LogitComparison()
+    short = compared_window(ids, [p], [p[:9]])
+    assert math.isnan(by_name(of_one(short))["kl_mean"])
     q = p.copy()
     q[3, 3] = np.nan
-    broken.add(ids, [p], [q])
-    assert all(
-        math.isnan(v) for k, v in by_name(broken.measure()).items() if k != "perplexity_source"
-    )
+    broken = of_one(compared_window(ids, [p], [q]))
+    assert all(math.isnan(v) for k, v in by_name(broken).items() if k != "perplexity_source")
 
 
 def test_accuracy_is_a_ratio_to_the_source() -> None:
