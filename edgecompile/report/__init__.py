@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from edgecompile.metrics import Better, Measurement
+from edgecompile.statistics.evidence import Evidence
 from edgecompile.statistics.verdicts import Errors, weigh
 
 Verdict = Literal["pass", "fail", "unproven"]
@@ -30,6 +31,8 @@ class Row:
     low: float | None = None  # the interval's ends, where samples bound the value
     high: float | None = None
     needed: int | None = None  # samples that would prove half of what the limit allows; 0: these do
+    # The samples behind the value, for a baseline; not in the report.
+    evidence: Evidence | None = field(default=None, compare=False, repr=False)
 
     @property
     def open(self) -> bool:
@@ -89,8 +92,10 @@ class CheckReport:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types; a value that is no finite number becomes null."""
-        data = asdict(self) | {"format": 1, "verdict": self.verdict}
+        plain = replace(self, rows=tuple(replace(row, evidence=None) for row in self.rows))
+        data = asdict(plain) | {"format": 1, "verdict": self.verdict}
         for row in data["rows"]:
+            del row["evidence"]
             for key in ("value", "low", "high"):
                 row[key] = row[key] if row[key] is not None and math.isfinite(row[key]) else None
         return data
@@ -107,7 +112,7 @@ def judged(
         verdict = "fail"
     return Row(
         step, measured.metric, measured.value, limit, measured.unit, measured.better, verdict,
-        measured.samples, detail,
+        measured.samples, detail, evidence=measured.evidence,
     )  # fmt: skip
 
 
