@@ -20,6 +20,7 @@ from edgecompile.checks import (
     kept_vocab,
     quality,
     sealed,
+    stages,
     stored_once,
     tokens,
 )
@@ -34,7 +35,7 @@ from edgecompile.errors import (
 from edgecompile.model import Model
 from edgecompile.passes import Progress
 from edgecompile.pruning import vocab
-from edgecompile.report import NOT_RUN, CheckReport, Row, exact, unproven
+from edgecompile.report import NOT_RUN, CheckReport, Row, StageValue, exact, unproven
 from edgecompile.report.files import write_reports
 from edgecompile.runtime.golden import sound
 from edgecompile.runtime.manifest import Manifest, read_manifest
@@ -268,7 +269,7 @@ def _report(subject: _Subject, found: _Found, width: str) -> CheckReport:
         width=width,
         engine=subject.info.engine.name,
         engine_version=_engine_version(subject),
-        rows=tuple(found.rows),
+        rows=tuple(row for row in found.rows if row.step != stages.STEP),
         proven_on={
             "cpu": here.cpu, "level": here.level, "device": _proof(subject, found.rows),
             **subject.place.proven_on,
@@ -281,6 +282,8 @@ def _report(subject: _Subject, found: _Found, width: str) -> CheckReport:
         allowed=subject.options.allow,
         notes=(*data["source"].get("notes", ()), *_elsewhere(data)),
         seconds={name: round(value, 3) for name, value in found.seconds.items()},
+        stages=tuple(StageValue(row.detail, row.metric, row.value, row.samples)
+                     for row in found.rows if row.step == stages.STEP),
     )  # fmt: skip
 
 

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecompile.checks.comparison import QUALITY, Comparison, need
+from edgecompile.checks import stages
+from edgecompile.checks.comparison import EXPORT, QUALITY, Comparison, Ids, need
 from edgecompile.checks.vectors import embed
-from edgecompile.metrics import accuracy, each_alone, top1
+from edgecompile.metrics import Measurement, accuracy, each_alone, error, top1
 from edgecompile.report import Row, judged
+from edgecompile.runtime.batching import activate
 from edgecompile.text.parts import Document
 from edgecompile.tokenizer import class_name, labels
 
@@ -20,14 +22,36 @@ def rows(comparison: Comparison, documents: Sequence[Document]) -> Iterator[Row]
     documents = documents[: comparison.options.texts]
     texts = [d.text for d in documents]
     names = labels(comparison.model.config)
-    source = embed(comparison, need(comparison.source_tokens).encode(texts), "classify")
+    ids = need(comparison.source_tokens).encode(texts)
+    source = embed(comparison, ids, "classify")
 
     def answers(part: Sequence[str]) -> list[list[float]]:
         found = comparison.worker.classify(part)
         return [[answer[name] for name in names] for answer in found]
 
-    found = comparison.each("classify with the bundle", texts, str, answers)
-    yield from class_rows(comparison, documents, source, np.array(found))
+    found = np.array(comparison.each("classify with the bundle", texts, str, answers))
+    yield from class_rows(comparison, documents, source, found)
+    if comparison.against_codes:
+        few = ids[: comparison.options.fidelity_texts]
+        yield from _same_codes(comparison, few, source[: len(few)], found[: len(few)])
+
+
+def _same_codes(
+    comparison: Comparison, ids: Ids, source: NDArray[np.float32], found: NDArray[np.float64]
+) -> Iterator[Row]:
+    """Probabilities of each stage beside the source's."""
+    several = comparison.model.config.get("problem_type") == "multi_label_classification"
+    with comparison.same_codes():
+        exact = embed(comparison, ids, "classify with the same codes")
+    graph = comparison.each("run the graph", ids, tuple, comparison.worker.rows)
+    kind = "sigmoid" if several else "softmax"
+    before, codes, engine = (activate(one, kind) for one in (source, exact, np.stack(graph)))
+    value = error.relative_error(codes, found)
+    measured = Measurement("export_relative_error", value, "", "lower", len(found))
+    yield comparison.judge(EXPORT, measured)
+    yield stages.erring(stages.QUANTIZED, before, codes)
+    yield stages.erring(stages.GRAPH, before, engine)
+    yield stages.erring(stages.RUNTIME, before, found)
 
 
 def class_rows(

@@ -1,12 +1,17 @@
-"""Decoders: the next token's distribution in windows of text."""
+"""Decoders: the next token's distribution in windows of text, and what is generated."""
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
+from edgecompile import cache
+from edgecompile.checks import continuing, stages
 from edgecompile.checks.comparison import EXPORT, QUALITY, Comparison, need
+from edgecompile.checks.stored import StoredLogits
 from edgecompile.metrics import Measurement, logits
 from edgecompile.metrics.logits import TokenRows
 from edgecompile.report import Row
@@ -18,17 +23,21 @@ CHUNK = 64  # rows of logits at a time
 
 
 def rows(comparison: Comparison, texts: Sequence[str], context: int) -> Iterator[Row]:
-    """KL divergence, perplexity and top-1 agreement on windows of text; then the same codes."""
+    """KL divergence, perplexity, agreement on windows of text; the same codes; generated text."""
     options = comparison.options
     size = min(options.window, context - 1)
     whole = pieces(need(comparison.source_tokens), texts, size, options.tokens)
     few = whole[: max(1, options.fidelity_tokens // size)]
+    if comparison.against_codes:  # before a streamed comparison closes the worker
+        yield from continuing.rows(comparison, whole, context, not is_streamed(comparison))
     for step, measurements in _way(comparison)(comparison, whole, few):
         for measured in measurements:
             if step == QUALITY:
                 yield comparison.judge(step, measured)
-            elif measured.metric == "kl_mean":
+            elif measured.metric == "kl_mean" and step == EXPORT:
                 yield comparison.judge(step, replace(measured, metric="export_kl_mean"))
+            elif measured.metric == "kl_mean":
+                yield stages.of(step, measured)
 
 
 def is_streamed(comparison: Comparison) -> bool:
@@ -46,25 +55,62 @@ def _way(comparison: Comparison) -> Callable[[Comparison, Pieces, Pieces], Steps
 
 
 def _compare_whole(comparison: Comparison, whole: Pieces, few: Pieces) -> Steps:
-    yield QUALITY, _compare(comparison, whole, "compare with the source")
+    """All windows against the source; the first few also against the same codes in torch."""
+    source = _store(comparison, "source")
+    kept = {_key(piece) for piece in few}
+
+    def run(part: Pieces) -> list[TokenRows]:
+        return [_window(comparison, piece, source if _key(piece) in kept else None)
+                for piece in part]  # fmt: skip
+
+    found = comparison.each("compare with the source", whole, _key, run, 1)
+    yield QUALITY, logits.measure(zip(found, documents(whole), strict=True))
     if not comparison.against_codes:
         return
     with comparison.same_codes():
-        yield EXPORT, _compare(comparison, few, "compare with the same codes")
+        compared = comparison.each("compare with the same codes", few, _key, lambda part: [
+            _codes(comparison, piece, source) for piece in part
+        ], 1)  # fmt: skip
+    exported, quantized = zip(*compared, strict=True)
+    yield EXPORT, logits.measure(zip(exported, documents(few), strict=True))
+    yield stages.QUANTIZED, logits.measure(zip(quantized, documents(few), strict=True))
+    yield stages.GRAPH, logits.measure(zip(found[: len(few)], documents(few), strict=True))
 
 
-def _compare(comparison: Comparison, whole: Pieces, what: str) -> tuple[Measurement, ...]:
-    def run(part: Pieces) -> list[TokenRows]:
-        return [_window(comparison, piece) for piece in part]
-
-    found = comparison.each(what, whole, lambda piece: piece.ids.tobytes(), run, 1)
-    return logits.measure(zip(found, documents(whole), strict=True))
-
-
-def _window(comparison: Comparison, piece: Piece) -> TokenRows:
+def _window(comparison: Comparison, piece: Piece, keep: StoredLogits | None) -> TokenRows:
+    """One window of the source and of the bundle; the source's logits kept where they are asked."""
     ids = piece.ids.tolist()
     source = comparison.reference.logit_chunks(ids, CHUNK)
+    if keep is not None:
+        source = keep.passing(_key(piece), source)
     return logits.compared_window(piece.ids, source, comparison.worker.logits(ids))
+
+
+def _codes(
+    comparison: Comparison, piece: Piece, source: StoredLogits
+) -> tuple[TokenRows, TokenRows]:
+    """The bundle against the same codes in torch, and these against the source."""
+    ids, key, codes = piece.ids.tolist(), _key(piece), _store(comparison, "codes")
+    exact = codes.passing(key, comparison.reference.logit_chunks(ids, CHUNK))
+    exported = logits.compared_window(piece.ids, exact, comparison.worker.logits(ids))
+    for _ in exact:  # a bundle that stopped early
+        pass
+    return exported, logits.compared_window(piece.ids, source.read(key), codes.read(key))
+
+
+def _store(comparison: Comparison, name: str) -> StoredLogits:
+    """A file of logits that lives as long as the comparison."""
+    if "folder" not in comparison.memo:
+        parent = cache.folder() / "checks"
+        parent.mkdir(parents=True, exist_ok=True)
+        comparison.memo["folder"] = tempfile.TemporaryDirectory(dir=parent)
+    stores: dict[str, StoredLogits] = comparison.memo.setdefault("stores", {})
+    file = Path(comparison.memo["folder"].name) / name
+    return stores.setdefault(name, StoredLogits(file))
+
+
+def _key(piece: Piece) -> bytes:
+    return piece.ids.tobytes()
 
 
 def documents(whole: Pieces) -> Iterator[np.ndarray[tuple[int], np.dtype[np.int64]]]:

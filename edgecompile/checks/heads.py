@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecompile.checks import stages
 from edgecompile.checks.comparison import EXPORT, QUALITY, Comparison, Ids, need
 from edgecompile.errors import BadInputError
 from edgecompile.metrics import Float64, Measurement, cosine, error, f1, logits, rank, tokens, top1
@@ -49,10 +50,16 @@ def token_rows(comparison: Comparison, documents: Sequence[Document]) -> Iterato
     few = slice(comparison.options.fidelity_texts)
     with comparison.same_codes():
         exact = _source_rows(comparison, ids[few], "label with the same codes")
-    pairs = zip(exact, found, strict=False)
-    values = np.concatenate([cosine.cosines(a.reshape(1, -1), b.reshape(1, -1)) for a, b in pairs])
-    lowest = cosine.measure(values)[2]
+    lowest = cosine.measure(_by_text(exact, found))[2]
     yield comparison.judge(EXPORT, replace(lowest, metric="export_cosine_min"))
+    yield stages.of(stages.QUANTIZED, cosine.measure(_by_text(exact, source))[0])
+    yield stages.of(stages.RUNTIME, cosine.measure(_by_text(source[few], found))[0])
+
+
+def _by_text(one: Sequence[Float32], other: Sequence[Float32]) -> Float64:
+    """Cosines of all scores of a text in one vector, as many texts as `one` has."""
+    pairs = zip(one, other, strict=False)
+    return np.concatenate([cosine.cosines(a.reshape(1, -1), b.reshape(1, -1)) for a, b in pairs])
 
 
 def _tagged(documents: Sequence[Document]) -> bool:
@@ -128,6 +135,25 @@ def mask_rows(comparison: Comparison, documents: Sequence[Document]) -> Iterator
     with comparison.same_codes():
         exact = _compared(comparison, few, "fill in with the same codes")
     yield comparison.judge(EXPORT, replace(exact[0], metric="export_kl_mean"))
+    yield from _divergences(comparison, few)
+
+
+def _divergences(comparison: Comparison, few: Sequence[Hidden]) -> Iterator[Row]:
+    """`kl_mean` of the same codes in torch, and of the bundle, with the source."""
+    ids = [piece.ids for piece in few]
+    source = comparison.reference.rows(ids)
+    with comparison.same_codes():
+        codes = comparison.reference.rows(ids)
+    found = comparison.worker.rows(ids, at=[piece.at for piece in few])
+    sides = {stages.QUANTIZED: [row[p.at] for row, p in zip(codes, few, strict=True)],
+             stages.RUNTIME: found}  # fmt: skip
+    for stage, other in sides.items():
+        rows_ = [
+            (logits.compared(piece.truth, len(piece.at), [before[piece.at]], [after]),
+             np.full(len(piece.at), number))
+            for number, (piece, before, after) in enumerate(zip(few, source, other, strict=True))
+        ]  # fmt: skip
+        yield stages.of(stage, logits.measure(rows_)[0])
 
 
 class Hidden:
@@ -195,10 +221,10 @@ def pair_rows(comparison: Comparison, documents: Sequence[Document]) -> Iterator
     order = rank.of_scores(activated.astype(float), _score(comparison, pairs))
     yield comparison.judge(QUALITY, order)
     if comparison.against_codes:
-        yield _same_scores(comparison, ids, types)
+        yield from _same_scores(comparison, ids, types, source)
 
 
-def _same_scores(comparison: Comparison, ids: Ids, types: Ids) -> Row:
+def _same_scores(comparison: Comparison, ids: Ids, types: Ids, source: Float32) -> Iterator[Row]:
     """The logits of some pairs as one vector, against the same codes in torch."""
     few = slice(comparison.options.fidelity_texts)
     with comparison.same_codes():
@@ -206,7 +232,9 @@ def _same_scores(comparison: Comparison, ids: Ids, types: Ids) -> Row:
     found = np.concatenate(comparison.worker.rows(ids[few], types[few]))
     value = error.relative_error(exact, found)
     one = Measurement("export_relative_error", value, "", "lower", len(exact))
-    return comparison.judge(EXPORT, one)
+    yield comparison.judge(EXPORT, one)
+    yield stages.erring(stages.QUANTIZED, source[few], exact)
+    yield stages.erring(stages.GRAPH, source[few], found)
 
 
 def pairs_of(texts: Sequence[str], count: int) -> list[Pair]:

@@ -31,6 +31,7 @@ TABLE: Mapping[str, tuple[tuple[float, float, float], bool]] = {
 # metric: (float32, int8 in blocks, int8 with one range a row or input, float16), higher is better
 EXPORT: Mapping[str, tuple[tuple[float, float, float, float], bool]] = {
     "export_kl_mean": ((1e-5, 0.0054, 0.043, 0.0006), False),
+    "decode_gap": ((1e-5, 0.0054, 0.043, 0.0006), False),
     "export_cosine_min": ((0.9999, 0.998, 0.988, 0.9998), True),
     "export_relative_error": ((0.001, 0.063, 0.155, 0.02), False),
 }
@@ -43,7 +44,7 @@ COSTS = ("size", "load_time", "latency", "first_token", "decode_speed", "real_ti
 _DISTRIBUTIONS = ("kl_mean", "kl_p999", "perplexity_ratio", "top1_agreement", "export_kl_mean")
 REQUIRED: Mapping[str, tuple[str, ...]] = {
     "embedding": ("cosine_mean", "cosine_p1", "rank_correlation", "export_cosine_min"),
-    "classification": ("class_agreement",),
+    "classification": ("class_agreement", "export_relative_error"),
     "token-classification": ("class_agreement", "export_cosine_min"),
     "fill-mask": _DISTRIBUTIONS,
     "text-ranking": ("rank_correlation", "export_relative_error"),
@@ -51,7 +52,7 @@ REQUIRED: Mapping[str, tuple[str, ...]] = {
     "image-text-embedding": (
         "cosine_mean", "cosine_p1", "recall_at_10", "export_cosine_min", "picture_error",
     ),
-    "text-generation": _DISTRIBUTIONS,
+    "text-generation": (*_DISTRIBUTIONS, "decode_gap"),
     "text2text-generation": _DISTRIBUTIONS,
     "automatic-speech-recognition": ("audio_error", *_DISTRIBUTIONS),
     "module": ("relative_error", "export_relative_error"),

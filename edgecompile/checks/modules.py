@@ -2,37 +2,44 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecompile.checks import stages
 from edgecompile.checks.comparison import EXPORT, QUALITY, Comparison
-from edgecompile.metrics import error
+from edgecompile.metrics import Measurement, error
 from edgecompile.report import Row
+
+Outputs = list[NDArray[Any]]
 
 
 def rows(comparison: Comparison) -> Iterator[Row]:
     """Relative and absolute error on the example inputs and seeded changes of them."""
     inputs = list(perturbed(comparison.reference.example_inputs, comparison.options.seed))
-    for step, prefix, scope in (
-        (QUALITY, "", nullcontext()),
-        (EXPORT, "export_", comparison.same_codes()),
-    ):
-        relative, absolute = [], []
-        with scope:
-            for arrays in inputs:
-                source = list(comparison.reference.run(**arrays).values())
-                found = list(comparison.worker.run(**arrays).values())
-                relative.append(_all(error.relative_error, source, found))
-                absolute.append(_all(error.absolute_error, source, found))
-        for measured in error.measure(np.array(relative), np.array(absolute)):
-            yield comparison.judge(step, replace(measured, metric=prefix + measured.metric))
+    found = [list(comparison.worker.run(**arrays).values()) for arrays in inputs]
+    source = [list(comparison.reference.run(**arrays).values()) for arrays in inputs]
+    with comparison.same_codes():
+        codes = [list(comparison.reference.run(**arrays).values()) for arrays in inputs]
+    for measured in _errors(source, found):
+        yield comparison.judge(QUALITY, measured)
+    for measured in _errors(codes, found):
+        yield comparison.judge(EXPORT, replace(measured, metric=f"export_{measured.metric}"))
+    yield stages.of(stages.QUANTIZED, _errors(source, codes)[0])
+    yield stages.of(stages.RUNTIME, _errors(source, found)[0])
 
 
-def _all(measure: Any, source: list[NDArray[Any]], found: list[NDArray[Any]]) -> float:
+def _errors(source: list[Outputs], found: list[Outputs]) -> tuple[Measurement, ...]:
+    """Relative and absolute error over all inputs."""
+    pairs = list(zip(source, found, strict=True))
+    relative = [_all(error.relative_error, *pair) for pair in pairs]
+    return error.measure(np.array(relative), np.array([_all(error.absolute_error, *pair)
+                                                       for pair in pairs]))  # fmt: skip
+
+
+def _all(measure: Any, source: Outputs, found: Outputs) -> float:
     """The largest error over the outputs; NaN where their numbers differ."""
     if len(source) != len(found):
         return float("nan")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from edgecompile.checks import stages
 from edgecompile.checks.classes import class_rows
 from edgecompile.checks.comparison import EXPORT, QUALITY, Comparison
 from edgecompile.metrics import Measurement, cosine
@@ -26,6 +27,7 @@ class Looked:
     source: Float32
     found: Float32
     pixels: Float32
+    expected: Float32  # the same, prepared by the source's processor
     error: Measurement
 
 
@@ -36,7 +38,7 @@ def rows(comparison: Comparison, documents: Sequence[Document]) -> list[Row]:
     return [
         comparison.judge(QUALITY, seen.error),
         *class_rows(comparison, documents, seen.source, seen.found),
-        _same_codes(comparison, seen.pixels, seen.found),
+        *_same_codes(comparison, seen),
     ]
 
 
@@ -52,9 +54,9 @@ def look(comparison: Comparison, documents: Sequence[Document]) -> Looked:
     seen = comparison.each("look at pictures", documents, lambda one: one.text, run)
     source, found, errors = zip(*seen, strict=True)
     few = documents[: comparison.options.fidelity_texts]
-    _, pixels = _prepared(comparison, few)
+    expected, pixels = _prepared(comparison, few)
     worst = Measurement("picture_error", float(np.max(errors)), "", "lower", len(errors))
-    return Looked(np.stack(source), np.stack(found), pixels, worst)
+    return Looked(np.stack(source), np.stack(found), pixels, expected, worst)
 
 
 def _prepared(comparison: Comparison, documents: Sequence[Document]) -> tuple[Float32, Float32]:
@@ -69,8 +71,16 @@ def _prepared(comparison: Comparison, documents: Sequence[Document]) -> tuple[Fl
     return np.asarray(expected, np.float32), shipped
 
 
-def _same_codes(comparison: Comparison, pixels: Float32, found: Float32) -> Row:
+def _same_codes(comparison: Comparison, seen: Looked) -> list[Row]:
+    """Scores of the same codes in torch, and of each stage beside the source's."""
+    few = slice(len(seen.pixels))
     with comparison.same_codes():
-        exact = comparison.reference.look(pixels)
-    lowest = cosine.measure(cosine.cosines(exact, found[: len(pixels)]))[2]
-    return comparison.judge(EXPORT, replace(lowest, metric="export_cosine_min"))
+        exact = comparison.reference.look(seen.pixels)
+    lowest = cosine.measure(cosine.cosines(exact, seen.found[few]))[2]
+    source, graph = seen.source[few], comparison.worker.look(seen.expected)
+    return [
+        comparison.judge(EXPORT, replace(lowest, metric="export_cosine_min")),
+        stages.alike(stages.QUANTIZED, source, exact),
+        stages.alike(stages.GRAPH, source, graph),
+        stages.alike(stages.RUNTIME, source, seen.found[few]),
+    ]

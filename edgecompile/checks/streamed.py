@@ -7,47 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-
-import numpy as np
 
 from edgecompile import cache
 from edgecompile.calibration.streamed import SealedWeights, Stream
 from edgecompile.checks.comparison import EXPORT, QUALITY, Comparison
 from edgecompile.checks.generating import Pieces, Steps, documents
+from edgecompile.checks.stored import ROWS, StoredLogits
 from edgecompile.errors import ResourceError
 from edgecompile.metrics import Measurement, logits
 from edgecompile.model import Model
-from edgecompile.numerics.schemes import Float32
-
-ROWS = 64  # logits at a time: 64 x 32,000 x 4 bytes are 8 MB
-
-
-class StoredLogits:
-    """Logits float32 [tokens, vocabulary] of windows, one after the other in a file."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._windows: list[tuple[int, int, int]] = []  # first byte, rows, vocabulary
-
-    def add(self, chunks: Iterable[Float32]) -> None:
-        """One window's logits, in pieces [rows, vocabulary]."""
-        rows = width = 0
-        with self._file.open("ab") as out:
-            start = out.tell()
-            for chunk in chunks:
-                out.write(np.ascontiguousarray(chunk, np.float32).data)
-                rows, width = rows + len(chunk), chunk.shape[1]
-        self._windows.append((start, rows, width))
-
-    def read(self, index: int) -> Iterator[Float32]:
-        """A window's logits in pieces of at most ROWS rows."""
-        start, rows, width = self._windows[index]
-        for row in range(0, rows, ROWS):
-            count, offset = min(ROWS, rows - row), start + 4 * row * width
-            piece = np.fromfile(self._file, np.float32, count * width, offset=offset)
-            yield piece.reshape(count, width)
 
 
 def compare(comparison: Comparison, pieces: Pieces, few: Pieces) -> Steps:
@@ -91,7 +60,7 @@ def _answers(comparison: Comparison, pieces: Pieces, folder: Path) -> StoredLogi
     found = StoredLogits(folder / "logits")
     for done, piece in enumerate(pieces):
         comparison.progress("run the bundle", done, len(pieces))
-        found.add(comparison.worker.logits(piece.ids.tolist()))
+        found.add(done, comparison.worker.logits(piece.ids.tolist()))
     comparison.progress("run the bundle", len(pieces), len(pieces))
     return found
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from edgecompile.checks import stages
 from edgecompile.checks.comparison import EXPORT, QUALITY, Comparison, Ids, need
 from edgecompile.metrics import cosine, rank, recall
 from edgecompile.numerics.schemes import Float32
@@ -31,6 +32,12 @@ def rows(comparison: Comparison, texts: Sequence[str]) -> Iterator[Row]:
         exact = embed(comparison, ids[few], "embed with the same codes")
     lowest = cosine.measure(cosine.cosines(exact, found[few]))[2]
     yield comparison.judge(EXPORT, replace(lowest, metric="export_cosine_min"))
+    graph = comparison.each("run the graph", ids[few], tuple, lambda part: list(
+        comparison.worker.embed_ids(part)
+    ))  # fmt: skip
+    yield stages.alike(stages.QUANTIZED, source[few], exact)
+    yield stages.alike(stages.GRAPH, source[few], np.stack(graph))
+    yield stages.alike(stages.RUNTIME, source[few], found[few])
 
 
 def in_batches(comparison: Comparison, texts: Sequence[str]) -> Float32:

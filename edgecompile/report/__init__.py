@@ -41,6 +41,16 @@ class Row:
 
 
 @dataclass(frozen=True)
+class StageValue:
+    """A metric's value after one stage, against the source, on the inputs of the export's check."""
+
+    stage: str  # pruned, distilled, quantized, graph or runtime, in this order
+    metric: str
+    value: float
+    samples: int
+
+
+@dataclass(frozen=True)
 class CheckReport:
     """The verdict on one sealed bundle; holds no text of the user's."""
 
@@ -59,6 +69,7 @@ class CheckReport:
     allowed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
+    stages: tuple[StageValue, ...] = ()
     ranking: tuple[Mapping[str, Any], ...] = ()  # of --relock: the backends measured, fastest first
 
     @property
@@ -75,6 +86,13 @@ class CheckReport:
         if self.verdict == "unproven":
             return NOT_RUN in self.allowed and self.proven_on.get("device") == NOT_RUN
         return self.verdict == "pass"
+
+    @property
+    def culprit(self) -> str:
+        """The stage at which what broke went wrong; empty where nothing did."""
+        from edgecompile.report.attribution import culprit
+
+        return culprit(self)
 
     @property
     def where(self) -> str:
@@ -96,9 +114,14 @@ class CheckReport:
         data = asdict(plain) | {"format": 1, "verdict": self.verdict}
         for row in data["rows"]:
             del row["evidence"]
-            for key in ("value", "low", "high"):
-                row[key] = row[key] if row[key] is not None and math.isfinite(row[key]) else None
-        return data
+            row |= {key: _finite(row[key]) for key in ("value", "low", "high")}
+        for stage in data["stages"]:
+            stage["value"] = _finite(stage["value"])
+        return data | {"culprit": self.culprit}
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def judged(

@@ -1,0 +1,52 @@
+"""Where a metric went wrong: the first stage that an exact row names, else the largest step."""
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from edgecompile.report import CheckReport, Row, StageValue
+
+# What a step compares says what it stands for, whatever the numbers.
+BY_STEP = {"sealed": "sealed", "tokenizer": "tokenizer", "cost": "cost", "device": "device"}
+BY_METRIC = {
+    "decode_gap": "runtime", "picture_error": "preprocessing", "audio_error": "preprocessing",
+}  # fmt: skip
+KEPT, DIRECT = "kept", "export_"
+
+
+def culprit(report: CheckReport) -> str:
+    """The stage at fault by the rows that did not pass; empty where all did.
+
+    Exact rows come first, as the check runs them: whatever they find moves all that follows.
+    """
+    bad = [row for row in report.rows if row.verdict == "fail"]
+    bad = bad or [row for row in report.rows if row.open]
+    for row in bad:
+        if row.step in BY_STEP or row.metric in BY_METRIC:
+            return BY_METRIC.get(row.metric) or BY_STEP[row.step]
+    return _by_numbers(bad, report.stages) if bad else ""
+
+
+def _by_numbers(bad: Sequence[Row], stages: Sequence[StageValue]) -> str:
+    if any(row.metric.startswith(DIRECT) for row in bad):
+        return "graph" if _moved(stages) != "runtime" else "runtime"
+    return _moved(stages) or ("pruned" if bad[0].step == KEPT else "quantized")
+
+
+def _moved(stages: Sequence[StageValue]) -> str:
+    """The stage after which the loss grew most; NaN is the largest loss."""
+    steps: dict[str, float] = {}
+    before: dict[str, float] = {}
+    for one in stages:
+        loss = math.inf if math.isnan(one.value) else _loss(one)
+        grown = loss - before.get(one.metric, 0.0) if loss < math.inf else math.inf
+        if before.get(one.metric) != math.inf:
+            steps[one.stage] = max(steps.get(one.stage, 0.0), grown)
+        before[one.metric] = loss
+    return max(steps, key=lambda stage: steps[stage]) if steps else ""
+
+
+def _loss(one: StageValue) -> float:
+    """Cosines and agreements lose from 1, divergences and errors from 0."""
+    from_one = one.metric.startswith(("cosine", "class", "top", "accuracy"))
+    return abs(1 - one.value) if from_one else abs(one.value)
