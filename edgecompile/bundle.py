@@ -107,6 +107,7 @@ def describe(contents: Contents, tokenizer_section: dict[str, Any] | None) -> di
         "variant": contents.variant or None,
         "target_options": {
             "backend": contents.target.backend, "options": dict(contents.target.options),
+            "context_length": contents.target.context_length,
             "budget": asdict(contents.target.budget), "device": asdict(contents.target.device),
         },
         "platform": contents.target.platform or None,
@@ -117,7 +118,7 @@ def describe(contents: Contents, tokenizer_section: dict[str, Any] | None) -> di
         "inputs": [asdict(port) for port in export.inputs],
         "outputs": [asdict(port) for port in export.outputs],
         "tokenizer": tokenizer_section,
-        "pooling": _pooling_section(model),
+        "pooling": pooling_section(model),
         "pictures": model.pictures.as_manifest() if model.pictures else None,
         "audio": model.audio.as_manifest() if model.audio else None,
         "speech": speech_tokens(model).as_manifest() if model.task == SPEECH else None,
@@ -186,7 +187,8 @@ def _pass_section(choice: PassChoice, result: PassResult) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _pooling_section(model: Model) -> dict[str, Any] | None:
+def pooling_section(model: Model) -> dict[str, Any] | None:
+    """How token vectors become a text's; None where they do not."""
     if model.pooling is None:
         return None
     dimension = int(model.config.get("hidden_size") or model.config.get("dim") or 0)

@@ -14,7 +14,9 @@ from edgecompile import host
 from edgecompile.backends import Decoded
 from edgecompile.checks import (
     Limits,
+    alone,
     costs,
+    described,
     device,
     kept,
     kept_vocab,
@@ -121,6 +123,9 @@ def _run(subject: _Subject, found: _Found) -> None:
     decoded = sealed.decode(subject.bundle, data)
     expected = subject.model.quantized if subject.model else {}
     found.step("sealed", sealed.rows(decoded, data, subject.model, expected))
+    if subject.model is not None:
+        changed = sealed.changed_floats(data)
+        found.step("sealed", described.rows(data, subject.model, changed))
     found.step("sealed", stored_once.rows(subject.bundle, data, subject.options.allow))
     subject.progress("check codes", 1, 1)
     found.step("cost", costs.size_rows(subject.info, subject.limits, subject.options.allow))
@@ -177,6 +182,7 @@ def _engine_rows(subject: _Subject, model: Model, decoded: Decoded) -> Iterator[
                 yield tokens.engine_row(info, subject.bundle, model.folder, texts)
         if info.task == "text-generation" and source is not None:
             yield from tokens.template_rows(worker, source, info, subject.bundle)
+        yield from alone.golden_rows(worker, info)
         comparison = _comparison(subject, worker, model, decoded, source)
         context = info.generation.context_length if info.generation else 0
         yield from quality.rows(comparison, held_out, context)

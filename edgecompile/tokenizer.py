@@ -85,6 +85,11 @@ def chat_templates(folder: Path) -> dict[str, str]:
     return {name: found[name] for name in files if found.get(name)}
 
 
+def longest(model: Model) -> int:
+    """As `max_length`, by the source's own settings."""
+    return max_length(model, _settings(model.folder))
+
+
 def max_length(model: Model, settings: Mapping[str, Any]) -> int:
     """Tokens that the model takes at once, special ones included."""
     if model.pooling is not None:

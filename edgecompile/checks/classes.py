@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecompile.checks import stages
+from edgecompile.checks import alone, stages
 from edgecompile.checks.comparison import EXPORT, QUALITY, Comparison, Ids, need
 from edgecompile.checks.vectors import embed
 from edgecompile.metrics import Measurement, accuracy, each_alone, error, top1
@@ -34,6 +34,7 @@ def rows(comparison: Comparison, documents: Sequence[Document]) -> Iterator[Row]
     if comparison.against_codes:
         few = ids[: comparison.options.fidelity_texts]
         yield from _same_codes(comparison, few, source[: len(few)], found[: len(few)])
+        yield from alone.rows(comparison, texts, found, lambda one: np.array(answers(one)))
 
 
 def _same_codes(

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from edgecompile import cache
-from edgecompile.checks import continuing, stages
+from edgecompile.checks import continuing, drawing, stages
 from edgecompile.checks.comparison import EXPORT, QUALITY, Comparison, need
 from edgecompile.checks.stored import StoredLogits
 from edgecompile.metrics import Measurement, logits
@@ -20,6 +20,7 @@ from edgecompile.text.source_tokens import Piece, pieces
 Pieces = Sequence[Piece]
 Steps = Iterator[tuple[str, tuple[Measurement, ...]]]
 CHUNK = 64  # rows of logits at a time
+LONGEST = 2048  # tokens of the one long window: eager attention in torch takes their square
 
 
 def rows(comparison: Comparison, texts: Sequence[str], context: int) -> Iterator[Row]:
@@ -30,6 +31,9 @@ def rows(comparison: Comparison, texts: Sequence[str], context: int) -> Iterator
     few = whole[: max(1, options.fidelity_tokens // size)]
     if comparison.against_codes:  # before a streamed comparison closes the worker
         yield from continuing.rows(comparison, whole, context, not is_streamed(comparison))
+        yield from drawing.rows(comparison, texts)
+        if not is_streamed(comparison):
+            yield from _far(comparison, texts, context)
     for step, measurements in _way(comparison)(comparison, whole, few):
         for measured in measurements:
             if step == QUALITY:
@@ -38,6 +42,24 @@ def rows(comparison: Comparison, texts: Sequence[str], context: int) -> Iterator
                 yield comparison.judge(step, replace(measured, metric="export_kl_mean"))
             elif measured.metric == "kl_mean":
                 yield stages.of(step, measured)
+
+
+def _far(comparison: Comparison, texts: Sequence[str], context: int) -> Iterator[Row]:
+    """`context_kl`: the divergence at the end of one window as long as the context, or LONGEST.
+
+    Shorter windows never see its later positions.
+    """
+    size = min(context, LONGEST)
+    whole = pieces(need(comparison.source_tokens), texts, size, size)
+    if not whole or len(whole[0].ids) <= min(comparison.options.window, context - 1):
+        return
+
+    def run(part: Pieces) -> list[TokenRows]:
+        return [_window(comparison, part[0], None)]
+
+    kl = comparison.each("compare a long window", whole[:1], _key, run, 1)[0].kl[-CHUNK:]
+    measured = Measurement("context_kl", float(kl.mean()), "nats", "lower", len(kl))
+    yield comparison.judge(EXPORT, measured)
 
 
 def is_streamed(comparison: Comparison) -> bool:

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from edgecompile.checks import stages
+from edgecompile.checks import alone, stages
 from edgecompile.checks.comparison import EXPORT, QUALITY, Comparison, Ids, need
-from edgecompile.metrics import cosine, rank, recall
+from edgecompile.metrics import Measurement, cosine, error, rank, recall
 from edgecompile.numerics.schemes import Float32
 from edgecompile.report import Row, judged
 
@@ -32,6 +32,11 @@ def rows(comparison: Comparison, texts: Sequence[str]) -> Iterator[Row]:
         exact = embed(comparison, ids[few], "embed with the same codes")
     lowest = cosine.measure(cosine.cosines(exact, found[few]))[2]
     yield comparison.judge(EXPORT, replace(lowest, metric="export_cosine_min"))
+    lengths = (np.linalg.norm(rows, axis=1) for rows in (exact, found[few]))
+    value = error.relative_error(*lengths)  # which cosines do not see
+    measured = Measurement("export_length_error", value, "", "lower", len(exact))
+    yield comparison.judge(EXPORT, measured)
+    yield from alone.rows(comparison, texts, found, comparison.worker.embed)
     graph = comparison.each("run the graph", ids[few], tuple, lambda part: list(
         comparison.worker.embed_ids(part)
     ))  # fmt: skip

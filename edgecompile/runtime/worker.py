@@ -15,6 +15,7 @@ from . import golden
 from .chat import Messages
 from .engine import LOGIT_ROWS
 from .errors import BadInputError, EdgecompileError, ResourceError, UnsupportedError, UsageError
+from .sampling import Sampler, SamplingOptions
 from .session import Session, load
 from .wire import error_fields, receive, send
 
@@ -168,6 +169,20 @@ def _generate(session: Session, header: dict[str, Any], arrays: Arrays) -> Itera
     yield {"tokens": tokens, **fields}, {}
 
 
+def _write(session: Session, header: dict[str, Any], _: Arrays) -> Iterator[Reply]:
+    """Greedy text, as an application gets it, and the ids that it is made of."""
+    prompt, new = header["prompt"], header["new_tokens"]
+    text = "".join(session.generate(prompt, max_new_tokens=new))
+    tokens = list(session.generate_ids(session.prompt_ids(prompt), new))
+    yield {"text": text, "tokens": tokens}, {}
+
+
+def _sample(_: Session, header: dict[str, Any], arrays: Arrays) -> Iterator[Reply]:
+    """`count` tokens drawn from the same logits."""
+    sampler = Sampler(SamplingOptions(**header["options"]))
+    yield {"tokens": [sampler.choose(arrays["logits"]) for _ in range(header["count"])]}, {}
+
+
 def _features(session: Session, _: dict[str, Any], arrays: Arrays) -> Iterator[Reply]:
     yield {}, {"features": session.features(arrays["samples"])}
 
@@ -228,6 +243,8 @@ _OPERATIONS: dict[str, Callable[[Session, dict[str, Any], Arrays], Iterator[Repl
     "prepare": _prepare,
     "run": _run,
     "generate": _generate,
+    "write": _write,
+    "sample": _sample,
     "features": _features,
     "transcribe": _transcribe,
     "observe": _observe,

@@ -146,6 +146,16 @@ class Worker:
         given = {} if sound is None else {"sound": sound}
         return self._ask(header, {"ids": np.asarray(ids, np.int64), **given})[0]
 
+    def write(self, prompt: str, new_tokens: int) -> tuple[str, list[int]]:
+        """Text generated greedily from a raw prompt, up to a stop token, and greedy token ids."""
+        found = self._ask({"op": "write", "prompt": prompt, "new_tokens": new_tokens})[0]
+        return found["text"], found["tokens"]
+
+    def sample(self, logits: Float32, count: int, **options: Any) -> list[int]:
+        """Tokens that the bundle's sampler draws from logits float32 [vocab], `count` of them."""
+        header = {"op": "sample", "count": count, "options": options}
+        return cast("list[int]", self._ask(header, {"logits": logits})[0]["tokens"])
+
     def features(self, samples: Float32) -> Float32:
         """Log-mel float32 [mels, frames] of samples [n] at the model's rate, of one window."""
         return self._ask({"op": "features"}, {"samples": samples})[1]["features"]

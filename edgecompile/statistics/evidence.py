@@ -84,16 +84,17 @@ class Tail(Evidence):
 
     def _ends(self, values: Float64, low_error: float, high_error: float) -> Bounds:
         """Bounds of the quantile 1 - share."""
-        ordered, n = np.sort(values), len(values)
-        estimate = ordered[min(n - 1, math.floor((1 - self.share) * n))]
-        ratio = exact.effective((values > estimate).astype(float), self.groups) / n
-        above = np.arange(n)  # samples that may lie beyond
-        fits = [k for k in above[: _window(n, self.share)]
-                if exact.upper(k * ratio, n * ratio, high_error) <= self.share]  # fmt: skip
-        high = float(ordered[n - 1 - fits[-1]]) if fits else math.inf
-        broken = [k for k in above[1 : _window(n, self.share)]
-                  if exact.lower(k * ratio, n * ratio, low_error) > self.share]  # fmt: skip
-        low = float(ordered[n - broken[0]]) if broken else -math.inf
+        falling = -np.sort(-values)
+        low, high = -math.inf, math.inf
+        for limit in falling[: _window(len(values), self.share)]:
+            beyond = (values > limit).astype(float)
+            n = exact.effective(beyond, self.groups)
+            hits = float(np.mean(beyond)) * n
+            if exact.upper(hits, n, high_error) <= self.share:
+                high = float(limit)
+            if exact.lower(hits, n, low_error) > self.share:
+                low = float(limit)
+                break
         return low, high
 
     def times(self, bound: float, value: float, limit: float) -> float:

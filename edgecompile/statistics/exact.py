@@ -44,6 +44,14 @@ def effective(hits: Float64, groups: Int64) -> float:
     return n / max(1.0, between / (share * (1 - share) / n))
 
 
+def chi_square_p(counts: Float64, expected: Float64) -> float:
+    """Pearson's test (1900) that counts [n] are drawn as `expected` [n], which add up alike."""
+    from scipy.special import chdtrc
+
+    value = float(((counts - expected) ** 2 / expected).sum())
+    return float(chdtrc(len(counts) - 1, value))
+
+
 @dataclass(frozen=True)
 class Discordant:
     """Paired right and wrong answers: how many changed, either way, of how many."""

@@ -25,6 +25,10 @@ class SourceTokens(Protocol):
         """Token ids of each pair of texts, and which of the two a token is of."""
         ...
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, without special ones."""
+        ...
+
 
 class FolderTokens:
     """A Hugging Face folder's tokenizer, opened by transformers; by tokenizers for a GGUF source.
@@ -52,6 +56,14 @@ class FolderTokens:
         cut = {"truncation": True, "max_length": self.max_length} if self.max_length else {}
         found: list[list[int]] = self._tokenizer(list(texts), padding=False, **cut)["input_ids"]
         return found
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, without special ones."""
+        if self._fast is not None:
+            return str(self._fast.decode(list(ids)))
+        return str(self._tokenizer.decode(
+            list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        ))  # fmt: skip
 
     @cached_property
     def _tokenizer(self) -> Any:
