@@ -22,13 +22,14 @@ from tests.faults.planting import Plant
 from tests.faults.twins import Clean, loaded, read_manifest
 
 Array = NDArray[Any]
+Change = Callable[[dict[str, Any], float], None]
 RUNTIME = "runtime/edgecompile_runtime"
 
 
 # Whole bundles
 
 
-def from_wrong_source(change: Callable[[dict[str, Any], float], None]) -> Plant:
+def from_wrong_source(change: Change) -> Plant:
     """The bundle of a copy of the source in which `change` has altered tensors, by name.
 
     Its manifest names the true source.
@@ -48,7 +49,7 @@ def from_wrong_source(change: Callable[[dict[str, Any], float], None]) -> Plant:
     return plant
 
 
-def from_wrong_config(change: Callable[[dict[str, Any], float], None]) -> Plant:
+def from_wrong_config(change: Change) -> Plant:
     """The bundle of a copy of the source whose config.json `change` has altered."""
 
     def plant(folder: Path, clean: Clean, magnitude: float) -> None:
@@ -133,7 +134,7 @@ def nodes(found: onnx.GraphProto, kind: str) -> list[onnx.NodeProto]:
     return chosen
 
 
-def initializer(folder: Path, name: str, change: Callable[[Array], None]) -> None:
+def initializer(folder: Path, name: str, change: Callable[[Array], object]) -> None:
     """One of an ONNX graph's arrays through `change`, which writes into it."""
     with graph(folder) as found:
         (tensor,) = [one for one in found.initializer if one.name == name]
@@ -150,7 +151,7 @@ def initializer(folder: Path, name: str, change: Callable[[Array], None]) -> Non
         mapped.flush()
 
 
-def constant(folder: Path, name: str, change: Callable[[Array], None]) -> None:
+def constant(folder: Path, name: str, change: Callable[[Array], object]) -> None:
     """One of an OpenVINO graph's constants (not i4) through `change`."""
     found = ir.Graph(folder / "model")
     layer = found.constants[name]

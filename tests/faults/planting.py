@@ -28,8 +28,8 @@ class Fault:
     """One kind of fault at one place in one twin.
 
     `plant` changes a copy of the clean bundle; `ladder` are magnitudes from plain to faint, `at`
-    the faintest that a check still catches (the test plants it), `stage` what the report names.
-    `missed` says why today's check passes it, and what would not.
+    the faintest that a check was seen to catch, `stage` what a report has to name. `missed` says
+    why today's check passes it, and what would not; `misnamed` why its report names another stage.
     """
 
     kind: str
@@ -41,12 +41,18 @@ class Fault:
     at: float = 1.0
     unit: str = ""
     missed: str = ""
+    misnamed: str = ""
     slow: bool = False
 
     @property
     def name(self) -> str:
         """`rope base (onnx, decoder)`: unique."""
         return f"{self.kind} ({self.place}, {self.twin.name})"
+
+    @property
+    def plain(self) -> float:
+        """One step of the ladder plainer than `at`: models trained elsewhere differ a little."""
+        return self.ladder[max(0, self.ladder.index(self.at) - 1)]
 
 
 @dataclass(frozen=True)
@@ -89,11 +95,11 @@ def named_stage(report: CheckReport) -> str:
     return next((step for step in (*STEPS, *sorted(wrong)) if step in wrong), "")
 
 
-def planted(fault: Fault, clean: Clean, folder: Path, magnitude: float | None = None) -> Path:
-    """A bundle with the fault in it, sealed again; `magnitude` None is the fault's own."""
+def planted(fault: Fault, clean: Clean, folder: Path, magnitude: float) -> Path:
+    """A bundle with the fault in it, sealed again."""
     out = folder / "bundle"
     shutil.copytree(clean.bundle, out)
-    fault.plant(out, clean, fault.at if magnitude is None else magnitude)
+    fault.plant(out, clean, magnitude)
     reseal(out)
     return out
 

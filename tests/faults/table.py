@@ -48,7 +48,7 @@ def measured(fault: Fault, clones: Clones, folder: Path, ladder: bool) -> Line:
     if ladder:
         tried = list(faintest(fault, clean, folder))
     else:
-        tried = [(fault.at, checked(planted(fault, clean, folder), clean))]
+        tried = [(fault.at, checked(planted(fault, clean, folder, fault.at), clean))]
     seen = [(magnitude, one) for magnitude, one in tried if one.caught]
     passing = [magnitude for magnitude, one in tried if not one.caught]
     if not seen:

@@ -278,6 +278,16 @@ CORPORA: Mapping[str, Callable[[], Corpus]] = {
 }
 
 
+def unseen_token(clean: Clean) -> int:
+    """The last token of the vocabulary that no held-out text has."""
+    from tokenizers import Tokenizer
+
+    tokens = Tokenizer.from_file(str(clean.source_folder / "tokenizer.json"))
+    texts = [document.text for document in clean.corpus.held_out]
+    seen = {token for encoding in tokens.encode_batch(texts) for token in encoding.ids}
+    return max(set(range(tokens.get_vocab_size())) - seen)
+
+
 def copied(folder: Path, to: Path) -> Path:
     """A folder of files, to be changed."""
     shutil.copytree(folder, to)
