@@ -42,6 +42,7 @@ class Fault:
     unit: str = ""
     missed: str = ""
     misnamed: str = ""
+    unseen: bool = False  # by an application that uses the bundle's runtime
     slow: bool = False
 
     @property

@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +24,10 @@ from tests.faults.twins import Clones
 HEADINGS = {
     "kind": "kind", "place": "place", "twin": "model, engine", "magnitude": "magnitude",
     "passes_at": "passes at", "caught_by": "caught by", "stage": "stage named",
-    "step_0": "seen by step 0", "seconds": "s",
+    "step_0": "seen by step 0", "seconds": "s", "why": "known",
 }  # fmt: skip
+MISSED = "MISSED"
+MISSED_COLUMNS = ("kind", "place", "twin", "passes_at", "why")
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Line:
     stage: str
     step_0: str
     seconds: str
+    why: str = ""
 
 
 def measured(fault: Fault, clones: Clones, folder: Path, ladder: bool) -> Line:
@@ -52,7 +56,7 @@ def measured(fault: Fault, clones: Clones, folder: Path, ladder: bool) -> Line:
     seen = [(magnitude, one) for magnitude, one in tried if one.caught]
     passing = [magnitude for magnitude, one in tried if not one.caught]
     if not seen:
-        shown = dataclasses.replace(_line(fault, *tried[0]), magnitude="", caught_by="MISSED")
+        shown = dataclasses.replace(_line(fault, *tried[0]), magnitude="", caught_by=MISSED)
         return dataclasses.replace(shown, passes_at=_shown(fault, passing[0]))
     line = _line(fault, *seen[-1])
     return dataclasses.replace(line, passes_at=_shown(fault, passing[0]) if passing else "")
@@ -64,6 +68,7 @@ def _line(fault: Fault, magnitude: float, outcome: Outcome) -> Line:
         fault.kind, fault.place, fault.twin.name, _shown(fault, magnitude), "",
         ", ".join(metrics) or outcome.refused[:60], outcome.stage,
         "yes" if outcome.seen_by_step_0 else "no", f"{outcome.seconds:.1f}",
+        fault.missed or fault.misnamed,
     )  # fmt: skip
 
 
@@ -80,8 +85,16 @@ def as_text(lines: list[Line], bar: str = "  ") -> str:
 
 
 def as_markdown(lines: list[Line]) -> str:
-    """A table of docs/checks.md."""
-    rows = [HEADINGS.values(), ["---"] * len(HEADINGS), *map(dataclasses.astuple, lines)]
+    """The tables of docs/checks.md: what is caught, and what is missed, with the reason."""
+    caught = [line for line in lines if line.caught_by != MISSED]
+    missed = [line for line in lines if line.caught_by == MISSED]
+    return f"{_table(caught, HEADINGS.keys() - {'why'})}\n\n{_table(missed, MISSED_COLUMNS)}"
+
+
+def _table(lines: list[Line], columns: Collection[str]) -> str:
+    shown = [name for name in HEADINGS if name in columns]
+    rows = [[HEADINGS[name] for name in shown], ["---"] * len(shown)]
+    rows += [[getattr(line, name) for name in shown] for line in lines]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from tests.faults import edits
+from tests.faults.application import seen
 from tests.faults.kinds import every_fault
 from tests.faults.planting import Fault, Outcome, Plant, checked, planted, reseal
-from tests.faults.twins import Clean, Clones, Twin, copied
+from tests.faults.twins import Clean, Clones, Twin, copied, unseen_token
 
 Outcomes = Callable[[Fault], Outcome]
 DECODER = Twin("decoder", "gguf", "gptq", 8)
@@ -118,6 +119,16 @@ def test_the_stage_of_a_fault_is_named(fault: Fault, outcomes: Outcomes) -> None
 @pytest.mark.parametrize("fault", [asked(one, "") for one in ALL if not one.missed])
 def test_step_0_sees_what_is_its_own(fault: Fault, outcomes: Outcomes) -> None:
     assert outcomes(fault).seen_by_step_0 == (fault.stage == "sealed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", [asked(one, "") for one in ALL if one.missed and not one.unseen])
+def test_what_the_check_misses_an_application_sees(
+    fault: Fault, clones: Clones, tmp_path: Path
+) -> None:
+    clean = clones.get(fault.twin)
+    token, bundle = unseen_token(clean), planted(fault, clean, tmp_path, fault.plain)
+    assert seen(bundle, token) != seen(clean.bundle, token)
 
 
 def test_every_fault_has_a_name_of_its_own() -> None:

@@ -51,7 +51,7 @@ def one_row_rounded(codes: Codes, magnitude: float) -> None:
     codes[ENCODER_NAME] = scaled(codes[ENCODER_NAME], magnitude, slice(3, 4))
 
 
-@fault("scales of a tensor", "recipe", EIGHT, "quality",
+@fault("scales of a tensor", "recipe", EIGHT, "quality", slow=True,
        ladder=(2, 1.5, 1.2, 1.1, 1.05, 1.02), at=1.5, unit="times")  # fmt: skip
 @from_wrong_codes
 def all_rows(codes: Codes, magnitude: float) -> None:
@@ -72,7 +72,7 @@ def off_by_one(codes: Codes, _: float) -> None:
         codes[name] = dataclasses.replace(codes[name], scales=moved)
 
 
-@fault("codes saturate", "recipe", EIGHT, "quality",
+@fault("codes saturate", "recipe", EIGHT, "quality", slow=True,
        ladder=(16, 32, 48, 64, 96, 112), at=96, unit="is the largest code")  # fmt: skip
 @from_wrong_codes
 def saturated(codes: Codes, magnitude: float) -> None:

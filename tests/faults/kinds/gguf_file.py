@@ -29,7 +29,7 @@ def rope_base(folder: Path, _: Clean, magnitude: float) -> None:
     gguf_number(folder, "llama.rope.freq_base", lambda base: base * (1 + magnitude))
 
 
-@fault("norm's epsilon", "gguf", DECODER, "sealed",
+@fault("norm's epsilon", "gguf", DECODER, "sealed", slow=True,
        ladder=(10, 1, 0.1, 1e-3, 1e-5), at=1e-5, unit="relative")  # fmt: skip
 def epsilon(folder: Path, _: Clean, magnitude: float) -> None:
     """The metadata names another epsilon."""
@@ -37,7 +37,7 @@ def epsilon(folder: Path, _: Clean, magnitude: float) -> None:
     gguf_number(folder, key, lambda value: value * (1 + magnitude))
 
 
-@fault("stop token of the file", "gguf", DECODER, "sealed",
+@fault("stop token of the file", "gguf", DECODER, "sealed", unseen=True,
        missed="llama.cpp's own tools read it, the runtime does not: compare the file's "
        "special tokens with the source's")  # fmt: skip
 def stop_token(folder: Path, _: Clean, __: float) -> None:
@@ -45,7 +45,7 @@ def stop_token(folder: Path, _: Clean, __: float) -> None:
     gguf_number(folder, "tokenizer.ggml.eos_token_id", lambda _: 7)
 
 
-@fault("scale of one block", "gguf", FOUR, "quality",
+@fault("scale of one block", "gguf", FOUR, "quality", slow=True,
        ladder=(256, 64, 16, 8, 4, 2), at=64, unit="times")  # fmt: skip
 def one_block(folder: Path, _: Clean, magnitude: float) -> None:
     """The float16 scale of one Q4_0 block."""

@@ -57,7 +57,7 @@ def rope_base(folder: Path, _: Clean, magnitude: float) -> None:
 
 
 @fault("bfloat16 overflow", "onnx", DECODER, "export",
-       ladder=(1, 2, 3, 4, 5, 6), at=4, unit="bits of fraction")  # fmt: skip
+       ladder=(2, 3, 4, 5, 6, 7), at=6, unit="bits of fraction")  # fmt: skip
 def overflowing_positions(folder: Path, _: Clean, magnitude: float) -> None:
     """Positions in a short float: of 7 bits (bfloat16) those beyond 256 fall together."""
 
@@ -70,10 +70,10 @@ def overflowing_positions(folder: Path, _: Clean, magnitude: float) -> None:
     angles(folder, shorter)
 
 
-fault("rotary pairs interleaved", "onnx", DECODER, "export")(
+fault("rotary pairs interleaved", "onnx", DECODER, "export", slow=True)(
     attribute("GroupQueryAttention", "rotary_interleaved", lambda _, __: 1)
 )
-fault("attention scale", "onnx", DECODER, "export",
+fault("attention scale", "onnx", DECODER, "export", slow=True,
       ladder=(2, 1.5, 1.2, 1.1, 1.05), at=1.2, unit="times")(
     attribute("GroupQueryAttention", "scale", lambda scale, magnitude: scale * magnitude)
 )  # fmt: skip
@@ -81,7 +81,7 @@ fault("sliding window", "onnx", DECODER, "export",
       ladder=(4, 16, 64, 128, 160, 192), at=160, unit="tokens")(
     attribute("GroupQueryAttention", "local_window_size", lambda _, tokens: int(tokens))
 )  # fmt: skip
-fault("logits soft-capped", "onnx", DECODER, "export",
+fault("scores soft-capped", "onnx", DECODER, "export", slow=True,
       ladder=(1, 2, 5, 10, 20, 50), at=10, unit="is the cap")(
     attribute("GroupQueryAttention", "softcap", lambda _, cap: float(cap))
 )  # fmt: skip
@@ -91,7 +91,7 @@ fault("norm's epsilon", "onnx", DECODER, "sealed",
 )  # fmt: skip
 
 
-@fault("gate and up swapped", "onnx", DECODER, "export")
+@fault("gate and up swapped", "onnx", DECODER, "export", slow=True)
 def gate_and_up(folder: Path, _: Clean, __: float) -> None:
     """The two halves of a gated product change places."""
     with graph(folder) as found:

@@ -20,13 +20,13 @@ def causal(folder: Path, _: Clean, __: float) -> None:
     xml(folder, 'causal="false"', 'causal="true"')
 
 
-@fault("norm's epsilon", "openvino", ENCODER, "sealed")
+@fault("norm's epsilon", "openvino", ENCODER, "sealed", slow=True)
 def epsilon(folder: Path, _: Clean, __: float) -> None:
     """The default of another framework."""
     xml(folder, 'eps="9.999999960041972e-13"', 'eps="1e-05"')
 
 
-@fault("rope base", "openvino", DECODER, "sealed",
+@fault("rope base", "openvino", DECODER, "sealed", slow=True,
        ladder=(1.0, 0.1, 0.01, 1e-4), at=1e-4, unit="relative")  # fmt: skip
 def rope_base(folder: Path, _: Clean, magnitude: float) -> None:
     """The frequencies are of another base."""
@@ -38,7 +38,7 @@ def rope_base(folder: Path, _: Clean, magnitude: float) -> None:
     constant(folder, "rope.frequencies", change)
 
 
-@fault("scales of a tensor", "openvino", DECODER, "quality",
+@fault("scales of a tensor", "openvino", DECODER, "quality", slow=True,
        ladder=(2, 1.5, 1.2, 1.1, 1.05), at=1.5, unit="times")  # fmt: skip
 def scales(folder: Path, _: Clean, magnitude: float) -> None:
     """A constant of the .bin file."""

@@ -47,14 +47,14 @@ planted("padding side", ENCODER, "export", (
 planted("last token dropped", ENCODER, "export", (
     "batching.py", "    return engine.encode([ids[row] for row in rows], chosen)",
     "    return engine.encode([ids[row][:-1] for row in rows], chosen)",
-))  # fmt: skip
+), slow=True)  # fmt: skip
 planted("neighbours of a batch leak", ENCODER, "export", (
     "batching.py", "        result[rows] = values\n",
     "        result[rows] = values + MAGNITUDE * np.roll(values, 1, 0)\n",
 ), ladder=(1, 0.3, 0.1, 0.03, 0.01), at=0.3, unit="of the neighbour")  # fmt: skip
 planted("rows of a batch in another order", ENCODER, "export", (
     "batching.py", "        result[rows] = values\n", "        result[sorted(rows)] = values\n",
-))  # fmt: skip
+), slow=True)  # fmt: skip
 planted("one text is not as a batch", ENCODER, "export", (
     "batching.py", "    return engine.encode([ids[row] for row in rows], chosen)",
     "    if len(rows) == 1 and len(ids) == 1:\n        return engine.encode([ids[0][:-1]], None)\n"
@@ -88,7 +88,7 @@ planted("cache rows swapped", ONNX, "export", (
     "onnxruntime_decoder.py", "        self._length = total\n",
     "        self._length = total\n        for cache in self._caches[::2]:\n"
     "            cache[:, :, [total - 2, total - 1]] = cache[:, :, [total - 1, total - 2]]\n",
-), misnamed=MEAN)  # fmt: skip
+), misnamed=MEAN, slow=True)  # fmt: skip
 planted("stale cache", ONNX, "export", (
     "onnxruntime_decoder.py",
     '        """Forget the past; the buffers stay, but for one grown beyond the first size."""\n'

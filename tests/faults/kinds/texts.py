@@ -43,14 +43,14 @@ def cased(found: Table, _: float) -> None:
     found["normalizer"]["lowercase"] = False
 
 
-@fault("special tokens missing", "tokenizer", ENCODER, "tokenizer")
+@fault("special tokens missing", "tokenizer", ENCODER, "tokenizer", slow=True)
 @tokenizer
 def no_special(found: Table, _: float) -> None:
     """Nothing is put before and after a text."""
     found["post_processor"] = None
 
 
-@fault("another unknown token", "tokenizer", ENCODER, "tokenizer")
+@fault("another unknown token", "tokenizer", ENCODER, "tokenizer", slow=True)
 @tokenizer
 def unknown(found: Table, _: float) -> None:
     """Words that are not in the vocabulary become padding."""

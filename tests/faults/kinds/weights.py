@@ -52,7 +52,7 @@ def layer_skipped(tensors: Tensors, magnitude: float) -> None:
         tensors[f"model.layers.1.{part}.weight"] *= 1 - magnitude
 
 
-@fault("layers swapped", "source", DECODER, "quality", misnamed=FLOATS)
+@fault("layers swapped", "source", DECODER, "quality", misnamed=FLOATS, slow=True)
 @from_wrong_source
 def layers_swapped(tensors: Tensors, _: float) -> None:
     """Two layers run in the other order."""
@@ -62,7 +62,7 @@ def layers_swapped(tensors: Tensors, _: float) -> None:
         tensors[name], tensors[other] = tensors[other], tensor
 
 
-@fault("norm of another layer", "source", ENCODER, "quality", misnamed=FLOATS)
+@fault("norm of another layer", "source", ENCODER, "quality", misnamed=FLOATS, slow=True)
 @from_wrong_source
 def norm_of_another(tensors: Tensors, _: float) -> None:
     """A layer's first norm has the weight of the next layer's."""
@@ -108,14 +108,14 @@ def chat_tokens(tensors: Tensors, _: float) -> None:
     rows.copy_(rows.flip(0))
 
 
-@fault("wrong activation", "source", EXPORTED, "export")
+@fault("wrong activation", "source", EXPORTED, "export", slow=True)
 @from_wrong_config
 def wrong_activation(config: dict[str, Any], _: float) -> None:
     """The copy's config names another activation."""
     config["hidden_act"] = "relu"
 
 
-@fault("rope base in the config", "source", DECODER, "sealed",
+@fault("rope base in the config", "source", DECODER, "sealed", slow=True,
        ladder=(1.0, 0.1, 0.01, 1e-4, 1e-5), at=1e-5, unit="relative")  # fmt: skip
 @from_wrong_config
 def config_rope(config: dict[str, Any], magnitude: float) -> None:
