@@ -82,7 +82,7 @@ def saturated(codes: Codes, magnitude: float) -> None:
         codes[name] = dataclasses.replace(codes[name], codes=kept)
 
 
-@fault("codes off by one", "recipe", EIGHT, "quality",
+@fault("codes off by one", "recipe", EIGHT, "quality", slow=True,
        ladder=(16, 8, 4, 2, 1), at=2, unit="codes")  # fmt: skip
 @from_wrong_codes
 def zero_point(codes: Codes, magnitude: float) -> None:

@@ -77,7 +77,7 @@ fault("attention scale", "onnx", DECODER, "export", slow=True,
       ladder=(2, 1.5, 1.2, 1.1, 1.05), at=1.2, unit="times")(
     attribute("GroupQueryAttention", "scale", lambda scale, magnitude: scale * magnitude)
 )  # fmt: skip
-fault("sliding window", "onnx", DECODER, "export",
+fault("sliding window", "onnx", DECODER, "export", slow=True,
       ladder=(4, 16, 64, 128, 160, 192), at=160, unit="tokens")(
     attribute("GroupQueryAttention", "local_window_size", lambda _, tokens: int(tokens))
 )  # fmt: skip
@@ -121,7 +121,7 @@ def overflow(folder: Path, _: Clean, magnitude: float) -> None:
             found.node.insert(place, node)
 
 
-@fault("head with another scale", "onnx", DECODER, "export",
+@fault("head with another scale", "onnx", DECODER, "export", slow=True,
        ladder=(2, 1.5, 1.2, 1.1, 1.05, 1.02), at=1.2, unit="times")  # fmt: skip
 def tied_scale(folder: Path, _: Clean, magnitude: float) -> None:
     """All logits of the tied head are too large."""
@@ -136,8 +136,8 @@ def scores_scaled(folder: Path, _: Clean, magnitude: float) -> None:
         initializer(folder, name, lambda table: np.multiply(table, magnitude, table))
 
 
-@fault("class scores shifted", "onnx", CLASSIFIER, "export",
-       ladder=(4, 2, 1, 0.5, 0.25, 0.1), at=0.25, unit="logits", misnamed=NO_CODES)  # fmt: skip
+@fault("class scores shifted", "onnx", CLASSIFIER, "export", misnamed=NO_CODES, slow=True,
+       ladder=(4, 2, 1, 0.5, 0.25, 0.1), at=0.25, unit="logits")  # fmt: skip
 def shifted(folder: Path, _: Clean, magnitude: float) -> None:
     """The first class is favoured."""
 

@@ -14,7 +14,7 @@ ENCODER = Twin("encoder", "openvino", "rtn", 8)
 DECODER = Twin("decoder", "openvino", "gptq", 8)
 
 
-@fault("attention causal", "openvino", ENCODER, "export")
+@fault("attention causal", "openvino", ENCODER, "export", slow=True)
 def causal(folder: Path, _: Clean, __: float) -> None:
     """Tokens of an encoder see those before them alone."""
     xml(folder, 'causal="false"', 'causal="true"')

@@ -101,7 +101,7 @@ planted("KV cache in fewer bits", ONNX, "export", (
     "            part = cache[:, :, :total]\n"
     "            step = np.abs(part).max() / 2 ** (MAGNITUDE - 1)\n"
     "            part[:] = np.rint(part / step) * step\n",
-), ladder=(1, 2, 3, 4, 5, 6), at=4, unit="bits")  # fmt: skip
+), ladder=(1, 2, 3, 4, 5, 6), at=4, unit="bits", slow=True)  # fmt: skip
 
 # Decoders: one token after the other, as an application asks
 
@@ -113,7 +113,7 @@ planted("stale cache in single steps", ONNX, "export", (
     "onnxruntime_decoder.py", "        self._token[0, 0] = token\n",
     "        self._token[0, 0] = token\n        for cache in self._caches:\n"
     "            cache[:, :, self._length - 1] = 0\n",
-), missed=GENERATED)  # fmt: skip
+), missed=GENERATED, slow=True)  # fmt: skip
 planted("row of a prompt", ONNX, "export", (
     "onnxruntime_decoder.py", "            logits = self._prompt(part, min(rows, len(part)))\n",
     "            logits = self._prompt(part, min(rows + 1, len(part)))[:1]\n",
@@ -124,8 +124,8 @@ planted("sampler", LLAMA, "quality", (
 ), missed=GENERATED)  # fmt: skip
 planted("temperature", LLAMA, "quality", (
     "sampling.py", "np.float32(options.temperature)", "np.float32(1.7 * options.temperature)",
-), missed="no token is drawn: compare candidates with a known softmax")  # fmt: skip
+), missed="no token is drawn: compare candidates with a known softmax", slow=True)  # fmt: skip
 planted("streamed text", LLAMA, "quality", (
     "generating.py", "if piece := stops.push(text.push(token)):",
     "if piece := stops.push(text.push(token)).strip():",
-), missed="no text is generated: compare greedy text with the source's")  # fmt: skip
+), missed="no text is generated: compare greedy text with the source's", slow=True)  # fmt: skip

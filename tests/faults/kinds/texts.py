@@ -106,7 +106,7 @@ def no_stop(found: Table, _: float) -> None:
     found["generation"]["stop_token_ids"] = []
 
 
-@fault("recommended temperature", "runtime", DECODER, "quality",
+@fault("recommended temperature", "runtime", DECODER, "quality", slow=True,
        missed="what the bundle recommends is not compared with the source's")
 @stated
 def temperature(found: Table, _: float) -> None:

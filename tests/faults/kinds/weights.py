@@ -70,7 +70,7 @@ def norm_of_another(tensors: Tensors, _: float) -> None:
     tensors[name.format(0)] = tensors[name.format(1)]
 
 
-@fault("embedding rows permuted", "source", ENCODER, "quality", misnamed=FLOATS,
+@fault("embedding rows permuted", "source", ENCODER, "quality", misnamed=FLOATS, slow=True,
        ladder=(64, 16, 4, 2), at=2, unit="rows")  # fmt: skip
 @from_wrong_source
 def rows_permuted(tensors: Tensors, magnitude: float) -> None:
