@@ -36,7 +36,7 @@ class Explanation:
     attention: attention.Attention | str  # or why there is none
     saliency: saliency.Saliency | str
     inputs: Mapping[str, int]  # how many were compared, and evaluations of the model
-    failed: tuple[str, ...]  # metrics that the last check failed on
+    failed: tuple[str, ...] | None  # metrics that the last check failed on, if there was one
     notes: tuple[str, ...]
 
     @property
@@ -68,7 +68,8 @@ def explain(subject: Subject, progress: Progress) -> Explanation:
     progress("restore", options.evaluations, options.evaluations)
     gains = by_unit(parts, lambda unit: _error(sides, unit))
     widths = Widths(subject, {**subject.ref.recipe.check.limits, **(options.limits or {})})
-    change = propose(widths, yardstick, now, gains)
+    failed = _failed(subject)
+    change = propose(widths, yardstick, now, gains, failed)
     text = attention.shown_input(subject)
     return Explanation(
         subject, now, widths.limits({}), tuple(signal),
@@ -76,7 +77,7 @@ def explain(subject: Subject, progress: Progress) -> Explanation:
         attention.compare(subject, sides, inputs, text), saliency.compare(subject, sides, text),
         {"calls": len(inputs), "elements": size(inputs), "samples": yardstick.samples,
          "evaluations": yardstick.evaluations},
-        _failed(subject), tuple(_notes(subject)),
+        failed, tuple(_notes(subject)),
     )  # fmt: skip
 
 
@@ -86,14 +87,14 @@ def _error(sides: Sides, unit: tuple[str, ...]) -> float:
     return sum(lost / signal for signal, lost in found if signal)
 
 
-def _failed(subject: Subject) -> tuple[str, ...]:
-    """What the check's report of these very bytes says; nothing where there is none."""
+def _failed(subject: Subject) -> tuple[str, ...] | None:
+    """Metrics that the check of these very bytes failed on; None where there is no report."""
     file = folder_of(subject.options.bundle) / "report.json"
     if not file.is_file():
-        return ()
+        return None
     report: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     if report.get("manifest_sha256") != subject.manifest.digest:
-        return ()
+        return None
     return tuple(row["metric"] for row in report["rows"] if row["verdict"] == "fail")
 
 

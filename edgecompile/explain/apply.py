@@ -6,6 +6,7 @@ import shlex
 import shutil
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +55,18 @@ def _tables(subject: Subject, bits: Mapping[str, int]) -> dict[str, dict[str, An
 
 
 def overrides(subject: Subject, bits: Mapping[str, int]) -> dict[str, int]:
-    """Those that the bundle was built with and, after them, the new ones: the last that fits wins.
+    """Those that the bundle was built with and the new ones, which come last: the last fit wins.
 
     A recipe's overrides stand in place of a target's or the task's own, so all are written.
     """
-    before = dict((_options(subject, "quantize") or {}).get("overrides", {}))
-    return {n: b for n, b in before.items() if n not in bits} | dict(bits)
+    found = dict((_options(subject, "quantize") or {}).get("overrides", {}))
+    for name, wanted in bits.items():
+        patterns = list(found)
+        later = patterns[patterns.index(name) + 1 :] if name in found else patterns
+        if any(fnmatchcase(name, pattern) for pattern in later):
+            found.pop(name, None)
+        found[name] = wanted
+    return found
 
 
 def _options(subject: Subject, stage: str) -> dict[str, Any] | None:
@@ -167,13 +174,13 @@ def _set(table: MutableMapping[str, Any], values: Mapping[str, Any]) -> None:
 
 def _become(there: MutableMapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """The same keys and values in the same order of new ones, changing as little as possible."""
-    stay = [key for key in there if wanted.get(key) == there[key]]
+    stay = [key for key in there if key in wanted]
     if stay != [key for key in wanted if key in stay]:
         stay = []  # a pattern's place says which wins
     for key in [key for key in there if key not in stay]:
         del there[key]
     for key, value in wanted.items():
-        if key not in there:
+        if there.get(key) != value:
             there[key] = value
 
 

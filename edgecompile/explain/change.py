@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ROW = Scheme(8, 0)  # what a tensor gets that is given 8 bits
+MARGIN = 2.0  # standard errors by which a mean is to be within its limit: these are few inputs
 
 
 @dataclass(frozen=True)
@@ -125,24 +126,42 @@ def refusal(subject: Subject) -> str:
 
 
 def propose(
-    widths: Widths, yardstick: Yardstick, now: Distance, gains: Mapping[Unit, float]
-) -> Change:
+    widths: Widths, yardstick: Yardstick, now: Distance, gains: Mapping[Unit, float],
+    failed: Sequence[str] | None = None,
+) -> Change:  # fmt: skip
     """The shortest beginning of the list of upgrades, best per byte first, that is enough.
 
     Each beginning is measured with those tensors at their new bits (rounded to nearest), doubled in
     length until the metrics are within limits and then halved in between: 2 log2(n) evaluations.
+    `failed` are metrics that the check failed on, None where it did not run: a bundle that passed
+    needs a stricter limit to be changed; near its limit, what failed is broken here too.
     """
     limits = widths.limits({})
     if why := refusal(widths.subject):
         return Change(before=now, limits=limits, why=why)
-    if not now.broken(limits):
-        why = "every metric measured here is within its limit"
-        return Change(before=now, limits=limits, why=why)
+    passed = failed == () and not widths.subject.options.limits
+    if passed or not (now.broken(limits) or now.broken(limits, MARGIN).keys() & set(failed or ())):
+        return Change(before=now, limits=limits, why=_nothing_broken(now, failed or (), passed))
     ordered = sorted(widths.upgrades(gains), key=lambda one: -one.worth)
     ordered += [
         replace(one, bits=FLOAT_BITS) for one in ordered if one.bits != FLOAT_BITS
     ]  # what 8 bits do not mend
     return _shortest(widths, ordered, now, _Trial(widths, yardstick))
+
+
+def _nothing_broken(now: Distance, failed: Sequence[str], passed: bool) -> str:
+    """What it means that all metrics are within their limits here."""
+    if passed:
+        return "its check failed on nothing; a stricter --limit METRIC=VALUE asks for one"
+    why = "every metric measured here is within its limit"
+    if near := [name for name in failed if name in now.metrics]:
+        return (
+            f"{why}; the check failed on {', '.join(near)}, on more samples or in its engine: give "
+            f"more --tokens or --texts, or a stricter --limit {near[0]}=VALUE"
+        )
+    if failed:
+        return f"{why}; what the check failed on is not of the weights: {', '.join(failed)}"
+    return why
 
 
 class _Trial:
@@ -182,7 +201,7 @@ def _shortest(
     def enough(count: int) -> Change | None:
         change = trial(ordered[:count])
         assert change.predicted is not None
-        return None if change.predicted.broken(change.limits) else change
+        return None if change.predicted.broken(change.limits, MARGIN) else change
 
     low, high, best = 0, 1, enough(1) if ordered else None
     while best is None and high < len(ordered):

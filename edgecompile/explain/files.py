@@ -42,7 +42,7 @@ def to_json(found: Explanation) -> dict[str, Any]:
         "metrics": dict(found.now.metrics),
         "limits": {n: found.limits[n] for n in found.now.metrics if n in found.limits},
         "broken": sorted(found.now.broken(found.limits)),
-        "failed_check": list(found.failed),
+        "failed_check": None if found.failed is None else list(found.failed),
         "layers": [dataclasses.asdict(row) for row in found.noise],
         "restored": [dataclasses.asdict(row) for row in found.restored],
         "attention": _part(found.attention),

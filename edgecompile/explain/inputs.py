@@ -125,10 +125,11 @@ def _pairs(model: Model, documents: Sequence[Document], count: int) -> Iterator[
     """Pairs of texts as the check makes them, one a call."""
     import torch
 
+    from edgecompile.calibration.batches import longest
     from edgecompile.checks.heads import pairs_of
 
     pairs = pairs_of([document.text for document in documents], count)
-    for ids, types in FolderTokens(model, WINDOW).encode_pairs(pairs):
+    for ids, types in FolderTokens(model, longest(model, WINDOW)).encode_pairs(pairs):
         named = {"input_ids": torch.tensor([ids]), "token_type_ids": torch.tensor([types])}
         if int(model.config.get("type_vocab_size") or 0) < 2:
             del named["token_type_ids"]

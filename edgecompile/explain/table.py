@@ -121,7 +121,7 @@ def show_change(found: Explanation, console: Console) -> None:
         console.print(f"\nno change: {change.why}", markup=False)
         return
     console.print(
-        f"\nThe smallest change that is predicted to be enough, {len(change.bits)} tensors, "
+        f"\nThe smallest change that is predicted to be enough: {_count(len(change.bits))}, "
         f"{change.cost:+,} bytes:\n\n{found.toml}\n", markup=False, soft_wrap=True,
     )  # fmt: skip
 
@@ -130,13 +130,21 @@ def _table(
     console: Console, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]
 ) -> None:
     """A column whose name ends in a space is aligned to the right."""
-    drawn = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
+    if title:
+        console.print(title, markup=False)
+    drawn = Table(box=None, pad_edge=False)
     for column in columns:
-        right = column.endswith(" ")
-        drawn.add_column(column.strip(), justify="right" if right else "left", no_wrap=right)
+        right, style = column.endswith(" "), "right" if column.endswith(" ") else "left"
+        drawn.add_column(
+            column.strip(), justify=style, no_wrap=right, overflow="fold"  # type: ignore[arg-type]
+        )
     for row in rows:
         drawn.add_row(*(cell.replace("[", "\\[") for cell in row))
     console.print(drawn)
+
+
+def _count(tensors: int) -> str:
+    return "1 tensor" if tensors == 1 else f"{tensors} tensors"
 
 
 def _number(value: float | None) -> str:

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -34,17 +34,27 @@ class Distance:
 
     divergence: float
     metrics: Mapping[str, float]
+    errors: Mapping[str, float] = field(default_factory=dict)  # standard ones, of means
 
-    def broken(self, limits: Mapping[str, float]) -> dict[str, float]:
-        """Metrics outside their limits, each with its limit; NaN is outside."""
+    def broken(self, limits: Mapping[str, float], margin: float = 0.0) -> dict[str, float]:
+        """Metrics outside their limits, each with its limit; NaN is outside.
+
+        With a `margin`, those too that are within by less than so many standard errors.
+        """
         return {
             name: limits[name] for name, value in self.metrics.items()
-            if name in limits and not _within(name, value, limits[name])
+            if name in limits
+            and not _within(name, value, limits[name], margin * self.errors.get(name, 0.0))
         }  # fmt: skip
 
 
-def _within(metric: str, value: float, limit: float) -> bool:
-    return value >= limit if TABLE[metric][1] else value <= limit
+def _within(metric: str, value: float, limit: float, spare: float) -> bool:
+    return value - spare >= limit if TABLE[metric][1] else value + spare <= limit
+
+
+def _error(values: Float64) -> float:
+    """The standard error of a mean, samples taken as independent."""
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
 
 
 class _Rows(NamedTuple):
@@ -66,7 +76,7 @@ class Yardstick:
         self._source = []
         for done, one in enumerate(inputs):
             progress("answers of the source", done, len(inputs))
-            self._source.append(self._rows(one))
+            self._source.append(self._answers(one))
         progress("answers of the source", len(inputs), len(inputs))
 
     @property
@@ -83,6 +93,11 @@ class Yardstick:
             if self.task in KINDS:
                 return self._of_vectors([self._rows(one) for one in self.inputs])
             return _of_choices(list(self._compared()), self.task)
+
+    def _answers(self, one: Inputs) -> Tensor:
+        """Answers of one call: log probabilities, or vectors."""
+        rows = self._rows(one)
+        return rows if self.task in KINDS else rows.log_softmax(1)
 
     def _rows(self, one: Inputs) -> Tensor:
         """Answers float32 [samples, width] of one call."""
@@ -101,13 +116,10 @@ class Yardstick:
 
     def _compared(self) -> Iterator[_Rows]:
         """Distributions side by side, a call at a time."""
-        import torch
-
-        for one, source in zip(self.inputs, self._source, strict=True):
-            found = self._rows(one)
-            p, q = (torch.log_softmax(side, 1) for side in (source, found))
+        for one, p in zip(self.inputs, self._source, strict=True):
+            q = self._answers(one)
             kl = (p.exp() * (p - q)).sum(1).clamp(min=0)
-            same = (source.argmax(1) == found.argmax(1)).double()
+            same = (p.argmax(1) == q.argmax(1)).double()
             nats = [_surprisals(side, one) for side in (p, q)]
             yield _Rows(*(value.double().numpy() for value in (kl, same, *nats)))
 
@@ -125,7 +137,7 @@ class Yardstick:
         return Distance(1 - mean(values), {
             "cosine_mean": mean(values), "cosine_p1": worst(values, 0.01, "higher"),
             "rank_correlation": rank.measure(a, b).value,
-        })  # fmt: skip
+        }, {"cosine_mean": _error(values)})  # fmt: skip
 
 
 def _answering(reference: Reference) -> nn.Module:
@@ -150,8 +162,13 @@ def _of_choices(parts: Sequence[_Rows], task: str) -> Distance:
     """Divergence and agreement of distributions; perplexity where tokens are guessed."""
     kl, same, source, found = (np.concatenate(column) for column in zip(*parts, strict=True))
     if not len(source):
-        return Distance(mean(kl), {"class_agreement": mean(same)})
+        agreement = {"class_agreement": mean(same)}
+        return Distance(mean(kl), agreement, {"class_agreement": _error(same)})
+    ratio = float(np.exp(found.mean() - source.mean()))
     return Distance(mean(kl), {
         "kl_mean": mean(kl), "kl_p999": worst(kl, 0.001, "lower"), "top1_agreement": mean(same),
-        "perplexity_ratio": float(np.exp(found.mean() - source.mean())),
+        "perplexity_ratio": ratio,
+    }, {
+        "kl_mean": _error(kl), "top1_agreement": _error(same),
+        "perplexity_ratio": ratio * _error(found - source),
     })  # fmt: skip
