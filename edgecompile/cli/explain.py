@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from edgecompile.cli import cli, output
-from edgecompile.errors import UsageError
+from edgecompile.errors import UnsupportedError, UsageError
 
 PATH = click.Path(path_type=Path)
 
@@ -51,6 +51,8 @@ def explain_command(
     if form == "text":
         show(found, output.console())
         show_change(found, output.console())
+    if applied and found.failed != () and not found.change.bits and found.now.broken(found.limits):
+        raise UnsupportedError(f"explain {bundle} --apply", f"no change: {found.change.why}")
     made = apply(found.subject, found.change.bits) if applied and found.change.bits else None
     if form == "json":
         extra = {"file": str(made.file), "command": made.command} if made else None

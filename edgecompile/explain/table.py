@@ -55,7 +55,7 @@ def _restored(found: Explanation, kind: str, console: Console) -> None:
 
 
 def _restored_row(row: Restored) -> tuple[str, ...]:
-    measured = "" if row.measured else "share of a part"
+    measured = "" if row.measured else "(share)"
     cost = f"{row.bytes_float16:,}", f"{row.bytes_int8:,}"
     return row.name, _number(row.gain), measured, *cost
 
