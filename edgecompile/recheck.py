@@ -37,9 +37,9 @@ def recheck(request: Recheck, progress: Progress) -> CheckReport:
     """Find the source, check the bundle, write its report."""
     manifest = read_manifest(request.bundle)
     emulators = emulated.emulators_of(request.on, manifest)  # lacks a tool: said at once
-    ref = _source(request, manifest)
+    ref = source_of(request, manifest)
     emulated.prepare(emulators, progress)
-    model = _loaded(ref, manifest, progress)
+    model = loaded(ref, manifest, progress)
     budget = Budget(**manifest.data["target_options"]["budget"])
     limits = Limits.of(ref.recipe.check, budget, request.allow)
     corpus = build.corpus_of(ref.recipe, request.data, model.task)
@@ -69,7 +69,7 @@ def _with_levels(
     )
 
 
-def _source(request: Recheck, manifest: Manifest) -> sources.SourceRef:
+def source_of(request: Recheck, manifest: Manifest) -> sources.SourceRef:
     """By --source, else the shelf's model of that name."""
     task = "" if manifest.task == "module" else manifest.task
     if request.source:
@@ -88,7 +88,7 @@ def _source(request: Recheck, manifest: Manifest) -> sources.SourceRef:
     )  # fmt: skip
 
 
-def _loaded(ref: sources.SourceRef, manifest: Manifest, progress: Progress) -> Model:
+def loaded(ref: sources.SourceRef, manifest: Manifest, progress: Progress) -> Model:
     """The model that was exported; with its origin, where passes made it of another."""
     model = dataclasses.replace(sources.load(ref, progress), name=manifest.name)
     stated = manifest.data["source"]

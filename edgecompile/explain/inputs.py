@@ -1,0 +1,158 @@
+"""Held-out inputs, the same for both sides, few enough to be run many times."""
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edgecompile.errors import BadInputError
+from edgecompile.explain.subject import Subject
+from edgecompile.model import Model
+from edgecompile.tasks import PAIRS, TASKS
+from edgecompile.text.parts import Document
+from edgecompile.text.source_tokens import FolderTokens
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+WINDOW = 256  # tokens of a decoder's
+AT_ONCE = 1024  # tokens run together
+EVERY = 7  # tokens, of which one is hidden, as in the check
+ANSWERS = 512 << 20  # bytes of the source's answers that are kept
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """One call: arguments by name; `at` bool [batch, length] marks tokens whose answers count.
+
+    `truth` int64 are the tokens that the answers guess, where there are any; -1 where not.
+    """
+
+    named: Mapping[str, Any]
+    at: Tensor | None = None
+    truth: Tensor | None = None
+
+
+def held_out(subject: Subject) -> list[Inputs]:
+    """Inputs of the model's task, from text (or pictures) that no pass has read."""
+    from edgecompile.calibration.batches import text_batches
+
+    model, options = subject.model, subject.options
+    documents = [d for d in subject.corpus.held_out if d.text.strip()]
+    if model.task == "module":
+        return list(_arrays(subject))
+    if model.task in PAIRS:
+        return list(_pairs(model, documents, options.texts))
+    if model.task == "text-generation":
+        length = min(WINDOW, options.tokens)
+        windows = max(1, _tokens(subject) // length)
+        return [
+            Inputs(batch.inputs, truth=_following(batch.inputs["input_ids"]))
+            for batch in _split(text_batches(model, documents, windows, length))
+        ]
+    found = _split(text_batches(model, documents, options.texts, WINDOW))
+    if model.task == "fill-mask":
+        return list(_masked(subject, found))
+    if model.task == "token-classification":
+        special = _special(FolderTokens(model, 0))
+        return [Inputs(b.inputs, _plain(b.inputs, special)) for b in found]
+    return [Inputs(batch.inputs) for batch in found]
+
+
+def _tokens(subject: Subject) -> int:
+    """As many as asked for, of a large vocabulary as many as fit ANSWERS."""
+    width = int(subject.model.config.get("vocab_size") or 1)
+    return min(subject.options.tokens, max(WINDOW, ANSWERS // (4 * width)))
+
+
+def _split(batches: Sequence[Any]) -> Iterator[Any]:
+    """Batches of at most AT_ONCE tokens."""
+    from edgecompile.calibration.batches import Batch
+
+    for batch in batches:
+        tensors = {n: v for n, v in batch.inputs.items() if not isinstance(v, bool)}
+        first = next(iter(tensors.values()))
+        rows = max(1, AT_ONCE // first.shape[1]) if first.ndim == 2 else len(first)
+        for start in range(0, len(first), rows):
+            part = {n: v[start : start + rows] for n, v in tensors.items()}
+            yield Batch({**batch.inputs, **part})
+
+
+def _following(ids: Tensor) -> Tensor:
+    """The token after each one; -1 after the last."""
+    import torch
+
+    return torch.nn.functional.pad(ids[:, 1:], (0, 1), value=-1)
+
+
+def _special(tokens: FolderTokens) -> set[int]:
+    """What the tokenizer puts around every text."""
+    return set(tokens.encode([""])[0])
+
+
+def _plain(named: Mapping[str, Any], special: set[int]) -> Tensor:
+    """Which tokens are of the text."""
+    import torch
+
+    ids, mask = named["input_ids"], named["attention_mask"]
+    around = torch.tensor(sorted(special), dtype=ids.dtype)
+    plain: Tensor = mask.bool() & ~torch.isin(ids, around)
+    return plain
+
+
+def _masked(subject: Subject, batches: Iterable[Any]) -> Iterator[Inputs]:
+    """Every seventh token of a text behind a mask, until there are enough."""
+    import torch
+
+    tokens, asked = FolderTokens(subject.model, 0), _tokens(subject)
+    info = subject.manifest.tokenizer
+    special = _special(tokens)
+    mask = set(tokens.encode([(info.mask_token if info else "") or ""])[0]) - special
+    if len(mask) != 1:
+        raise BadInputError(subject.model.name, "no mask token", "a fill-mask model's tokenizer")
+    for batch in batches:
+        at = _plain(batch.inputs, special)
+        at &= (at.cumsum(1) % EVERY) == 1
+        ids = batch.inputs["input_ids"]
+        hidden = torch.where(at, torch.tensor(next(iter(mask))), ids)
+        if at.any() and asked > 0:
+            asked -= int(at.sum())
+            yield Inputs({**batch.inputs, "input_ids": hidden}, at, torch.where(at, ids, -1))
+
+
+def _pairs(model: Model, documents: Sequence[Document], count: int) -> Iterator[Inputs]:
+    """Pairs of texts as the check makes them, one a call."""
+    import torch
+
+    from edgecompile.calibration.batches import longest
+    from edgecompile.checks.heads import pairs_of
+
+    pairs = pairs_of([document.text for document in documents], count)
+    for ids, types in FolderTokens(model, longest(model, WINDOW)).encode_pairs(pairs):
+        named = {"input_ids": torch.tensor([ids]), "token_type_ids": torch.tensor([types])}
+        if int(model.config.get("type_vocab_size") or 0) < 2:
+            del named["token_type_ids"]
+        yield Inputs(named)
+
+
+def _arrays(subject: Subject) -> Iterator[Inputs]:
+    """A module's example inputs and seeded changes of them, as the check makes them."""
+    import torch
+
+    from edgecompile.checks.quality import perturbed
+    from edgecompile.reference import build_entry_point
+
+    examples = build_entry_point(subject.model.entry_point).examples
+    for arrays in perturbed(examples, 0):
+        yield Inputs({name: torch.from_numpy(array) for name, array in arrays.items()})
+
+
+def size(inputs: Sequence[Inputs]) -> int:
+    """Elements of the first argument, tokens where it is text."""
+    return sum(math.prod(next(iter(one.named.values())).shape) for one in inputs)
+
+
+def shown(model: Model) -> bool:
+    """Whether the model reads text, whose tokens can be shown."""
+    return TASKS[model.task].takes == "text"

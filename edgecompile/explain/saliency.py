@@ -1,0 +1,108 @@
+"""Which tokens an answer hangs on, by gradient x input, of the source and of the bundle.
+
+s_i = | sum_d e_id df / de_id | of token i, with e_i the vector that the embedding gives it (Denil,
+Demiraj and de Freitas 2014, Extraction of Salient Sentences, section 3; Shrikumar et al. 2016,
+Not Just a Black Box, section 2). f is one number of the answer, the same function on both sides,
+chosen by the source: log p of the token that it thinks comes next, of its class, or the mean over
+tokens of log p of its choice; of an embedding the product of the pooled vector, before it is
+normalized, with the source's; of a score the score.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgecompile.explain.attention import ShownInput
+from edgecompile.explain.sides import Sides
+from edgecompile.explain.subject import Subject
+from edgecompile.metrics import Float64, rank
+from edgecompile.tasks import PAIRS, PER_TOKEN
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Target = Callable[["Tensor"], "Tensor"]  # answers -> f
+
+
+@dataclass(frozen=True)
+class Saliency:
+    """Of each token of the shown input, adding up to 1 on each side, and Spearman's rho."""
+
+    source: Float64
+    found: Float64
+    correlation: float
+    tokens: tuple[str, ...]
+
+
+def compare(subject: Subject, sides: Sides, text: ShownInput | None) -> Saliency | str:
+    """Both sides' saliency of the shown input; a sentence where the model reads no text."""
+    if text is None:
+        return "tokens are a text model's"
+    answers = _answers(sides)
+    target = _target(subject.model.task, answers(text))
+    source = _saliency(sides, text, answers, target)
+    with sides.compressed():
+        found = _saliency(sides, text, answers, target)
+    return Saliency(source, found, rank.spearman(source, found), text.tokens)
+
+
+def _answers(sides: Sides) -> Callable[[ShownInput], Tensor]:
+    """The answers to an input, from which f is taken."""
+    import torch
+
+    from edgecompile.numerics.pooled import PooledEncoder
+
+    pooling, module = sides.model.pooling, sides.body
+    if sides.model.task == "embedding" and pooling is not None:
+        module = PooledEncoder(sides.body, replace(pooling, normalize=False)).eval()
+
+    def run(text: ShownInput) -> Tensor:
+        ids = torch.tensor([list(text.ids)])
+        result: Any = module(input_ids=ids, attention_mask=torch.ones_like(ids))
+        found: Tensor = result if isinstance(result, torch.Tensor) else result.logits
+        return found[0]
+
+    return run
+
+
+def _target(task: str, source: Tensor) -> Target:
+    """f, by what the source answers."""
+    if task == "embedding":
+        direction = (source / source.norm()).detach()
+        return lambda found: found @ direction
+    if task in PAIRS:
+        return lambda found: found.sum()
+    if task == "text-generation":
+        return lambda found: found[-1].log_softmax(0)[source[-1].argmax()]
+    chosen = source.argmax(-1, keepdim=True).detach()
+    if task in PER_TOKEN:
+        return lambda found: found.log_softmax(-1).gather(-1, chosen).mean()
+    return lambda found: found.log_softmax(-1).gather(-1, chosen).sum()
+
+
+def _saliency(
+    sides: Sides, text: ShownInput, answers: Callable[[ShownInput], Tensor], target: Target
+) -> Float64:
+    """|gradient x input| of each token, as shares of their sum."""
+    import torch
+
+    entered: list[Tensor] = []
+
+    def leaf(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+        entered.append(output.detach().requires_grad_(True))
+        return entered[-1]
+
+    table: Any = sides.body.get_input_embeddings()  # type: ignore[operator]
+    hook = table.register_forward_hook(leaf)
+    try:
+        with torch.enable_grad():
+            (gradient,) = torch.autograd.grad(target(answers(text)), entered[:1])
+    finally:
+        hook.remove()
+    found = (gradient * entered[0])[0].sum(-1).abs().detach().double().numpy()
+    total = found.sum()
+    shares: Float64 = found / total if total else np.zeros_like(found)
+    return shares
