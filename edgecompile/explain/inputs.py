@@ -140,7 +140,7 @@ def _arrays(subject: Subject) -> Iterator[Inputs]:
     """A module's example inputs and seeded changes of them, as the check makes them."""
     import torch
 
-    from edgecompile.checks.quality import perturbed
+    from edgecompile.checks.modules import perturbed
     from edgecompile.reference import build_entry_point
 
     examples = build_entry_point(subject.model.entry_point).examples

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 
 from edgecompile.report import CheckReport, Row
 
+EXPLAINED = "explain.json"
 SIGNS = {"pass": "pass", "fail": "**FAIL**", "unproven": "**unproven**", "measured": ""}
 
 
@@ -26,8 +27,20 @@ def write_reports(report: CheckReport, folder: Path) -> None:
     (draft / "report.json").write_text(text + "\n", "utf-8")
     (draft / "report.md").write_text(markdown(report), "utf-8")
     (draft / "junit.xml").write_text(junit(report), "utf-8")
+    _keep_explained(folder, draft, report)
     shutil.rmtree(folder, ignore_errors=True)
     draft.rename(folder)
+
+
+def _keep_explained(old: Path, new: Path, report: CheckReport) -> None:
+    """What `edgecompile explain` found of the same bundle stays beside its report."""
+    file = old / EXPLAINED
+    try:
+        found = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):
+        return
+    if isinstance(found, dict) and found.get("manifest_sha256") == report.manifest_sha256:
+        shutil.copyfile(file, new / EXPLAINED)
 
 
 def markdown(report: CheckReport) -> str:

