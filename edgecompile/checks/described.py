@@ -33,7 +33,9 @@ def rows(manifest: Manifest, model: Model, changed: list[str]) -> Iterator[Row]:
         wrong = [f"{name} ({there[name]}, not {scheme})" for name, scheme in chosen.items()
                  if there.get(name, scheme) != scheme]  # fmt: skip
         yield exact(STEP, "schemes_differing", wrong, len(chosen))
-    floats = [one for one in manifest["floats"] if one["name"] not in changed and "folded" not in one]
+    floats = [
+        one for one in manifest["floats"] if one["name"] not in changed and "folded" not in one
+    ]
     wrong = [one["name"] for one in floats if not _as_the_source(one, model)]
     yield exact(STEP, "source_floats_differing", wrong, len(floats))
 
