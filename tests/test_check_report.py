@@ -59,7 +59,9 @@ def test_the_files_are_written_whole_and_replace_older_ones(tmp_path: Path) -> N
     assert folder.name == "m-cpu.report"
     write_reports(report(GOOD), folder)
     write_reports(report(GOOD, BAD), folder)
-    assert sorted(f.name for f in folder.iterdir()) == ["junit.xml", "report.json", "report.md"]
+    assert sorted(f.name for f in folder.iterdir()) == [
+        "junit.xml", "report.html", "report.json", "report.md",
+    ]  # fmt: skip
     data = json.loads((folder / "report.json").read_text("utf-8"))
     assert (data["verdict"], data["rows"][1]["value"]) == ("fail", None)
     assert data["manifest_sha256"] == "ab" * 32

@@ -63,7 +63,7 @@ def test_the_wheel_has_every_module_and_the_shelf_and_nothing_else(wheel: Path) 
     expected = {"edgecompile/py.typed", "edgecompile/_shelf/constraints.txt"}
     expected |= {str(f.relative_to(ROOT)) for f in (ROOT / "edgecompile").rglob("*.py")}
     expected |= {f"edgecompile/_shelf/targets/{f.name}" for f in ROOT.glob("targets/*.toml")}
-    for pattern in ("shims/cpp/*.cpp", "shims/cpp/*.h"):
+    for pattern in ("shims/cpp/*.cpp", "shims/cpp/*.h", "report/templates/*.*"):
         expected |= {str(f.relative_to(ROOT)) for f in (ROOT / "edgecompile").glob(pattern)}
     for pattern in ("models/*/*.toml", "models/*/*.json", "models/*/*.md", "models/*/*.py"):
         expected |= {f"edgecompile/_shelf/{f.relative_to(ROOT)}" for f in ROOT.glob(pattern)}

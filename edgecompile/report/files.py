@@ -1,4 +1,4 @@
-"""A report on disk: report.json for programs, report.md for people, junit.xml for CI."""
+"""A report on disk: report.json for programs, report.html and .md for people, junit.xml for CI."""
 from __future__ import annotations
 
 import json
@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
-from edgecompile.report import CheckReport, Row
+from edgecompile.report import CheckReport, Row, page
 
 SIGNS = {"pass": "pass", "fail": "**FAIL**", "unproven": "**unproven**", "measured": ""}
 
@@ -18,7 +18,10 @@ def folder_of(bundle: Path) -> Path:
 
 
 def write_reports(report: CheckReport, folder: Path) -> None:
-    """Write the three files into a new `folder`, replacing an older report as a whole."""
+    """Write the files into a new `folder`, replacing an older report as a whole.
+
+    What `explain` found of the very same bytes stays.
+    """
     draft = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
@@ -26,8 +29,11 @@ def write_reports(report: CheckReport, folder: Path) -> None:
     (draft / "report.json").write_text(text + "\n", "utf-8")
     (draft / "report.md").write_text(markdown(report), "utf-8")
     (draft / "junit.xml").write_text(junit(report), "utf-8")
+    if page.explained(folder, report.manifest_sha256):
+        shutil.copyfile(folder / page.EXPLAINED, draft / page.EXPLAINED)
     shutil.rmtree(folder, ignore_errors=True)
     draft.rename(folder)
+    page.write(folder)
 
 
 def markdown(report: CheckReport) -> str:
