@@ -62,6 +62,7 @@ def share(row: Row, value: float | None) -> float:
 def _drawn(rows: Sequence[Row]) -> Shares | None:
     known = [(row, share(row, row.value)) for row in rows]
     known = [(row, found) for row, found in known if math.isfinite(found)]
+    known.sort(key=lambda pair: pair[0].verdict == "pass")  # what did not pass comes first
     if not known:
         return None
     ends = [found for _, found in known]
