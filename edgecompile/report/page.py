@@ -5,11 +5,12 @@ reports of the same model in the same folder. No script; names and notes are unt
 """
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ from edgecompile.report.plots import (
 from edgecompile.report.reading import from_json
 
 NAME, EXPLAINED = "report.html", "explain.json"
+# What reading a table of another shape raises.
+SHAPE = (AttributeError, IndexError, KeyError, TypeError, ValueError, jinja2.UndefinedError)
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -45,15 +48,26 @@ class Found:
     manifest: Mapping[str, Any] = field(default_factory=dict)
     explained: Mapping[str, Any] = field(default_factory=dict)
     beside: tuple[CheckReport, ...] = ()
+    folders: tuple[Path, ...] = ()  # of the reports beside it
 
 
 def write(folder: Path) -> Path:
-    """Write report.html into a `<bundle>.report` folder; raises OSError without report.json."""
-    file = folder / NAME
-    draft = folder / f".{NAME}.new"
-    draft.write_text(render(gather(folder)), encoding="utf-8")
-    draft.replace(file)
+    """Write report.html into a `<bundle>.report` folder, and anew those that show it beside theirs.
+
+    Raises OSError without report.json.
+    """
+    found = gather(folder)
+    file = _replace(folder, render(found))
+    for other in found.folders:
+        with contextlib.suppress(OSError, *SHAPE):  # a page less new than it could be
+            _replace(other, render(gather(other)))
     return file
+
+
+def _replace(folder: Path, text: str) -> Path:
+    draft = folder / f".{NAME}.new"
+    draft.write_text(text, encoding="utf-8")
+    return draft.replace(folder / NAME)
 
 
 def gather(folder: Path) -> Found:
@@ -61,9 +75,10 @@ def gather(folder: Path) -> Found:
     extra = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     report = from_json(extra)
     manifest = folder.with_name(folder.name.removesuffix(".report")) / "manifest.json"
+    beside = dict(_beside(folder, report))
     return Found(
         report, extra, _json(manifest, report.manifest_sha256),
-        explained(folder, report.manifest_sha256), tuple(_beside(folder, report)),
+        explained(folder, report.manifest_sha256), tuple(beside.values()), tuple(beside),
     )  # fmt: skip
 
 
@@ -85,20 +100,30 @@ def _json(file: Path, digest: str = "") -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _beside(folder: Path, report: CheckReport) -> Iterator[CheckReport]:
+def _beside(folder: Path, report: CheckReport) -> Iterator[tuple[Path, CheckReport]]:
     """Other bundles' reports of the same model, in the folder that this one is in."""
     for file in sorted(folder.parent.glob("*.report/report.json")):
         table = _json(file)
         if file.parent.name == folder.name or table.get("model") != report.model:
             continue
-        try:
-            yield from_json(table)
-        except (KeyError, TypeError, ValueError):
-            continue  # another format's
+        with contextlib.suppress(*SHAPE):  # another format's
+            yield file.parent, from_json(table)
 
 
 def render(found: Found) -> str:
-    """The page's text; the same text from the same files."""
+    """The page's text; the same text from the same files.
+
+    Where a manifest or explain.json has a shape that is not known, without what they would show.
+    """
+    try:
+        return _rendered(found)
+    except SHAPE:
+        note = "the manifest or explain.json has another shape than this version draws"
+        report = replace(found.report, notes=(*found.report.notes, note))
+        return _rendered(Found(report, beside=found.beside))
+
+
+def _rendered(found: Found) -> str:
     report = found.report
     return _template().render(
         report=report, rows=report.rows, manifest=found.manifest, explained=found.explained,

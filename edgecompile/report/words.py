@@ -69,8 +69,11 @@ def number(value: float | None, digits: int = 5) -> str:
 
 
 def valued(row: Row, digits: int = 5) -> str:
-    """The value with its unit."""
-    return f"{number(row.value, digits)} {row.unit}".strip()
+    """The value with its unit; to as many decimals as its interval, where those are more."""
+    shown, decimals = number(row.value, digits), _decimals(row)
+    if math.isfinite(row.value) and decimals > len(shown.partition(".")[2]) and "e" not in shown:
+        shown = f"{row.value:,.{decimals}f}"
+    return f"{shown} {row.unit}".strip()
 
 
 def limited(row: Row) -> str:
@@ -82,11 +85,23 @@ def limited(row: Row) -> str:
 
 def interval(row: Row, between: str = " to ") -> str:
     """`0.9912 to 0.9953`: two digits of their distance; empty where samples bound nothing."""
+    decimals = _decimals(row)
+    return between.join(f"{end:,.{decimals}f}" for end in _ends(row))
+
+
+def _ends(row: Row) -> tuple[float, ...]:
     if row.low is None or row.high is None or not math.isfinite(row.high - row.low):
-        return ""
-    width = abs(row.high - row.low) or abs(row.high) or 1.0
-    decimals = min(max(1 - math.floor(math.log10(width)), 0), 9)
-    return between.join(f"{end:,.{decimals}f}" for end in (row.low, row.high))
+        return ()
+    return row.low, row.high
+
+
+def _decimals(row: Row) -> int:
+    """Those that show two digits of the interval's width; 0 without an interval."""
+    ends = _ends(row)
+    if not ends:
+        return 0
+    width = abs(ends[1] - ends[0]) or abs(ends[1]) or 1.0
+    return min(max(1 - math.floor(math.log10(width)), 0), 9)
 
 
 def needs(row: Row) -> str:

@@ -10,13 +10,13 @@ def test_the_first_line_is_the_verdict_with_a_sign() -> None:
 
 
 def test_a_judged_row_shows_its_interval_beside_its_limit() -> None:
-    line = "| quality | cosine_mean | 0.999 | 0.9980 to 0.9995 | ≥ 0.99 | 256 | ✅ pass |"
+    line = "| quality | cosine_mean | 0.9990 | 0.9980 to 0.9995 | ≥ 0.99 | 256 | ✅ pass |"
     assert line in markdown(report(COSINE))
 
 
 def test_what_failed_is_said_before_any_table() -> None:
     above, _, _ = markdown(report(COSINE, KL)).partition("\n|")
-    assert "- ❌ **kl_mean** (fail): 0.5, limit ≤ 0.25, interval 0.40 to 0.60" in above
+    assert "- ❌ **kl_mean** (fail): 0.50, limit ≤ 0.25, interval 0.40 to 0.60" in above
 
 
 def test_all_rows_are_folded() -> None:

@@ -22,7 +22,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Heads:
-    """Divergence by layer (downwards) and head as a picture, the worst heads' maps beside it."""
+    """Divergence by head (downwards) and layer as a picture, the worst heads' maps beside it."""
 
     picture: str
     layers: int
@@ -51,8 +51,9 @@ def attention(explained: Mapping[str, Any]) -> Heads | None:
     )
     pairs = [_pair(one) for one in part.get("maps", ()) if isinstance(one, Mapping)]
     tokens = tuple(str(token) for token in part.get("tokens", ()))
+    turned = [list(column) for column in zip(*table, strict=False)]  # layers to the right
     return Heads(
-        png.data_uri(table, top), len(table), len(table[0]), top, f"layer {layer}, head {head}",
+        png.data_uri(turned, top), len(table), len(table[0]), top, f"layer {layer}, head {head}",
         tuple(pair for pair in pairs if pair.source and pair.found), tokens, "",
     )  # fmt: skip
 

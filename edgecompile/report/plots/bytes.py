@@ -13,13 +13,13 @@ from edgecompile.numerics.schemes import Scheme
 GROUPS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     (name, re.compile(pattern, re.IGNORECASE))
     for name, pattern in (
-        ("norms", r"norm|(^|\.)ln_|(^|\.)bn\d*(\.|$)|running_(mean|var)"),
+        ("norms", r"norm|(^|\.)ln_|(^|[._])bn\d*(\.|$)|running_(mean|var)"),
         ("embedding", r"embed|(^|\.)wte|(^|\.)wpe|^shared\."),
         ("attention", r"attn|attention|\.[qkvo]_proj|\.qkv"),
         ("mlp", r"mlp|ffn|feed_forward|intermediate|output\.dense|\.fc\d|DenseReluDense|"
                 r"(gate|up|down)_proj|experts"),
         ("convolutions", r"conv"),
-        ("head", r"head|classifier|score|pooler|(^|\.)fc\."),
+        ("head", r"head|classifier|score|pooler|(^|[._])fc\."),
     )
 )  # fmt: skip
 ORDER = (*(name for name, _ in GROUPS), "other tensors")
