@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from edgecompile.report import CheckReport, Row
 from edgecompile.report.words import interval, limited, number, valued
@@ -25,7 +26,7 @@ def markdown(report: CheckReport) -> str:
         *_wrong(report.rows),
     ]
     head = [row for row in report.rows if row.limit != 0 and row.verdict != "measured"]
-    lines += ["", *_table(head)] if head else []
+    lines += ["", *_table([replace(row, detail="") for row in head])] if head else []
     lines += ["", *_summed(report.rows)]
     lines += ["", *(f"- {_plain(note)}" for note in report.notes)] if report.notes else []
     lines += [*_ranking(report), "", *_folded(report)]
@@ -39,7 +40,7 @@ def _wrong(rows: Sequence[Row]) -> Iterator[str]:
         yield ""
     for row in bad:
         limit = f", limit {limited(row)}" if row.limit is not None else ""
-        between = f", interval {interval(row)}" if interval(row) else ""
+        between = f", interval {interval(row)}" if interval(row) and not row.detail else ""
         why = f": {_plain(row.detail)}" if row.detail else ""
         yield (
             f"- {SIGNS[row.verdict]} **{row.metric}** ({row.verdict}): {valued(row)}{limit}"
