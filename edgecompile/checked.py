@@ -5,13 +5,13 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from edgecompile import cache, host
 from edgecompile.checks import Limits
 from edgecompile.checks.device import is_for_gpu
 from edgecompile.model import Model
-from edgecompile.report import CheckReport, Row, StageValue
+from edgecompile.report import CheckReport
+from edgecompile.report.reading import from_json
 from edgecompile.runtime.manifest import Manifest
 from edgecompile.text import Corpus
 
@@ -56,19 +56,7 @@ def _write(file: Path, text: str) -> None:
 
 def read(file: Path) -> CheckReport:
     """A report from its JSON; a value that was no number is NaN again."""
-    table: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    nan = float("nan")
-    rows = [row | {"value": nan if row["value"] is None else row["value"]}
-            for row in table.pop("rows")]  # fmt: skip
-    fields = {field.name for field in dataclasses.fields(CheckReport)}
-    kept = {name: value for name, value in table.items() if name in fields}
-    kept["stages"] = tuple(
-        StageValue(**one | {"value": nan if one["value"] is None else one["value"]})
-        for one in kept.get("stages", ())
-    )
-    for name in ("allowed", "notes", "ranking"):
-        kept[name] = tuple(kept[name])
-    return CheckReport(**kept, rows=tuple(Row(**row) for row in rows))
+    return from_json(json.loads(file.read_text(encoding="utf-8")))
 
 
 def _modules() -> tuple[str, ...]:

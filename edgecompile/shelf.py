@@ -1,4 +1,4 @@
-"""The shelf: targets/, models/ and the tested versions as shipped, from a checkout or a wheel."""
+"""The shelf: targets/, models/, tested versions and the schema, from a checkout or a wheel."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -21,7 +21,12 @@ def tested_versions() -> dict[str, str]:
     return {name: version for name, equals, version in pins if equals}
 
 
-def _place(name: str) -> Path:
+def report_schema() -> Path:
+    """The JSON Schema of report.json."""
+    return _place("report.schema.json", "docs/report.schema.json")
+
+
+def _place(name: str, checkout: str = "") -> Path:
     package = Path(__file__).resolve().parent
     installed = package / "_shelf" / name  # a wheel: see tool.hatch.build in pyproject.toml
-    return installed if installed.exists() else package.parent / name
+    return installed if installed.exists() else package.parent / (checkout or name)

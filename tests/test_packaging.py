@@ -30,6 +30,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "constraints.txt", "LICENSE", "README.md"):
         shutil.copy(ROOT / name, root / name)
+    (root / "docs").mkdir()
+    shutil.copy(ROOT / "docs" / "report.schema.json", root / "docs")
     (root / "targets" / "cpu.toml.orig").touch()
     (root / "models" / "all-minilm-l6-v2" / "model.safetensors").touch()
     (root / "edgecompile" / "notes.txt").touch()
@@ -61,9 +63,10 @@ def python(installed: Path, code: str) -> str:
 def test_the_wheel_has_every_module_and_the_shelf_and_nothing_else(wheel: Path) -> None:
     found = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     expected = {"edgecompile/py.typed", "edgecompile/_shelf/constraints.txt"}
+    expected.add("edgecompile/_shelf/report.schema.json")
     expected |= {str(f.relative_to(ROOT)) for f in (ROOT / "edgecompile").rglob("*.py")}
     expected |= {f"edgecompile/_shelf/targets/{f.name}" for f in ROOT.glob("targets/*.toml")}
-    for pattern in ("shims/cpp/*.cpp", "shims/cpp/*.h"):
+    for pattern in ("shims/cpp/*.cpp", "shims/cpp/*.h", "report/templates/*.*"):
         expected |= {str(f.relative_to(ROOT)) for f in (ROOT / "edgecompile").glob(pattern)}
     for pattern in ("models/*/*.toml", "models/*/*.json", "models/*/*.md", "models/*/*.py"):
         expected |= {f"edgecompile/_shelf/{f.relative_to(ROOT)}" for f in ROOT.glob(pattern)}
@@ -93,6 +96,20 @@ def test_an_installed_wheel_finds_its_own_shelf(installed: Path) -> None:
     assert (Path(models) / "all-minilm-l6-v2" / "recipe.toml").is_file()
     names = python(installed, "from edgecompile import target; print(*target.names())").split()
     assert names == sorted(file.stem for file in ROOT.glob("targets/*.toml"))
+
+
+def test_an_installed_wheel_has_the_schema_of_its_reports(installed: Path) -> None:
+    code = "from edgecompile import shelf; print(shelf.report_schema().read_text()[0])"
+    assert python(installed, code) == "{"
+
+
+def test_an_installed_wheel_draws_a_page(installed: Path) -> None:
+    code = (
+        "from edgecompile.report import CheckReport, page; "
+        "report = CheckReport('a', '', '', '', '', '', '', '', (), {}, {}, {}); "
+        "print(len(page.render(page.Found(report))) > 1000)"
+    )
+    assert python(installed, code) == "True"
 
 
 def test_an_installed_wheel_knows_the_tested_versions(installed: Path) -> None:

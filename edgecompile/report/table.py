@@ -2,36 +2,57 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from edgecompile.errors import UsageError
 from edgecompile.report import CheckReport, Row
+from edgecompile.report.words import interval, limited, needs, valued
 
 COLOURS = {"pass": "green", "fail": "bold red", "unproven": "yellow", "measured": "dim"}
 QUALITY = ("cosine_mean", "kl_mean", "accuracy_ratio", "relative_error")
 SPEED = ("decode_speed", "latency")
+WIDE = 92  # columns of a terminal that has room for the samples
 
 
 def show(report: CheckReport, console: Console) -> None:
-    """All rows of one check, the verdict below."""
-    table = Table(box=None, pad_edge=False)
-    for name in ("step", "metric", "value", "limit", "samples"):
-        table.add_column(name, justify="right" if name in ("value", "limit", "samples") else "left")
-    table.add_column("verdict", overflow="fold")
+    """All rows of one check by step, then why some did not pass, the verdict last."""
+    wide = console.width >= WIDE
+    table = Table(box=None, pad_edge=False, collapse_padding=not wide)
+    table.add_column("metric", overflow="fold", min_width=25)
+    table.add_column("value", justify="right", overflow="fold", max_width=None if wide else 15)
+    for name in ("interval", "limit", *(("samples",) if wide else ())):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True, min_width=8)
+    step = ""
     for row in report.rows:
-        table.add_row(*_cells(row))
+        if row.step != step:
+            step = row.step
+            table.add_row(f"[dim]{escape(step)}[/]")
+        table.add_row(*_cells(row, wide))
     console.print(table)
-    for note in report.notes:
-        console.print(f"note: {note}")
+    for row in report.rows:
+        if row.verdict in ("fail", "unproven") and row.detail:
+            colour = COLOURS[row.verdict]
+            console.print(f"[{colour}]{row.verdict}[/] {row.metric}: {escape(row.detail)}")
+    for note in (*_needs(report), *report.notes):
+        console.print(f"note: {escape(note)}")
     if report.ranking:
         console.print(_ranking(report))
     colour = COLOURS[report.verdict]
-    console.print(f"verdict: [{colour}]{report.verdict}[/{colour}], {report.where}\n")
+    console.print(f"verdict: [{colour}]{report.verdict}[/{colour}], {escape(report.where)}\n")
+
+
+def _needs(report: CheckReport) -> list[str]:
+    """What a stricter limit would take, where more samples could prove it."""
+    asked = [f"{row.metric} {needs(row)}" for row in report.rows if needs(row)]
+    if not asked:
+        return []
+    return [f"samples that would prove half of what the limit allows: {', '.join(asked)}"]
 
 
 def _ranking(report: CheckReport) -> Table:
@@ -44,18 +65,10 @@ def _ranking(report: CheckReport) -> Table:
     return table
 
 
-def _cells(row: Row) -> tuple[str, ...]:
-    sign = "≥" if row.better == "higher" else "≤"
-    limit = "" if row.limit is None else f"{sign} {row.limit:.5g}"
+def _cells(row: Row, wide: bool) -> tuple[str, ...]:
     verdict = f"[{COLOURS[row.verdict]}]{row.verdict}[/]" if row.verdict != "measured" else ""
-    detail = f" {row.detail}" if row.detail and row.verdict != "pass" else ""
-    value, samples = number(row.value, row.unit), str(row.samples)
-    return row.step, row.metric, value, limit, samples, verdict + detail
-
-
-def number(value: float, unit: str) -> str:
-    """A value with its unit; never shown rounder than it is judged by eye."""
-    return f"{value:.5g} {unit}".strip() if math.isfinite(value) else "none"
+    samples = (f"{row.samples:,}",) if wide else ()
+    return (f" {row.metric}", valued(row), interval(row), limited(row), *samples, verdict)
 
 
 def summary_rows(folder: Path) -> list[dict[str, Any]]:
