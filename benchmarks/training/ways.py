@@ -5,7 +5,9 @@
 
 DIR holds sections-train.jsonl and sections-validation.jsonl; home-commands writes its own rows.
 Rates were set before any row was run: those of docs/training.md and of home-commands' recipe, ten
-times as much for LoRA (as for SmolLM2). FOLDER keeps models and answers: a stopped run goes on.
+times as much for LoRA (as for SmolLM2). Two tasks in one encoder (`both`) have as many epochs as
+each of them alone (`-short`: half of the recipe's, which is row `home`). FOLDER keeps models and
+answers: a stopped run goes on.
 """
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ from table import against
 _AUGMENT = ("syntax", "templates", "synonyms", "spans", "words", "punctuation", "case",
             "characters")  # fmt: skip
 TUNED = ("train.epochs=4", "train.batch=16", "train.lr=2e-4")
-WIDE = ("train.epochs=4", "train.batch=32", "train.lr=4e-4", "train.length=64")  # home-commands'
+SHORT = ("train.epochs=2", "train.batch=32", "train.lr=4e-4", "train.length=64")  # recipe's half
 HOME = "home-commands"
 
 
@@ -51,8 +53,9 @@ ROWS = {
     "lora": Way((*TUNED, "train.lr=2e-3", "train.lora.rank=16", "train.lora.alpha=32"),
                 beside=_LINEAR),
     "home": Way((), ("home",)),
-    "sections-wide": Way(WIDE, beside=_LINEAR),
-    "both": Way(WIDE, ("sections", "home"), {"sections": "sections-wide", "home": "home"}),
+    "sections-short": Way(SHORT),
+    "home-short": Way(SHORT, ("home",)),
+    "both": Way(SHORT, ("sections", "home"), {"sections": "sections-short", "home": "home-short"}),
 }  # fmt: skip
 
 
