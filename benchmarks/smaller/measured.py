@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 import numpy as np
 from held_out import DOMAINS, WINDOW, Window, windows
@@ -17,6 +18,10 @@ from edgecompile import sources
 from edgecompile.model import Model
 from edgecompile.reference import Reference
 from edgecompile.runtime import Session, load
+from edgecompile.tokenizer import tokenizer_json
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 Logits = NDArray[np.float32]  # [tokens, vocabulary]
 PROMPT, NEW, ROUNDS = 32, 64, 7  # of speed
@@ -34,7 +39,7 @@ def perplexities(
     if kept.is_file():
         found: dict[str, float] = json.loads(kept.read_text("utf-8"))
         return found
-    model, logits = _opened(place)
+    model, logits = opened(place)
     found = {}
     for name, file in files.items():
         count = tokens if name in DOMAINS else min(tokens, 4096)
@@ -43,13 +48,14 @@ def perplexities(
     return found
 
 
-def _opened(place: str) -> tuple[Model, Callable[[Window], Logits]]:
+def opened(place: str) -> tuple[Model, Callable[[Window], Logits]]:
     """Whose tokenizer cuts windows, and their logits: torch's, or the bundle's own."""
     path = Path(place)
     if (path / "manifest.json").is_file():
         session = load(path, "always")
         source = (path.parent / f"{path.name}.from").read_text("utf-8")
-        model = sources.describe(sources.resolve(source, task="text-generation"))
+        ref = sources.resolve(source, task="text-generation")
+        model = sources.load(ref, lambda *_: None)  # a GGUF source's tokenizer comes with loading
         return model, lambda ids: np.concatenate([part.copy() for part in session.logits(ids)])
     ref = sources.resolve(place, task="text-generation")
     model = sources.load(ref, lambda *_: None)
@@ -57,16 +63,53 @@ def _opened(place: str) -> tuple[Model, Callable[[Window], Logits]]:
     return model, lambda ids: reference.logits(ids.tolist())
 
 
+def same_text(
+    place: str, whole: Model, files: Mapping[str, Path], tokens: int, kept: Path
+) -> dict[str, float]:
+    """Perplexity a token of `whole`, of text that `place` may cut into other tokens.
+
+    exp of all nats over whole's tokens, of windows that whole's tokenizer cuts.
+    """
+    if kept.is_file():
+        found: dict[str, float] = json.loads(kept.read_text("utf-8"))
+        return found
+    from tokenizers import Tokenizer
+
+    model, logits = opened(place)
+    theirs, own = (Tokenizer.from_str(tokenizer_json(one.folder)) for one in (whole, model))
+    found = {}
+    for name, file in files.items():
+        count = tokens if name in DOMAINS else min(tokens, 4096)
+        cut = windows(whole, file, count)
+        texts = [theirs.decode(ids.tolist(), skip_special_tokens=False) for ids in cut]
+        nats = [_nats(own, text, len(theirs.decode([int(ids[0])])), logits)
+                for ids, text in zip(cut, texts, strict=True)]  # fmt: skip
+        found[name] = math.exp(sum(nats) / sum(len(ids) - 1 for ids in cut))
+    kept.write_text(json.dumps(found), "utf-8")
+    return found
+
+
+def _nats(own: Tokenizer, text: str, first: int, logits: Callable[[Window], Logits]) -> float:
+    """Surprisal of a text but for its `first` characters."""
+    encoded = own.encode(text, add_special_tokens=False)
+    ids = np.array(encoded.ids, np.int64)
+    skipped = max(1, sum(1 for start, _ in encoded.offsets if start < first))
+    every = _surprisals(ids, logits(ids))
+    return float(every[skipped - 1 :].sum())
+
+
 def perplexity(found: Sequence[Window], logits: Callable[[Window], Logits]) -> float:
     """exp of the mean surprisal of every token of a window but its first, in nats."""
-    return math.exp(float(np.mean([_surprisal(ids, logits(ids)) for ids in found])))
+    return math.exp(float(np.mean([_surprisals(ids, logits(ids)).mean() for ids in found])))
 
 
-def _surprisal(ids: Window, logits: Logits) -> float:
+def _surprisals(ids: Window, logits: Logits) -> NDArray[np.float64]:
+    """float64 [tokens - 1], in nats: of every token but the first."""
     rows = logits[:-1].astype(np.float64)
     rows -= rows.max(1, keepdims=True)
     chosen = rows[np.arange(len(rows)), ids[1:]]
-    return float((np.log(np.exp(rows).sum(1)) - chosen).mean())
+    found: NDArray[np.float64] = np.log(np.exp(rows).sum(1)) - chosen
+    return found
 
 
 def megabytes(place: Path) -> float:
@@ -83,11 +126,12 @@ def speeds(bundles: Mapping[str, Path], threads: int) -> dict[str, tuple[float, 
             name: stack.enter_context(load(path, "always", threads))
             for name, path in bundles.items()
         }
-        ids = next(iter(sessions.values())).tokenize(["Once upon a time, far away, " * 20])[0]
+        prompt = ["Once upon a time, far away, " * 20]  # in each one's own tokens
+        ids = {name: one.tokenize(prompt)[0][:PROMPT] for name, one in sessions.items()}
         runs: dict[str, list[float]] = {name: [] for name in sessions}
         for at in range(ROUNDS + 1):
             for name, session in sessions.items():
-                rate = _rate(session, ids[:PROMPT])
+                rate = _rate(session, ids[name])
                 if at:  # the first round warms up
                     runs[name].append(rate)
     return {name: (median(found), max(found)) for name, found in runs.items()}
@@ -101,4 +145,4 @@ def _rate(session: Session, ids: Sequence[int]) -> float:
     return count / (time.perf_counter() - start)
 
 
-__all__ = ["WINDOW", "megabytes", "perplexities", "speeds", "texts"]
+__all__ = ["WINDOW", "megabytes", "perplexities", "same_text", "speeds", "texts"]

@@ -1,7 +1,7 @@
 """Zeros in a decoder's weights, and windows for its attention: what either costs in perplexity.
 
     python benchmarks/smaller/sparse.py --data DIR [--model MODEL] [--tokens 8192] [--texts 16]
-        [--keep FOLDER] [--only zeros|windows]
+        [--keep FOLDER] [--only zeros|windows] [--patterns "2:4" ...] [--methods wanda ...]
 
 DIR holds text/python-library.txt, which the passes are calibrated on, and text/python-tutorial.txt,
 which perplexity is measured on. Prints the machine, the versions and a line for each way: by
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from edgecompile.model import Model
 
 ZEROS = {"50 %": {"sparsity": 0.5}, "2:4": {"pattern": "2:4"}}
+METHODS = ("wanda", "sparsegpt")
 WINDOWS = (256, 0), (512, 0), (1024, 0), (512, 4), (512, 2)  # positions, every n-th layer dense
 SHORT, LONG = 512, 2048  # tokens of a text
 
@@ -41,6 +42,8 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=16, help="Windows of 512 to calibrate on.")
     parser.add_argument("--keep", type=Path, help="Folder for the checkpoints; default: none.")
     parser.add_argument("--only", choices=("zeros", "windows"))
+    parser.add_argument("--patterns", nargs="+", choices=ZEROS, default=list(ZEROS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     options = parser.parse_args()
     from edgecompile.host import cpu_level, cpu_name, usable_cores
     from edgecompile.train.run import versions
@@ -62,9 +65,10 @@ def zeros(options: argparse.Namespace, keep: Path) -> None:
     model = load(options.model)
     texts = pieces(model, text, SHORT, options.tokens)
     say("as it came", perplexity(model, texts))
-    for name, pattern in ZEROS.items():
+    for name in options.patterns:
+        pattern = ZEROS[name]
         say(f"magnitude {name}", perplexity(by_magnitude(model, pattern), texts))
-        for method in ("wanda", "sparsegpt"):
+        for method in options.methods:
             start = time.perf_counter()
             settings = [f"prune.{key}={value}" for key, value in pattern.items()]
             settings = [f"prune.method={method}", f"prune.texts={options.texts}", *settings]

@@ -61,10 +61,15 @@ def float_graph(model: Path, file: Path) -> Path:
 
 def float_answers(model: Path, data: Path) -> Right:
     """Of a Hugging Face folder in float32, by transformers and torch."""
+    return answers_on(data / VALIDATION, model)
+
+
+def answers_on(file: Path, model: Path) -> Right:
+    """The same on any JSONL file of texts and labels."""
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    texts, labels = read(data / VALIDATION)
+    texts, labels = read(file)
     module = AutoModelForSequenceClassification.from_pretrained(model, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(model)
     found: list[str] = []
