@@ -133,6 +133,7 @@ def _run(subject: _Subject, found: _Found) -> None:
     if not place.whole:
         asked = dataclasses.replace(subject, place=device.on_cpu(place))
     found.step("cost", _cost_rows(asked))
+    found.step("engine", _golden_rows(asked))
     if subject.model is not None:
         found.step("engine", _engine_rows(asked, subject.model, decoded))
         if subject.model.origin is not None:
@@ -180,12 +181,23 @@ def _engine_rows(subject: _Subject, model: Model, decoded: Decoded) -> Iterator[
             yield from tokens.rows(worker, source, texts)
             if info.engine.name == "llama_cpp":
                 yield tokens.engine_row(info, subject.bundle, model.folder, texts)
+                yield tokens.special_row(info, subject.bundle, model)
         if info.task == "text-generation" and source is not None:
             yield from tokens.template_rows(worker, source, info, subject.bundle)
-        yield from alone.golden_rows(worker, info)
         comparison = _comparison(subject, worker, model, decoded, source)
         context = info.generation.context_length if info.generation else 0
         yield from quality.rows(comparison, held_out, context)
+
+
+def _golden_rows(subject: _Subject) -> Iterator[Row]:
+    place, threads = subject.place, subject.options.threads
+
+    def opened(count: int | None) -> Worker:
+        return Worker(
+            subject.bundle, place.python, verify="never", threads=count, provider=place.provider
+        )
+
+    yield from alone.golden_rows(opened, subject.info, threads)
 
 
 def _kept_rows(

@@ -1,14 +1,13 @@
 """Is an input answered the same alone as among others, and on as many threads as usual?"""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgecompile.checks.comparison import EXPORT, Comparison
-from edgecompile.errors import UnsupportedError
 from edgecompile.metrics import Measurement, error
 from edgecompile.report import Row, exact
 from edgecompile.runtime.manifest import Manifest
@@ -29,14 +28,21 @@ def rows(
         yield comparison.judge(EXPORT, measured)
 
 
-def golden_rows(worker: Worker, info: Manifest) -> Iterator[Row]:
-    """The shipped golden inputs, answered on one thread when they were made."""
+def golden_rows(
+    open_: Callable[[int | None], Worker], info: Manifest, threads: int | None
+) -> Iterator[Row]:
+    """The shipped golden inputs on one thread, as they were made, and on as many as usual."""
     if info.golden is None:
         return
-    try:
-        results = worker.self_test()
-    except UnsupportedError:
-        return
-    wrong = [one["fault"] or f"{one['deviation']:.3g} over {one['tolerance']:.3g}"
-             for one in results if not one["passed"]]  # fmt: skip
-    yield exact("export", "golden_differing", wrong, len(results))
+    wrong, asked = [], 0
+    for count in (1, threads):
+        with open_(count) as worker:
+            results = worker.self_test()
+        asked += len(results)
+        wrong += [f"{_said(one)} on {count or 'the usual number of'} threads"
+                  for one in results if not one["passed"]]  # fmt: skip
+    yield exact(EXPORT, "golden_differing", wrong, asked)
+
+
+def _said(result: Mapping[str, Any]) -> str:
+    return str(result["fault"]) or f"{result['deviation']:.3g} over {result['tolerance']:.3g}"

@@ -1,8 +1,8 @@
 """The two sides that a check compares, and what it asked them already."""
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -60,6 +60,15 @@ class Comparison:
         """Inside, the reference computes with what the sealed files hold in place of the source."""
         floats = ReadWhenAsked(self.replaced, self.decoded.floats.__getitem__)
         return self.reference.quantized(self.decoded.quantized, floats)
+
+    @contextmanager
+    def graph(self, failed: bool) -> Iterator[Worker]:
+        """Who answers for the engine's graph: where something failed, not the shipped runtime."""
+        if not failed:
+            yield self.worker
+            return
+        with self.worker.by_installed_runtime() as installed:
+            yield installed
 
     def judge(self, step: str, measured: Measurement) -> Row:
         """The measurement against its limit, if there is one: by its interval where it has one.

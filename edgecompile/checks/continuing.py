@@ -11,9 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edgecompile.checks import stages
 from edgecompile.checks.comparison import EXPORT, QUALITY, Comparison
-from edgecompile.metrics import Float64, generated
+from edgecompile.metrics import Float64, Measurement, generated, kl, mean
 from edgecompile.metrics.logits import log_softmax
 from edgecompile.numerics.schemes import Float32
 from edgecompile.report import Row, judged
@@ -27,6 +26,7 @@ class Continued(NamedTuple):
 
     tokens: list[int]
     gaps: Float64  # nats, by the bundle's own logits at once
+    stepwise: Float64  # divergence of logits step by step from those at once, nats
     source_gaps: Float64 | None  # nats, by the source's where it is in memory
 
 
@@ -42,11 +42,13 @@ def rows(
     ], 1)  # fmt: skip
     gap = generated.gap([one.gaps for one in found])
     yield comparison.judge(EXPORT, gap)
+    stepwise = np.concatenate([one.stepwise for one in found])
+    step = Measurement("decode_kl", mean(stepwise), "nats", "lower", len(stepwise))
+    yield comparison.judge(EXPORT, step)
     agreed = [one.source_gaps for one in found if one.source_gaps is not None]
     if agreed:
         yield judged(QUALITY, generated.prefix(agreed, new))
     yield judged(QUALITY, generated.repetition([one.tokens for one in found]))
-    yield stages.of(stages.RUNTIME, gap)
 
 
 def _continued(
@@ -57,7 +59,14 @@ def _continued(
     first = len(prompt) - 1
     ours = _gaps(comparison.worker.logits(ids), ids, first)
     source = _gaps(comparison.reference.logit_chunks(ids), ids, first) if with_source else None
-    return Continued(tokens, ours, source)
+    return Continued(tokens, ours, _stepwise(comparison, prompt, new), source)
+
+
+def _stepwise(comparison: Comparison, prompt: Sequence[int], new: int) -> Float64:
+    tokens, steps = comparison.worker.steps(prompt, new)
+    chunks = comparison.worker.logits([*prompt, *tokens])
+    at_once = np.concatenate([log_softmax(chunk) for chunk in chunks])
+    return kl.divergences(at_once[len(prompt) - 1 : -1], log_softmax(steps))
 
 
 def _gaps(chunks: Iterator[Float32], ids: Sequence[int], first: int) -> Float64:

@@ -29,19 +29,51 @@ def rows(comparison: Comparison, texts: Sequence[str], context: int) -> Iterator
     size = min(options.window, context - 1)
     whole = pieces(need(comparison.source_tokens), texts, size, options.tokens)
     few = whole[: max(1, options.fidelity_tokens // size)]
+    failed = False
+    for row in _judged(comparison, texts, (whole, few), context):
+        failed = failed or row.verdict == "fail"
+        yield row
+    if comparison.against_codes and not is_streamed(comparison):
+        yield from _stages(comparison, few, failed)
+
+
+def _judged(
+    comparison: Comparison, texts: Sequence[str], windows: tuple[Pieces, Pieces], context: int
+) -> Iterator[Row]:
+    whole, few = windows
+    streamed = is_streamed(comparison)
     if comparison.against_codes:  # before a streamed comparison closes the worker
-        yield from continuing.rows(comparison, whole, context, not is_streamed(comparison))
+        yield from continuing.rows(comparison, whole, context, not streamed)
         yield from drawing.rows(comparison, texts)
-        if not is_streamed(comparison):
+        if not streamed:
             yield from _far(comparison, texts, context)
     for step, measurements in _way(comparison)(comparison, whole, few):
         for measured in measurements:
             if step == QUALITY:
                 yield comparison.judge(step, measured)
-            elif measured.metric == "kl_mean" and step == EXPORT:
-                yield comparison.judge(step, replace(measured, metric="export_kl_mean"))
             elif measured.metric == "kl_mean":
-                yield stages.of(step, measured)
+                yield comparison.judge(step, replace(measured, metric="export_kl_mean"))
+
+
+def _stages(comparison: Comparison, few: Pieces, failed: bool) -> Iterator[Row]:
+    """`kl_mean` of the first windows after each stage."""
+    compared = comparison.memo["compare with the same codes"]
+    quantized = [compared[_key(piece)][1] for piece in few]
+    shipped = comparison.memo["compare with the source"]
+    found = [shipped[_key(piece)] for piece in few]
+    source, engine = _store(comparison, "source"), found
+    if failed:
+        with comparison.graph(failed) as graph:
+            engine = [
+                logits.compared_window(
+                    piece.ids, source.read(_key(piece)), graph.logits(piece.ids.tolist())
+                )
+                for piece in few
+            ]
+    for stage, side in ((stages.QUANTIZED, quantized), (stages.GRAPH, engine),
+                        (stages.RUNTIME, found)):  # fmt: skip
+        measured = logits.measure(zip(side, documents(few), strict=True))[0]
+        yield stages.of(stage, measured)
 
 
 def _far(comparison: Comparison, texts: Sequence[str], context: int) -> Iterator[Row]:
@@ -93,10 +125,8 @@ def _compare_whole(comparison: Comparison, whole: Pieces, few: Pieces) -> Steps:
         compared = comparison.each("compare with the same codes", few, _key, lambda part: [
             _codes(comparison, piece, source) for piece in part
         ], 1)  # fmt: skip
-    exported, quantized = zip(*compared, strict=True)
+    exported, _ = zip(*compared, strict=True)
     yield EXPORT, logits.measure(zip(exported, documents(few), strict=True))
-    yield stages.QUANTIZED, logits.measure(zip(quantized, documents(few), strict=True))
-    yield stages.GRAPH, logits.measure(zip(found[: len(few)], documents(few), strict=True))
 
 
 def _window(comparison: Comparison, piece: Piece, keep: StoredLogits | None) -> TokenRows:

@@ -3,10 +3,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from edgecompile.errors import UsageError
 from edgecompile.metrics import Measurement, tokens
+from edgecompile.model import Model
 from edgecompile.report import Row, exact, judged, unproven
 from edgecompile.runtime.manifest import Manifest
 from edgecompile.runtime.worker_client import Worker
@@ -35,6 +36,21 @@ def engine_row(info: Manifest, bundle: Path, source: Path, texts: Sequence[str])
     wrong, compared = gguf_stock.differing(bundle / info.engine.file, source, texts)
     found = Measurement("engine_tokenizer_differences", float(wrong), "texts", "lower", compared)
     return judged(STEP, found, None, "llama.cpp's own; the bundle ships and uses the source's")
+
+
+def special_row(info: Manifest, bundle: Path, model: Model) -> Row:
+    """The GGUF file's ids of special tokens, which llama.cpp's own tools stop at."""
+    from edgecompile.backends.gguf_tokens import tokenizer_metadata
+    from edgecompile.sources.gguf_file import read_gguf
+
+    found = read_gguf(bundle / info.engine.file).metadata
+    rows_ = len(cast("Sequence[Any]", found["tokenizer.ggml.tokens"]))
+    right = tokenizer_metadata(model.folder, rows_)
+    keys = [key for key in sorted(found.keys() | right.keys())
+            if key.startswith("tokenizer.") and key.endswith("_token_id")]  # fmt: skip
+    wrong = [f"{key} ({found.get(key)}, not {right.get(key)})" for key in keys
+             if found.get(key) != right.get(key)]  # fmt: skip
+    return exact(STEP, "gguf_special_differing", wrong, len(keys))
 
 
 def template_rows(

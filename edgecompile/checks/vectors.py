@@ -15,8 +15,7 @@ from edgecompile.report import Row, judged
 
 def rows(comparison: Comparison, texts: Sequence[str]) -> Iterator[Row]:
     """Cosine and rank correlation on texts; then the least cosine to the same codes in torch."""
-    options = comparison.options
-    texts = texts[: options.texts]
+    texts = texts[: comparison.options.texts]
     ids = need(comparison.source_tokens).encode(texts)
     found = in_batches(comparison, texts)
     source = embed(comparison, ids, "embed with the source")
@@ -25,24 +24,33 @@ def rows(comparison: Comparison, texts: Sequence[str]) -> Iterator[Row]:
     yield comparison.judge(QUALITY, rank.measure(source, found))
     if len(texts) > recall.NEAREST:
         yield judged(QUALITY, recall.of_texts(source, found))
-    if not comparison.against_codes:
-        return
-    few = slice(options.fidelity_texts)
+    if comparison.against_codes:
+        few = slice(comparison.options.fidelity_texts)
+        yield from _same_codes(comparison, texts[few], ids[few], (source[few], found[few]))
+
+
+def _same_codes(
+    comparison: Comparison, texts: Sequence[str], ids: Ids, sides: tuple[Float32, Float32]
+) -> Iterator[Row]:
+    """Of a few texts, whose vectors [n, dim] of the source and the bundle are given."""
+    source, found = sides
     with comparison.same_codes():
-        exact = embed(comparison, ids[few], "embed with the same codes")
-    lowest = cosine.measure(cosine.cosines(exact, found[few]))[2]
-    yield comparison.judge(EXPORT, replace(lowest, metric="export_cosine_min"))
-    lengths = (np.linalg.norm(rows, axis=1) for rows in (exact, found[few]))
+        exact = embed(comparison, ids, "embed with the same codes")
+    lowest = cosine.measure(cosine.cosines(exact, found))[2]
+    lengths = (np.linalg.norm(rows, axis=1) for rows in (exact, found))
     value = error.relative_error(*lengths)  # which cosines do not see
-    measured = Measurement("export_length_error", value, "", "lower", len(exact))
-    yield comparison.judge(EXPORT, measured)
-    yield from alone.rows(comparison, texts, found, comparison.worker.embed)
-    graph = comparison.each("run the graph", ids[few], tuple, lambda part: list(
-        comparison.worker.embed_ids(part)
-    ))  # fmt: skip
-    yield stages.alike(stages.QUANTIZED, source[few], exact)
-    yield stages.alike(stages.GRAPH, source[few], np.stack(graph))
-    yield stages.alike(stages.RUNTIME, source[few], found[few])
+    longer = Measurement("export_length_error", value, "", "lower", len(exact))
+    judged_rows = [
+        comparison.judge(EXPORT, replace(lowest, metric="export_cosine_min")),
+        comparison.judge(EXPORT, longer),
+        *alone.rows(comparison, texts, found, comparison.worker.embed),
+    ]
+    yield from judged_rows
+    with comparison.graph(any(row.verdict == "fail" for row in judged_rows)) as graph:
+        engine = graph.embed_ids(ids)
+    yield stages.alike(stages.QUANTIZED, source, exact)
+    yield stages.alike(stages.GRAPH, source, engine)
+    yield stages.alike(stages.RUNTIME, source, found)
 
 
 def in_batches(comparison: Comparison, texts: Sequence[str]) -> Float32:

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from edgecompile.report import CheckReport, Row, StageValue
 
 # What a step compares says what it stands for, whatever the numbers.
-BY_STEP = {"sealed": "sealed", "tokenizer": "tokenizer", "cost": "cost", "device": "device"}
+BY_STEP = {"sealed": "sealed", "tokenizer": "tokenizer", "cost": "cost", "device": "device",
+           "engine": "runtime"}  # fmt: skip
 BY_METRIC = {
-    "decode_gap": "runtime", "picture_error": "preprocessing", "audio_error": "preprocessing",
+    "decode_gap": "runtime", "decode_kl": "runtime", "sampler_differing": "runtime",
+    "written_differing": "runtime", "alone_error": "runtime",
+    "picture_error": "preprocessing", "audio_error": "preprocessing",
 }  # fmt: skip
-KEPT, DIRECT = "kept", "export_"
+KEPT, DIRECT, GOLDEN = "kept", "export_", "golden_differing"
 
 
 def culprit(report: CheckReport) -> str:
@@ -21,6 +24,10 @@ def culprit(report: CheckReport) -> str:
     """
     bad = [row for row in report.rows if row.verdict == "fail"]
     bad = bad or [row for row in report.rows if row.open]
+    golden = [row for row in bad if row.metric == GOLDEN]  # it sees all that is wrong anywhere
+    bad = [row for row in bad if row.metric != GOLDEN]
+    if golden and not bad:
+        return "runtime"
     for row in bad:
         if row.step in BY_STEP or row.metric in BY_METRIC:
             return BY_METRIC.get(row.metric) or BY_STEP[row.step]

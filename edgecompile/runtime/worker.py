@@ -169,6 +169,14 @@ def _generate(session: Session, header: dict[str, Any], arrays: Arrays) -> Itera
     yield {"tokens": tokens, **fields}, {}
 
 
+def _steps(session: Session, header: dict[str, Any], arrays: Arrays) -> Iterator[Reply]:
+    """Logits of one greedy step after the other, each fed the token before."""
+    found = [(token, logits.copy()) for token, logits in
+             session.greedy(arrays["ids"].tolist(), header["new_tokens"])]  # fmt: skip
+    tokens, logits = [token for token, _ in found], [row for _, row in found]
+    yield {"tokens": tokens}, {"logits": np.stack(logits)}
+
+
 def _write(session: Session, header: dict[str, Any], _: Arrays) -> Iterator[Reply]:
     """Greedy text, as an application gets it, and the ids that it is made of."""
     prompt, new = header["prompt"], header["new_tokens"]
@@ -243,6 +251,7 @@ _OPERATIONS: dict[str, Callable[[Session, dict[str, Any], Arrays], Iterator[Repl
     "prepare": _prepare,
     "run": _run,
     "generate": _generate,
+    "steps": _steps,
     "write": _write,
     "sample": _sample,
     "features": _features,

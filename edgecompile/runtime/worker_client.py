@@ -36,12 +36,25 @@ class Worker:
         threads: int | None = None,
         provider: str = "",
     ) -> None:
-        command = [python, "-IB", str(Path(bundle) / "runtime"), "--worker", "--verify", verify]
+        self._bundle, self._python = Path(bundle), python
+        self._options = ["--worker", "--verify", verify]
         if threads is not None:
-            command += ["--threads", str(threads)]
+            self._options += ["--threads", str(threads)]
         if provider:
-            command += ["--provider", provider]
-        self._start(command)
+            self._options += ["--provider", provider]
+        self._start([python, "-IB", str(Path(bundle) / "runtime"), *self._options])
+
+    def by_installed_runtime(self) -> Worker:
+        """The same bundle opened once more, by the runtime of this installation."""
+        other = Worker.__new__(Worker)
+        package = Path(__file__).parent
+        code = (
+            f"import sys; sys.path.insert(0, {str(package.parent.parent)!r}); "
+            f"from pathlib import Path; from {__package__}._main import main; "
+            f"sys.exit(main(Path({str(self._bundle)!r}), sys.argv[1:]))"
+        )
+        other._start([self._python, "-B", "-c", code, *self._options])
+        return other
 
     def _start(self, command: Sequence[str]) -> None:
         """Start what speaks wire.py, and wait for its hello."""
@@ -145,6 +158,12 @@ class Worker:
         header = {"op": "generate", "new_tokens": new_tokens}
         given = {} if sound is None else {"sound": sound}
         return self._ask(header, {"ids": np.asarray(ids, np.int64), **given})[0]
+
+    def steps(self, ids: Sequence[int], new_tokens: int) -> tuple[list[int], Float32]:
+        """Greedy tokens after the ids, and the logits [tokens, vocab] that each was taken from."""
+        header = {"op": "steps", "new_tokens": new_tokens}
+        found, arrays = self._ask(header, {"ids": np.asarray(ids, np.int64)})
+        return found["tokens"], arrays["logits"]
 
     def write(self, prompt: str, new_tokens: int) -> tuple[str, list[int]]:
         """Text generated greedily from a raw prompt, up to a stop token, and greedy token ids."""

@@ -35,7 +35,7 @@ def mean_bounds(
     if not FEW_GROUPS <= len(numbers) <= MANY_GROUPS:
         low, high = (_student(p, len(numbers)) for p in (low_error, high_error))
         return mean - low * error, mean + high * error
-    t = _studentized(sums, counts, mean, min(low_error, high_error), seed)
+    t = _studentized(sums - mean * counts, counts, min(low_error, high_error), seed)
     most = float(np.quantile(t, 1 - low_error, method="higher"))
     least = float(np.quantile(t, high_error, method="lower"))
     return mean - most * error, mean - least * error
@@ -49,10 +49,8 @@ def _estimate(sums: Float64, counts: Float64) -> tuple[float, float]:
     return mean, math.sqrt(size / (size - 1) * float(residuals @ residuals)) / float(total)
 
 
-def _studentized(
-    sums: Float64, counts: Float64, mean: float, error: float, seed: int
-) -> Float64:
-    """(mean* - mean) / error* of resampled groups; infinite where a resample has no spread."""
+def _studentized(sums: Float64, counts: Float64, error: float, seed: int) -> Float64:
+    """Mean* / error* of resampled groups whose mean is 0; infinite where one has no spread."""
     size = len(sums)
     resamples = int(min(max(LEAST, TAIL / max(error, 1e-9)), MOST))
     rng, found = np.random.default_rng(seed), []
@@ -65,11 +63,8 @@ def _studentized(
         again = a / b
         spread = np.sqrt(np.maximum(aa - 2 * again * ab + again**2 * bb, 0.0) * size / (size - 1))
         with np.errstate(divide="ignore", invalid="ignore"):
-            t = (again - mean) / (spread / b)
-        t[spread <= 1e-12 * np.abs(a)] = np.inf
-        infinite = np.isinf(t)
-        t[infinite] = np.where(again[infinite] >= mean, np.inf, -np.inf)
-        found.append(t)
+            t = again / (spread / b)
+        found.append(np.where(np.isnan(t), 0.0, t))  # no spread, and no difference either
     return np.concatenate(found)
 
 

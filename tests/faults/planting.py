@@ -18,8 +18,6 @@ from edgecompile.report import Row
 from tests.faults.twins import LIMITS, Clean, Twin, quiet, read_manifest
 
 Plant = Callable[[Path, Clean, float], None]
-# The steps of a report, the one that says most of where a fault is first.
-STEPS = ("sealed", "tokenizer", "export", "quality", "device", "kept", "cost", "engine")
 REFUSED = "refused"  # the bundle could not be opened or decoded
 
 
@@ -87,13 +85,8 @@ class Outcome:
 
 
 def named_stage(report: CheckReport) -> str:
-    """Where a report says that it went wrong; empty where it passes.
-
-    Until reports attribute, the step of a failing row: that nearest to the fault, as the
-    comparison with the source also fails where that with the codes does.
-    """
-    wrong = {row.step for row in report.rows if row.verdict in ("fail", "unproven")}
-    return next((step for step in (*STEPS, *sorted(wrong)) if step in wrong), "")
+    """Where a report says that it went wrong; empty where it passes."""
+    return report.culprit
 
 
 def planted(fault: Fault, clean: Clean, folder: Path, magnitude: float) -> Path:

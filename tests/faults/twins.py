@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from edgecompile import bundle, registry, sources, target
+from edgecompile import bundle, golden, registry, sources, target
 from edgecompile.check import Limits
 from edgecompile.model import Model
 from edgecompile.passes import PassResult
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import torch
 
 LIMITS = Limits(
-    texts=300, tokens=2000, window=200, fidelity_texts=32, fidelity_tokens=1000, repeats=1,
+    texts=320, tokens=2000, window=200, fidelity_texts=32, fidelity_tokens=1000, repeats=1,
     new_tokens=4, threads=2, allow=("no-gain",),
 )  # fmt: skip
 LABELS = ["bad", "fair", "good"]
@@ -92,6 +92,7 @@ class Clean:
         choice = PassChoice("quantize", f"quantize_{self.twin.method}", {"bits": self.twin.bits})
         passes = ((choice, result),) if result else ()
         bundle.assemble(bundle.Contents(model, device, "", export, passes), files, out)
+        golden.add(out)
         return out
 
     def _quantized(self, model: Model, folder: Path) -> PassResult | None:
@@ -265,7 +266,7 @@ def _corpus(make: Callable[[int], list[Document]]) -> Corpus:
 def _prose(seed: int) -> list[Document]:
     """Texts of 3 to 60 words."""
     order = random.Random(seed)
-    return [Document(" ".join(order.choices(WORDS, k=order.randint(3, 60)))) for _ in range(120)]
+    return [Document(" ".join(order.choices(WORDS, k=order.randint(3, 60)))) for _ in range(320)]
 
 
 MODELS: Mapping[str, Callable[[Path], Path]] = {

@@ -118,3 +118,9 @@ def test_a_ratio_of_perplexities_is_bounded_as_one() -> None:
 
 def test_a_share_without_a_miss_is_bounded_exactly() -> None:
     assert Share(np.ones(300), alone(300)).bounds(0.05, 0.05)[0] == pytest.approx(0.05 ** (1 / 300))
+
+
+def test_values_that_differ_in_the_eighth_digit_are_bounded_there() -> None:
+    values = 1 - np.random.default_rng(0).random(320) * 1e-7
+    low, high = resampled.mean_bounds(values, alone(320), 0.05, 0.01, 0)
+    assert 1 - 1e-7 < low < values.mean() < high < 1
