@@ -48,9 +48,9 @@ def _same_codes(
     yield from judged_rows
     with comparison.graph(any(row.verdict == "fail" for row in judged_rows)) as graph:
         engine = graph.embed_ids(ids)
-    yield stages.alike(stages.QUANTIZED, source, exact)
-    yield stages.alike(stages.GRAPH, source, engine)
-    yield stages.alike(stages.RUNTIME, source, found)
+    yield stages.erring(stages.QUANTIZED, source, exact)
+    yield stages.erring(stages.GRAPH, source, engine)
+    yield stages.erring(stages.RUNTIME, source, found)
 
 
 def in_batches(comparison: Comparison, texts: Sequence[str]) -> Float32:

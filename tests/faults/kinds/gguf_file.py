@@ -16,7 +16,7 @@ FOUR = Twin("decoder", "gguf", "gptq", 4)
 CLS = 2
 
 
-@fault("pooling", "gguf", ENCODER, "export")
+@fault("pooling", "gguf", ENCODER, "graph")
 def pooling(folder: Path, _: Clean, __: float) -> None:
     """The first token's vector stands for the text, not the mean of all."""
     gguf_number(folder, "bert.pooling_type", lambda _: CLS)
@@ -37,15 +37,13 @@ def epsilon(folder: Path, _: Clean, magnitude: float) -> None:
     gguf_number(folder, key, lambda value: value * (1 + magnitude))
 
 
-@fault("stop token of the file", "gguf", DECODER, "sealed", unseen=True,
-       missed="llama.cpp's own tools read it, the runtime does not: compare the file's "
-       "special tokens with the source's")  # fmt: skip
+@fault("stop token of the file", "gguf", DECODER, "tokenizer", unseen=True)  # fmt: skip
 def stop_token(folder: Path, _: Clean, __: float) -> None:
     """llama.cpp's own tools would not stop."""
     gguf_number(folder, "tokenizer.ggml.eos_token_id", lambda _: 7)
 
 
-@fault("scale of one block", "gguf", FOUR, "quality", slow=True,
+@fault("scale of one block", "gguf", FOUR, "sealed", slow=True,
        ladder=(256, 64, 16, 8, 4, 2), at=64, unit="times")  # fmt: skip
 def one_block(folder: Path, _: Clean, magnitude: float) -> None:
     """The float16 scale of one Q4_0 block."""
@@ -57,9 +55,7 @@ def one_block(folder: Path, _: Clean, magnitude: float) -> None:
     gguf_tensor(folder, "blk.1.attn_output.weight", change)
 
 
-@fault("NaN in a rare token's row", "gguf", ENCODER, "sealed",
-       missed="no held-out text has the token, and floats are compared with the manifest alone: "
-       "compare them with the source's")  # fmt: skip
+@fault("NaN in a rare token's row", "gguf", ENCODER, "sealed")  # fmt: skip
 def rare_row(folder: Path, clean: Clean, _: float) -> None:
     """A token that no text of the check has."""
 

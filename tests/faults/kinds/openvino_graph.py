@@ -14,7 +14,7 @@ ENCODER = Twin("encoder", "openvino", "rtn", 8)
 DECODER = Twin("decoder", "openvino", "gptq", 8)
 
 
-@fault("attention causal", "openvino", ENCODER, "export", slow=True)
+@fault("attention causal", "openvino", ENCODER, "graph", slow=True)
 def causal(folder: Path, _: Clean, __: float) -> None:
     """Tokens of an encoder see those before them alone."""
     xml(folder, 'causal="false"', 'causal="true"')
@@ -38,7 +38,7 @@ def rope_base(folder: Path, _: Clean, magnitude: float) -> None:
     constant(folder, "rope.frequencies", change)
 
 
-@fault("scales of a tensor", "openvino", DECODER, "quality", slow=True,
+@fault("scales of a tensor", "openvino", DECODER, "sealed", slow=True,
        ladder=(2, 1.5, 1.2, 1.1, 1.05), at=1.5, unit="times")  # fmt: skip
 def scales(folder: Path, _: Clean, magnitude: float) -> None:
     """A constant of the .bin file."""

@@ -14,9 +14,7 @@ UNPADDED = Twin("encoder", "gguf")
 CLASSIFIER = Twin("classifier", "onnxruntime")
 LLAMA = Twin("decoder", "gguf", "gptq", 8)
 ONNX = Twin("decoder", "onnxruntime", "gptq", 8)
-MEAN = "against the same codes only the mean has a limit: give kl_p999 one there too"
 OPENVINO = Twin("decoder", "openvino", "gptq", 8)
-GENERATED = "what is generated is not looked at: compare greedy tokens with the source's"
 
 
 def edit(file: str, old: str, new: str) -> Plant:
@@ -35,67 +33,66 @@ def planted(kind: str, twin: Twin, stage: str, change: tuple[str, str, str], **m
 
 # Encoders
 
-planted("mask ignored", ENCODER, "export", (
+planted("mask ignored", ENCODER, "runtime", (
     "named_inputs.py", "mask[row, : len(row_ids)] = 1", "mask[row] = 1",
 ))  # fmt: skip
-planted("padding side", ENCODER, "export", (
+planted("padding side", ENCODER, "runtime", (
     "named_inputs.py",
     "        tokens[row, : len(row_ids)] = row_ids\n        mask[row, : len(row_ids)] = 1\n",
     "        tokens[row, length - len(row_ids) :] = row_ids\n"
     "        mask[row, length - len(row_ids) :] = 1\n",
 ))  # fmt: skip
-planted("last token dropped", ENCODER, "export", (
+planted("last token dropped", ENCODER, "runtime", (
     "batching.py", "    return engine.encode([ids[row] for row in rows], chosen)",
     "    return engine.encode([ids[row][:-1] for row in rows], chosen)",
 ), slow=True)  # fmt: skip
-planted("neighbours of a batch leak", ENCODER, "export", (
+planted("neighbours of a batch leak", ENCODER, "runtime", (
     "batching.py", "        result[rows] = values\n",
     "        result[rows] = values + MAGNITUDE * np.roll(values, 1, 0)\n",
 ), ladder=(1, 0.3, 0.1, 0.03, 0.01), at=0.3, unit="of the neighbour")  # fmt: skip
-planted("rows of a batch in another order", ENCODER, "export", (
+planted("rows of a batch in another order", ENCODER, "runtime", (
     "batching.py", "        result[rows] = values\n", "        result[sorted(rows)] = values\n",
 ), slow=True)  # fmt: skip
-planted("one text is not as a batch", ENCODER, "export", (
+planted("one text is not as a batch", ENCODER, "runtime", (
     "batching.py", "    return engine.encode([ids[row] for row in rows], chosen)",
     "    if len(rows) == 1 and len(ids) == 1:\n        return engine.encode([ids[0][:-1]], None)\n"
     "    return engine.encode([ids[row] for row in rows], chosen)",
-), missed="the check asks for many texts at once: ask for some of them alone too")  # fmt: skip
-planted("another thread count", ENCODER, "export", (
+))  # fmt: skip
+planted("another thread count", ENCODER, "runtime", (
     "session.py", "        vectors = encode_all(engine, ids, pooling.dimension)\n",
     "        vectors = encode_all(engine, ids, pooling.dimension)\n"
     "        vectors[:, :8] *= 1.0 if self.threads == 2 else 1.5\n",
-), missed="one number of threads is asked: ask again with one thread")  # fmt: skip
-planted("normalization", UNPADDED, "quality", (
+))  # fmt: skip
+planted("normalization", UNPADDED, "runtime", (
     "session.py", "        if pooling.normalize if normalize is None else normalize:\n",
     "        if normalize:\n",
-), missed="cosines do not see lengths: compare the norms, or the vectors themselves")  # fmt: skip
+))  # fmt: skip
 planted("truncation", UNPADDED, "tokenizer", (
     "tokens.py", "self._tokenizer.enable_truncation(max_length)", "pass",
 ))  # fmt: skip
-planted("temperature", CLASSIFIER, "quality", (
+planted("temperature", CLASSIFIER, "runtime", (
     "batching.py", "weights = np.exp(scores - scores.max(axis=1, keepdims=True))",
     "weights = np.exp((scores - scores.max(axis=1, keepdims=True)) / MAGNITUDE)",
-), ladder=(10, 3), at=10, unit="times",
-    missed="classes alone are compared: compare probabilities too")  # fmt: skip
+), ladder=(10, 3), at=10, unit="times")  # fmt: skip
 
 # Decoders: many tokens at once, as the check asks
 
-planted("KV position off by one", OPENVINO, "export", (
+planted("KV position off by one", OPENVINO, "runtime", (
     "openvino_decoder.py", "np.arange(self._length, total, dtype=np.int64)",
     "np.arange(self._length + (self._length > 0), total + (self._length > 0), dtype=np.int64)",
-), misnamed=MEAN)  # fmt: skip
-planted("cache rows swapped", ONNX, "export", (
+))  # fmt: skip
+planted("cache rows swapped", ONNX, "runtime", (
     "onnxruntime_decoder.py", "        self._length = total\n",
     "        self._length = total\n        for cache in self._caches[::2]:\n"
     "            cache[:, :, [total - 2, total - 1]] = cache[:, :, [total - 1, total - 2]]\n",
-), misnamed=MEAN, slow=True)  # fmt: skip
-planted("stale cache", ONNX, "export", (
+), slow=True)  # fmt: skip
+planted("stale cache", ONNX, "runtime", (
     "onnxruntime_decoder.py",
     '        """Forget the past; the buffers stay, but for one grown beyond the first size."""\n'
     "        self._length = 0\n",
     "        self._length = min(self._length, MAGNITUDE)\n",
 ), ladder=(32, 8, 2, 1), at=1, unit="tokens of the last request")  # fmt: skip
-planted("KV cache in fewer bits", ONNX, "export", (
+planted("KV cache in fewer bits", ONNX, "runtime", (
     "onnxruntime_decoder.py", "        self._length = total\n",
     "        self._length = total\n        for cache in self._caches:\n"
     "            part = cache[:, :, :total]\n"
@@ -105,27 +102,27 @@ planted("KV cache in fewer bits", ONNX, "export", (
 
 # Decoders: one token after the other, as an application asks
 
-planted("KV position off by one in single steps", OPENVINO, "export", (
+planted("KV position off by one in single steps", OPENVINO, "runtime", (
     "openvino_decoder.py", "np.arange(self._length, total, dtype=np.int64)",
     "np.arange(self._length + (count == 1), total + (count == 1), dtype=np.int64)",
-), missed=GENERATED)  # fmt: skip
-planted("stale cache in single steps", ONNX, "export", (
+))  # fmt: skip
+planted("stale cache in single steps", ONNX, "runtime", (
     "onnxruntime_decoder.py", "        self._token[0, 0] = token\n",
     "        self._token[0, 0] = token\n        for cache in self._caches:\n"
     "            cache[:, :, self._length - 1] = 0\n",
-), missed=GENERATED, slow=True)  # fmt: skip
-planted("row of a prompt", ONNX, "export", (
+), slow=True)  # fmt: skip
+planted("row of a prompt", ONNX, "runtime", (
     "onnxruntime_decoder.py", "            logits = self._prompt(part, min(rows, len(part)))\n",
     "            logits = self._prompt(part, min(rows + 1, len(part)))[:1]\n",
-), missed=GENERATED)  # fmt: skip
-planted("sampler", LLAMA, "quality", (
+))  # fmt: skip
+planted("sampler", LLAMA, "runtime", (
     "sampling.py", "        token = int(logits.argmax())\n",
     "        token = int(logits.argsort()[-2])\n",
-), missed=GENERATED)  # fmt: skip
-planted("temperature", LLAMA, "quality", (
+))  # fmt: skip
+planted("temperature", LLAMA, "runtime", (
     "sampling.py", "np.float32(options.temperature)", "np.float32(1.7 * options.temperature)",
-), missed="no token is drawn: compare candidates with a known softmax", slow=True)  # fmt: skip
-planted("streamed text", LLAMA, "quality", (
+), slow=True)  # fmt: skip
+planted("streamed text", LLAMA, "runtime", (
     "generating.py", "if piece := stops.push(text.push(token)):",
     "if piece := stops.push(text.push(token)).strip():",
-), missed="no text is generated: compare greedy text with the source's", slow=True)  # fmt: skip
+), slow=True)  # fmt: skip

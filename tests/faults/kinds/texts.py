@@ -72,50 +72,44 @@ def template(folder: Path, _: Clean, __: float) -> None:
     file.write_text(file.read_text("utf-8").replace("}}: {{", "}}:{{"), encoding="utf-8")
 
 
-@fault("text of ids", "tokenizer", DECODER, "tokenizer",
-       missed="ids are compared, text is not: decode the ids and compare texts")  # fmt: skip
+@fault("text of ids", "tokenizer", DECODER, "runtime")  # fmt: skip
 @tokenizer
 def no_decoder(found: Table, _: float) -> None:
     """Ids are right, the text that is made of them is not."""
     found["decoder"] = None
 
 
-@fault("truncated text", "tokenizer", ENCODER, "tokenizer", ladder=(8, 16, 64), at=8,
-       unit="tokens", missed="both sides are cut at the length that the bundle states: "
-       "take it from the source")  # fmt: skip
+@fault("truncated text", "tokenizer", ENCODER, "sealed", ladder=(8, 16, 64), at=8,
+       unit="tokens")  # fmt: skip
 @stated
 def max_length(found: Table, magnitude: float) -> None:
     """The bundle cuts texts earlier than the source does."""
     found["tokenizer"]["max_length"] = int(magnitude)
 
 
-@fault("truncated context", "runtime", DECODER, "quality", ladder=(64, 128), at=64, unit="tokens",
-       missed="windows are as long as the context that the bundle states: take it from the "
-       "source and the target")  # fmt: skip
+@fault("truncated context", "runtime", DECODER, "sealed",
+       ladder=(64, 128), at=64, unit="tokens")  # fmt: skip
 @stated
 def context(found: Table, magnitude: float) -> None:
     """A decoder forgets what went before."""
     found["generation"]["context_length"] = int(magnitude)
 
 
-@fault("stop tokens missing", "runtime", DECODER, "quality",
-       missed="no answer is generated to its end: compare generation's settings with the source's")
+@fault("stop tokens missing", "runtime", DECODER, "sealed")
 @stated
 def no_stop(found: Table, _: float) -> None:
     """Answers never end."""
     found["generation"]["stop_token_ids"] = []
 
 
-@fault("recommended temperature", "runtime", DECODER, "quality", slow=True,
-       missed="what the bundle recommends is not compared with the source's")
+@fault("recommended temperature", "runtime", DECODER, "sealed", slow=True)
 @stated
 def temperature(found: Table, _: float) -> None:
     """The sampling that the bundle recommends is not the source's."""
     found["generation"]["defaults"] = {"temperature": 1.7, "do_sample": True}
 
 
-@fault("label order", "runtime", CLASSIFIER, "export",
-       misnamed="a classifier is not compared with its own codes, so that nothing says export")
+@fault("label order", "runtime", CLASSIFIER, "sealed")
 @stated
 def labels(found: Table, _: float) -> None:
     """Two classes have each other's names."""

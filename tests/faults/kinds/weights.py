@@ -15,11 +15,10 @@ ENCODER = Twin("encoder", "gguf")
 EXPORTED = Twin("encoder", "openvino", "rtn", 8)
 Tensors = dict[str, Any]
 HEAD = 16  # rows of a head
-FLOATS = "the same codes are run with the source's floats, not with those of the file"
 SHARES: dict[str, Any] = {"ladder": (1.0, 0.3, 0.1, 0.03, 0.01), "unit": "of it"}
 
 
-@fault("weight transposed", "source", DECODER, "quality")
+@fault("weight transposed", "source", DECODER, "sealed")
 @from_wrong_source
 def transposed(tensors: Tensors, _: float) -> None:
     """A square matrix read column by column."""
@@ -27,7 +26,7 @@ def transposed(tensors: Tensors, _: float) -> None:
     tensors[name] = tensors[name].T
 
 
-@fault("heads swapped", "source", DECODER, "quality")
+@fault("heads swapped", "source", DECODER, "sealed")
 @from_wrong_source
 def heads_swapped(tensors: Tensors, _: float) -> None:
     """The queries of the first head and of the third change places."""
@@ -37,14 +36,14 @@ def heads_swapped(tensors: Tensors, _: float) -> None:
     tensors[name][2 * HEAD : 3 * HEAD] = old[:HEAD]
 
 
-@fault("bias missing", "source", ENCODER, "quality", at=0.1, misnamed=FLOATS, **SHARES)
+@fault("bias missing", "source", ENCODER, "sealed", at=0.1, **SHARES)
 @from_wrong_source
 def bias_missing(tensors: Tensors, magnitude: float) -> None:
     """A share of one product's bias is lost."""
     tensors["encoder.layer.1.intermediate.dense.bias"] *= 1 - magnitude
 
 
-@fault("layer skipped", "source", DECODER, "quality", at=0.3, **SHARES)
+@fault("layer skipped", "source", DECODER, "sealed", at=0.3, **SHARES)
 @from_wrong_source
 def layer_skipped(tensors: Tensors, magnitude: float) -> None:
     """A layer adds less than it should to what passes it; wholly skipped at 1."""
@@ -52,7 +51,7 @@ def layer_skipped(tensors: Tensors, magnitude: float) -> None:
         tensors[f"model.layers.1.{part}.weight"] *= 1 - magnitude
 
 
-@fault("layers swapped", "source", DECODER, "quality", misnamed=FLOATS, slow=True)
+@fault("layers swapped", "source", DECODER, "sealed", slow=True)
 @from_wrong_source
 def layers_swapped(tensors: Tensors, _: float) -> None:
     """Two layers run in the other order."""
@@ -62,7 +61,7 @@ def layers_swapped(tensors: Tensors, _: float) -> None:
         tensors[name], tensors[other] = tensors[other], tensor
 
 
-@fault("norm of another layer", "source", ENCODER, "quality", misnamed=FLOATS, slow=True)
+@fault("norm of another layer", "source", ENCODER, "sealed", slow=True)
 @from_wrong_source
 def norm_of_another(tensors: Tensors, _: float) -> None:
     """A layer's first norm has the weight of the next layer's."""
@@ -70,7 +69,7 @@ def norm_of_another(tensors: Tensors, _: float) -> None:
     tensors[name.format(0)] = tensors[name.format(1)]
 
 
-@fault("embedding rows permuted", "source", ENCODER, "quality", misnamed=FLOATS, slow=True,
+@fault("embedding rows permuted", "source", ENCODER, "sealed", slow=True,
        ladder=(64, 16, 4, 2), at=2, unit="rows")  # fmt: skip
 @from_wrong_source
 def rows_permuted(tensors: Tensors, magnitude: float) -> None:
@@ -79,7 +78,7 @@ def rows_permuted(tensors: Tensors, magnitude: float) -> None:
     rows.copy_(rows.roll(1, 0))
 
 
-@fault("positions off by one", "source", ENCODER, "quality", misnamed=FLOATS)
+@fault("positions off by one", "source", ENCODER, "sealed")
 @from_wrong_source
 def positions_off(tensors: Tensors, _: float) -> None:
     """Each position has the embedding of the one before it."""
@@ -87,7 +86,7 @@ def positions_off(tensors: Tensors, _: float) -> None:
     tensors[name] = tensors[name].roll(1, 0)
 
 
-@fault("rounded to fewer bits", "source", ENCODER, "quality", misnamed=FLOATS,
+@fault("rounded to fewer bits", "source", ENCODER, "sealed",
        ladder=(2, 3, 4, 5, 6, 7), at=5, unit="bits of fraction")  # fmt: skip
 @from_wrong_source
 def rounded(tensors: Tensors, magnitude: float) -> None:
@@ -99,8 +98,7 @@ def rounded(tensors: Tensors, magnitude: float) -> None:
         bits &= np.uint32(0xFFFFFFFF) << dropped
 
 
-@fault("chat tokens' rows swapped", "source", DECODER, "quality",
-       missed="held-out text has no chat tokens: compare windows that the chat template renders")
+@fault("chat tokens' rows swapped", "source", DECODER, "sealed")
 @from_wrong_source
 def chat_tokens(tensors: Tensors, _: float) -> None:
     """What begins a turn and what ends it change places."""
@@ -108,7 +106,7 @@ def chat_tokens(tensors: Tensors, _: float) -> None:
     rows.copy_(rows.flip(0))
 
 
-@fault("wrong activation", "source", EXPORTED, "export", slow=True)
+@fault("wrong activation", "source", EXPORTED, "graph", slow=True)
 @from_wrong_config
 def wrong_activation(config: dict[str, Any], _: float) -> None:
     """The copy's config names another activation."""
