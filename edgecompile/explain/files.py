@@ -11,19 +11,22 @@ import numpy as np
 
 from edgecompile.explain import Explanation
 from edgecompile.explain.yardstick import Distance
+from edgecompile.report import page
 from edgecompile.report.files import folder_of
 
 NAME, FORMAT = "explain.json", 1
 
 
 def write(found: Explanation) -> Path:
-    """Write the file beside the check's reports, whole or not at all."""
+    """Write the file beside the check's reports, whole or not at all; draw their page anew."""
     file = folder_of(found.subject.options.bundle) / NAME
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_name(f".{NAME}.new")
     text = json.dumps(to_json(found), indent=1, sort_keys=True, allow_nan=False)
     draft.write_text(text + "\n", encoding="utf-8")
     draft.replace(file)
+    if (file.parent / "report.json").is_file():
+        page.write(file.parent)
     return file
 
 

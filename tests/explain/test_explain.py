@@ -165,7 +165,9 @@ def test_apply_mends_the_recipe_and_the_rebuilt_bundle_passes(
     assert result.exit_code == 0, result.output
     file = here / "models/ruined/recipe.toml"
     assert file.read_text() == RECIPE.replace(f'"{RUINED}" = 2', f'"{RUINED}" = 8')
-    assert (here / "dist/ruined-cpu.rejected.report/explain.json").is_file()
+    folder = here / "dist/ruined-cpu.rejected.report"
+    assert (folder / "explain.json").is_file()
+    assert "<h2>Explained</h2>" in (folder / "report.html").read_text("utf-8")
     again = built("models/ruined/recipe.toml", "cpu", out="mended")[0]
     assert again.report.verdict == "pass"
 

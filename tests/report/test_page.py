@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from edgecompile.report import CheckReport, page
+from edgecompile.checks import limits
+from edgecompile.report import CheckReport, page, words
 from edgecompile.report.files import write_reports
 from edgecompile.report.plots import (
     attention,
@@ -211,6 +212,11 @@ def test_a_matrix_is_a_picture_of_its_shape() -> None:
 
 def test_what_is_no_matrix_is_no_picture() -> None:
     assert png.data_uri([[1.0], [1.0, 2.0]], 1.0) == png.data_uri([], 1.0) == ""
+
+
+def test_every_metric_that_has_a_limit_is_explained() -> None:
+    metrics = {*limits.TABLE, *limits.EXPORT, *limits.COSTS}
+    assert {metric for metric in metrics if not words.meaning(metric)} == set()
 
 
 def test_a_model_without_attention_says_why() -> None:
