@@ -4,6 +4,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -151,8 +152,10 @@ def _device_rows(subject: _Subject, model: Model, decoded: Decoded) -> Iterator[
     source = None
     if info.tokenizer is not None:
         source = FolderTokens(model, 0 if context else info.tokenizer.max_length)
-    with _worker(subject) as worker:
-        comparison = _comparison(subject, worker, model, decoded, source)
+    with (
+        _worker(subject) as worker,
+        closing(_comparison(subject, worker, model, decoded, source)) as comparison,
+    ):
         yield from device.rows(subject.place, comparison, texts, context)
 
 
@@ -184,9 +187,9 @@ def _engine_rows(subject: _Subject, model: Model, decoded: Decoded) -> Iterator[
                 yield tokens.special_row(info, subject.bundle, model)
         if info.task == "text-generation" and source is not None:
             yield from tokens.template_rows(worker, source, info, subject.bundle)
-        comparison = _comparison(subject, worker, model, decoded, source)
         context = info.generation.context_length if info.generation else 0
-        yield from quality.rows(comparison, held_out, context)
+        with closing(_comparison(subject, worker, model, decoded, source)) as comparison:
+            yield from quality.rows(comparison, held_out, context)
 
 
 def _golden_rows(subject: _Subject) -> Iterator[Row]:

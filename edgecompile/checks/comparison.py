@@ -61,6 +61,11 @@ class Comparison:
         floats = ReadWhenAsked(self.replaced, self.decoded.floats.__getitem__)
         return self.reference.quantized(self.decoded.quantized, floats)
 
+    def close(self) -> None:
+        """Remove what the comparison kept on the disk; the worker is its owner's to close."""
+        if (folder := self.memo.pop("folder", None)) is not None:
+            folder.cleanup()
+
     @contextmanager
     def graph(self, failed: bool) -> Iterator[Worker]:
         """Who answers for the engine's graph: where something failed, not the shipped runtime."""

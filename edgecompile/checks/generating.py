@@ -110,7 +110,7 @@ def _way(comparison: Comparison) -> Callable[[Comparison, Pieces, Pieces], Steps
 
 def _compare_whole(comparison: Comparison, whole: Pieces, few: Pieces) -> Steps:
     """All windows against the source; the first few also against the same codes in torch."""
-    source = _store(comparison, "source")
+    source = _store(comparison, "source") if comparison.against_codes else None
     kept = {_key(piece) for piece in few}
 
     def run(part: Pieces) -> list[TokenRows]:
@@ -119,7 +119,7 @@ def _compare_whole(comparison: Comparison, whole: Pieces, few: Pieces) -> Steps:
 
     found = comparison.each("compare with the source", whole, _key, run, 1)
     yield QUALITY, logits.measure(zip(found, documents(whole), strict=True))
-    if not comparison.against_codes:
+    if source is None:
         return
     with comparison.same_codes():
         compared = comparison.each("compare with the same codes", few, _key, lambda part: [
@@ -151,7 +151,7 @@ def _codes(
 
 
 def _store(comparison: Comparison, name: str) -> StoredLogits:
-    """A file of logits that lives as long as the comparison."""
+    """A file of logits that lives until the comparison is closed."""
     if "folder" not in comparison.memo:
         parent = cache.folder() / "checks"
         parent.mkdir(parents=True, exist_ok=True)
