@@ -106,4 +106,4 @@ def _as_known(error: BaseException) -> EdgecompileError | None:
     return None
 
 
-from edgecompile.cli import build, compress, look, train, use  # noqa: E402,F401 - they register
+from edgecompile.cli import build, compare, compress, look, train, use  # noqa: E402,F401 - they register
