@@ -195,6 +195,13 @@ def _loss(old: Kept, new: Kept) -> float:
     return (one - other if old.better == "higher" else other - one) / (old.per or math.nan)
 
 
+def estimate(old: Kept, new: Kept, rule: Rule) -> tuple[float, float | None]:
+    """A metric's loss and what is allowed, without an interval: no loss within it can fail."""
+    limit = _limit(old, rule)
+    sides = _beyond(old, new, rule) if old.kind == "tail" else (old, new)
+    return _loss(*sides), limit
+
+
 def _difference(old: Kept, new: Kept) -> Evidence:
     """Of the same samples."""
     lost: Float64 = old.values - new.values if old.better == "higher" else new.values - old.values
