@@ -135,13 +135,15 @@ def _worse(kept: Kept, share: float) -> Kept:
     return replace(kept, values=kept.values + (room if kept.better == "lower" else -room))
 
 
-def resample(old: Baseline, new: Baseline | None, draws: int, seconds: float) -> None:
+def resample(
+    old: Baseline, new: Baseline | None, draws: int, seconds: float, tolerance: float
+) -> None:  # fmt: skip
     """The share of draws whose verdict is fail: of nothing, then of planted losses."""
     paired = new is not None
     what = "paired, a coin swaps two builds" if paired else "unpaired, two draws of one build"
-    header = old.header
+    header, rule = old.header, Rule(tolerance, unpaired=not paired)
     other = f" and {new.header.target}" if new else ""
-    print(f"\n{header.model} for {header.target}{other}: {what}")
+    print(f"\n{header.model} for {header.target}{other}: {what}, tolerance {tolerance:g}")
     print("| planted loss, share of the limit's room | draws | failed | fail | unproven | pass "
           "| pass or unproven |")
     print("|---|---|---|---|---|---|---|")
@@ -149,11 +151,10 @@ def resample(old: Baseline, new: Baseline | None, draws: int, seconds: float) ->
         row = Counter[str]()
         start, wanted = time.monotonic(), draws if share == 0 else 2 * FULL
         for number in range(wanted):
-            if time.monotonic() - start > (seconds / 2 if share == 0 else seconds / 14):
+            if time.monotonic() - start > (seconds if share == 0 else seconds / 20):
                 break
             rng = np.random.default_rng([7, number])
             first, second = paired_draw(old, new, rng) if new else unpaired_draw(old, rng)
-            rule = Rule(unpaired=not paired)
             if share == 0 and number >= FULL and not may_fail(first, second, rule):
                 row[NO_FAIL] += 1
                 continue
@@ -260,6 +261,7 @@ def main() -> None:
     one = commands.add_parser("resample")
     one.add_argument("old", type=Path)
     one.add_argument("new", type=Path, nargs="?")
+    one.add_argument("--tolerance", type=float, default=Rule.tolerance)
     one.add_argument("--draws", type=int, default=10_000)
     one.add_argument("--seconds", type=float, default=3600)
     two = commands.add_parser("repeat")
@@ -273,7 +275,8 @@ def main() -> None:
     print(machine())
     if chosen.command == "resample":
         new = baseline_file.read(chosen.new) if chosen.new else None
-        resample(baseline_file.read(chosen.old), new, chosen.draws, chosen.seconds)
+        resample(baseline_file.read(chosen.old), new, chosen.draws, chosen.seconds,
+                 chosen.tolerance)  # fmt: skip
     else:
         repeat(chosen.model, chosen.target, chosen.data, chosen.builds, chosen.checks,
                chosen.seconds)  # fmt: skip

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from edgecompile.cli import cli, output
 
 if TYPE_CHECKING:
     from edgecompile.release import Release
+    from edgecompile.report import Row
 
 PATH = click.Path(path_type=Path)
 SHARE = click.FloatRange(min=0, max=1e3)
@@ -59,7 +61,6 @@ def compare_command(
     """Fail on a regression of NEW against OLD: bundles, or baselines that check --record wrote."""
     from edgecompile import regression, release
     from edgecompile.progress import Bars
-    from edgecompile.report.table import table_of
 
     request = release.Request(source, data, allow)
     with Bars(output.errors(), context.obj["quiet"]) as bars:
@@ -69,7 +70,11 @@ def compare_command(
         output.dump(release.to_json(sides[0], sides[1], rows))
     else:
         _headline(sides)
-        output.console().print(table_of(rows))
+        columns = ("metric ", "value ", "interval ", "limit ", "verdict")
+        output.table("", columns, map(_cells, rows))
+        for row in rows:
+            if row.detail and row.verdict != "pass":
+                click.echo(f"{row.metric}: {row.detail}")
         output.console().print(f"verdict: {regression.verdict_of(rows)}")
     release.exit_with(str(new), rows)
 
@@ -81,3 +86,11 @@ def _headline(sides: list[Release]) -> None:
             f"{name}: {side.place}: {header.model} for {header.target}, {header.width}, "
             f"{header.engine} {header.engine_version}, manifest {header.manifest_sha256[:16]}"
         )
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    """A row of the table: what was lost, its interval, what is allowed."""
+    ends = "" if row.low is None or row.high is None else f"{row.low:.3g} to {row.high:.3g}"
+    value = f"{row.value:.4g}" if math.isfinite(row.value) else "none"
+    limit = "" if row.limit is None else f"{row.limit:.4g}"
+    return row.metric, value, ends, limit, row.verdict

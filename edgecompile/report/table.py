@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +19,19 @@ SPEED = ("decode_speed", "latency")
 
 def show(report: CheckReport, console: Console) -> None:
     """All rows of one check, the verdict below."""
-    console.print(table_of(report.rows))
+    table = Table(box=None, pad_edge=False)
+    for name in ("step", "metric", "value", "limit", "samples"):
+        table.add_column(name, justify="right" if name in ("value", "limit", "samples") else "left")
+    table.add_column("verdict", overflow="fold")
+    for row in report.rows:
+        table.add_row(*_cells(row))
+    console.print(table)
     for note in report.notes:
         console.print(f"note: {note}")
     if report.ranking:
         console.print(_ranking(report))
     colour = COLOURS[report.verdict]
     console.print(f"verdict: [{colour}]{report.verdict}[/{colour}], {report.where}\n")
-
-
-def table_of(rows: Iterable[Row]) -> Table:
-    """Rows of a check, or of a comparison."""
-    table = Table(box=None, pad_edge=False)
-    for name in ("step", "metric", "value", "limit", "samples"):
-        table.add_column(name, justify="right" if name in ("value", "limit", "samples") else "left")
-    table.add_column("verdict", overflow="fold")
-    for row in rows:
-        table.add_row(*_cells(row))
-    return table
 
 
 def _ranking(report: CheckReport) -> Table:
