@@ -106,4 +106,12 @@ def _as_known(error: BaseException) -> EdgecompileError | None:
     return None
 
 
-from edgecompile.cli import build, compress, explain, look, train, use  # noqa: E402,F401 - they register
+from edgecompile.cli import (  # noqa: E402 - they register
+    build,  # noqa: F401
+    compare,  # noqa: F401
+    compress,  # noqa: F401
+    explain,  # noqa: F401
+    look,  # noqa: F401
+    train,  # noqa: F401
+    use,  # noqa: F401
+)

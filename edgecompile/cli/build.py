@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from edgecompile.cli import cli, output
+from edgecompile.cli.compare import rule_options
 from edgecompile.emulate.levels import LEVELS
 from edgecompile.tasks import EVERY, TASKS
 
@@ -179,6 +180,11 @@ def _plan_json(plan: Any, one: Any) -> dict[str, Any]:
 @click.option("--allow", multiple=True, metavar="NAME",
               help="Let a named fault pass: no-gain, duplicates, not-run.")
 @click.option("--require-device", is_flag=True, help="Only a run on the real device counts.")
+@click.option("--record", is_flag=True,
+              help="Keep what it measured as ./models/NAME/baselines/TARGET.json.")
+@click.option("--against", type=PATH, metavar="FILE-OR-BUNDLE",
+              help="Fail on a regression against a recorded release, or an older bundle.")
+@rule_options
 @click.option("--on", "levels", multiple=True, type=click.Choice(list(LEVELS)),
               help="Compare on an emulated processor too; may be given again.")
 @output.FORMAT
@@ -186,15 +192,21 @@ def _plan_json(plan: Any, one: Any) -> dict[str, Any]:
 def check_command(
     context: click.Context, bundle: Path, source: str | None, data: Path | None,
     allow: tuple[str, ...], require_device: bool, levels: tuple[str, ...], form: str,
+    record: bool, against: Path | None, rule: Any,
 ) -> None:  # fmt: skip
     """Prove a sealed bundle again against its source; writes BUNDLE.report/."""
+    from edgecompile import release
     from edgecompile.errors import LimitError
     from edgecompile.progress import Bars
     from edgecompile.recheck import Recheck, recheck
     from edgecompile.report.table import show
 
+    same = release.Request(source, data, allow)
     with Bars(output.errors(), context.obj["quiet"]) as bars:
+        old = release.measured(against, same, bars) if against else None
         report = recheck(Recheck(bundle, source, data, allow, require_device, levels), bars)
+    if old is not None:
+        report = release.against(report, bundle, old, rule)
     if form == "json":
         output.dump(report.to_json())
     else:
@@ -202,6 +214,8 @@ def check_command(
     if not report.accepted:
         failed = [row.metric for row in report.rows if row.verdict in ("fail", "unproven")]
         raise LimitError(str(bundle), f"verdict {report.verdict} ({', '.join(failed)})", "pass")
+    if record:
+        click.echo(f"recorded {release.record(report, bundle)}", err=True)
 
 
 @cli.command("summary")

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edgecompile.metrics import Measurement
+from edgecompile.metrics import Better, Measurement, each_alone
+from edgecompile.statistics.evidence import Mean
 
 
 def size(total_bytes: int) -> Measurement:
@@ -26,25 +27,29 @@ def load_time(seconds: float) -> Measurement:
 
 def latency(milliseconds: Sequence[float]) -> Measurement:
     """`latency` in ms: the median of repeated calls with one text."""
-    values = np.asarray(milliseconds, np.float64)
-    return Measurement("latency", float(np.median(values)), "ms", "lower", len(values))
+    return _median("latency", milliseconds, "ms", "lower")
 
 
 def generation(first_token_ms: Sequence[float], speed: Sequence[float]) -> tuple[Measurement, ...]:
     """`first_token` in ms and `decode_speed` in tokens/s: medians of repeated runs."""
-    first, rate = (float(np.median(np.asarray(v, np.float64))) for v in (first_token_ms, speed))
     return (
-        Measurement("first_token", first, "ms", "lower", len(first_token_ms)),
-        Measurement("decode_speed", rate, "tokens/s", "higher", len(speed)),
+        _median("first_token", first_token_ms, "ms", "lower"),
+        _median("decode_speed", speed, "tokens/s", "higher"),
     )
 
 
 def real_time_factor(factors: Sequence[float]) -> Measurement:
     """`real_time_factor`: seconds of computing a second of sound; the median of repeated runs."""
-    values = np.asarray(factors, np.float64)
-    return Measurement("real_time_factor", float(np.median(values)), "", "lower", len(values))
+    return _median("real_time_factor", factors, "", "lower")
 
 
 def peak_memory(mib: float) -> Measurement:
     """`peak_memory` in MiB: the bundle's process at its largest."""
     return Measurement("peak_memory", mib, "MiB", "lower", 1)
+
+
+def _median(metric: str, runs: Sequence[float], unit: str, better: Better) -> Measurement:
+    """The median of repeated runs, which are kept."""
+    values = np.asarray(runs, np.float64)
+    evidence = Mean(values, each_alone(values))
+    return Measurement(metric, float(np.median(values)), unit, better, len(values), evidence)

@@ -82,16 +82,27 @@ def jackknife(
 
     Delete-a-group (Shao and Tu 1995, section 2.3): documents in at most BUCKETS random buckets.
     """
+    whole, left = left_out(statistic, groups, seed)
+    count = len(left)
+    if count < 2:
+        return whole, math.inf, count
+    spread = left - left.mean()
+    return whole, math.sqrt((count - 1) / count * float(spread @ spread)), count
+
+
+def left_out(
+    statistic: Callable[[NDArray[np.intp]], float], groups: Int64, seed: int
+) -> tuple[float, Float64]:
+    """A statistic of all samples, and of all but each bucket of documents in turn."""
     numbers, inverse = np.unique(groups, return_inverse=True)
     buckets = np.random.default_rng(seed).permutation(len(numbers)) % BUCKETS
     owner = buckets[inverse]
     count = min(len(numbers), BUCKETS)
     whole = statistic(np.arange(len(groups)))
     if count < 2:
-        return whole, math.inf, count
-    left = np.array([statistic(np.flatnonzero(owner != bucket)) for bucket in range(count)])
-    spread = left - left.mean()
-    return whole, math.sqrt((count - 1) / count * float(spread @ spread)), count
+        return whole, np.full(count, whole)
+    left = [statistic(np.flatnonzero(owner != bucket)) for bucket in range(count)]
+    return whole, np.array(left)
 
 
 def student_bounds(
