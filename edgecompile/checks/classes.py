@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from edgecompile.checks import alone, stages
 from edgecompile.checks.comparison import EXPORT, QUALITY, Comparison, Ids, need
 from edgecompile.checks.vectors import embed
-from edgecompile.metrics import Measurement, accuracy, each_alone, error, top1
+from edgecompile.metrics import Measurement, accuracy, by_class, each_alone, error, top1
 from edgecompile.report import Row, judged
 from edgecompile.runtime.batching import activate
 from edgecompile.text.parts import Document
@@ -80,3 +80,15 @@ def class_rows(
     )
     for measured in accuracy.measure(*sides):
         yield comparison.judge(QUALITY, measured)
+    number = {name: at for at, name in enumerate(names)}
+    right = np.array([number[name] for name in truth], np.int64)
+    for measured in by_class.measure(right, _shares(source), _shares(found), names):
+        yield comparison.judge(QUALITY, measured)
+
+
+def _shares(scores: NDArray[Any]) -> NDArray[np.float64]:
+    """Probabilities [samples, classes]: those that are given, or the softmax of scores."""
+    sums = scores.sum(1)
+    if (scores >= 0).all() and np.allclose(sums, 1, atol=1e-3):
+        return scores.astype(np.float64)
+    return activate(scores, "softmax").astype(np.float64)

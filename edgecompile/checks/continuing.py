@@ -15,7 +15,7 @@ from edgecompile.checks.comparison import EXPORT, QUALITY, Comparison
 from edgecompile.metrics import Float64, Measurement, generated, kl, mean
 from edgecompile.metrics.logits import log_softmax
 from edgecompile.numerics.schemes import Float32
-from edgecompile.report import Row, judged
+from edgecompile.report import Row
 from edgecompile.text.source_tokens import Piece
 
 PROMPTS, PROMPT_TOKENS, NEW_TOKENS = 8, 24, 40
@@ -47,8 +47,8 @@ def rows(
     yield comparison.judge(EXPORT, step)
     agreed = [one.source_gaps for one in found if one.source_gaps is not None]
     if agreed:
-        yield judged(QUALITY, generated.prefix(agreed, new))
-    yield judged(QUALITY, generated.repetition([one.tokens for one in found]))
+        yield comparison.judge(QUALITY, generated.prefix(agreed, new))
+    yield comparison.judge(QUALITY, generated.repetition([one.tokens for one in found]))
 
 
 def _continued(
