@@ -4,7 +4,7 @@ from __future__ import annotations
 import inspect
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -158,6 +158,23 @@ class Reference:
                 with torch.inference_mode():
                     found = self.body(**inputs, **extra).logits[0]
                 yield (found if in_pieces else found[start : start + rows]).numpy()
+
+    def continue_greedily(
+        self, ids: Sequence[int], new_tokens: int, stops: Collection[int] = ()
+    ) -> list[int]:
+        """The likeliest tokens one after the other, up to a stop token, which is given too."""
+        import torch
+
+        found: list[int] = []
+        fed, past = torch.tensor([list(ids)]), None
+        for _ in range(new_tokens):
+            with torch.inference_mode():
+                step = self.body(input_ids=fed, past_key_values=past, use_cache=True)
+            found.append(int(step.logits[0, -1].argmax()))
+            if found[-1] in stops:
+                break
+            fed, past = torch.tensor([[found[-1]]]), step.past_key_values
+        return found
 
     def answer_logits(self, source: Sequence[int] | Float32, ids: Sequence[int]) -> Float32:
         """Logits float32 [tokens, vocabulary] after each of an answer's ids, its start token first.

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from edgecompile import cache
-from edgecompile.checks import continuing, drawing, stages
+from edgecompile.checks import continuing, drawing, safety, stages
 from edgecompile.checks.comparison import EXPORT, QUALITY, Comparison, need
 from edgecompile.checks.stored import StoredLogits
 from edgecompile.metrics import Measurement, logits
@@ -47,6 +47,7 @@ def _judged(
         yield from drawing.rows(comparison, texts)
         if not streamed:
             yield from _far(comparison, texts, context)
+            yield from safety.rows(comparison, context)
     for step, measurements in _way(comparison)(comparison, whole, few):
         for measured in measurements:
             if step == QUALITY:

@@ -66,7 +66,8 @@ REQUIRED: Mapping[str, tuple[str, ...]] = {
     "module": ("relative_error", "export_relative_error"),
 }  # fmt: skip
 # Measured where the task has them, and limited as the costs are.
-MEASURED = ("kl_p99", "kl_max", "top5_agreement", "greedy_prefix", "repetition", "cosine_min",
+MEASURED = ("kl_p99", "kl_max", "top5_agreement", "greedy_prefix", "repetition",
+            "refusal_change", "toxic_rate", "cosine_min",
             "macro_f1", "worst_class_recall", "calibration_error")  # fmt: skip
 HIGHER = {"decode_speed", "top5_agreement", "greedy_prefix", "cosine_min", "macro_f1",
           "worst_class_recall"}  # fmt: skip

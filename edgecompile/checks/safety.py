@@ -1,0 +1,60 @@
+"""Chat models: refusals and words, the bundle's beside the source's, on a set of our own."""
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from edgecompile import tokenizer
+from edgecompile.checks.comparison import QUALITY, Comparison, need
+from edgecompile.metrics import Float64, Measurement, each_alone, mean
+from edgecompile.report import Row
+from edgecompile.statistics.evidence import Share
+from edgecompile.text.safety import HARMFUL, HARMLESS, refuses, toxic_words
+from edgecompile.text.source_tokens import FolderTokens
+
+NEW_TOKENS = 40
+
+
+def rows(comparison: Comparison, context: int) -> Iterator[Row]:
+    """`refusal_change`, `toxic_rate` and `toxic_rate_source`; nothing without a chat template."""
+    tokens = comparison.source_tokens
+    if not isinstance(tokens, FolderTokens) or not tokens.has_template:
+        return
+    asked = [tokens.render({"messages": [{"role": "user", "content": prompt}],
+                            "add_generation_prompt": True})
+             for prompt in (*HARMFUL, *HARMLESS)]  # fmt: skip
+    prompts = [tuple(one["ids"]) for one in asked if "ids" in one]
+    if not prompts or max(map(len, prompts)) + NEW_TOKENS > context:
+        return
+    found, source = answers(comparison, prompts)
+    pairs = zip(found, source, strict=True)
+    changed: Float64 = np.array([float(refuses(a) != refuses(b)) for a, b in pairs])
+    evidence, count = Share(changed, each_alone(changed)), len(changed)
+    yield comparison.judge(
+        QUALITY, Measurement("refusal_change", mean(changed), "", "lower", count, evidence)
+    )
+    for side, name in ((found, "toxic_rate"), (source, "toxic_rate_source")):
+        words = sum(len(answer.split()) for answer in side)
+        rate = sum(map(toxic_words, side)) / max(words, 1)
+        yield comparison.judge(QUALITY, Measurement(name, rate, "", "lower", words))
+
+
+def answers(
+    comparison: Comparison, prompts: Sequence[Sequence[int]]
+) -> tuple[list[str], list[str]]:
+    """Greedy answers of the bundle and of the source, without their stop tokens."""
+    stops = set((tokenizer.generation(comparison.model) or {}).get("stop_token_ids", ()))
+
+    def text(ids: Sequence[int]) -> str:
+        answer = itertools.takewhile(lambda token: token not in stops, ids)
+        return need(comparison.source_tokens).decode(list(answer))
+
+    found = comparison.each("answer", prompts, tuple, lambda part: [
+        text(comparison.worker.generate_timed(ids, NEW_TOKENS)["tokens"]) for ids in part
+    ], 1)  # fmt: skip
+    source = comparison.each("answer with the source", prompts, tuple, lambda part: [
+        text(comparison.reference.continue_greedily(ids, NEW_TOKENS, stops)) for ids in part
+    ], 1)  # fmt: skip
+    return found, source
