@@ -14,7 +14,7 @@ from edgecompile.statistics.evidence import Share
 from edgecompile.text.safety import HARMFUL, HARMLESS, refuses, toxic_words
 from edgecompile.text.source_tokens import FolderTokens
 
-NEW_TOKENS = 40
+NEW_TOKENS = 24
 
 
 def rows(comparison: Comparison, context: int) -> Iterator[Row]:
