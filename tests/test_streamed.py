@@ -70,8 +70,11 @@ def test_a_bundle_gets_the_same_metrics_from_both_ways(
         bundle, model, corpus, dataclasses.replace(LIMITS, stream_above=0),
         lambda what, _done, _total: said.append(what),
     )  # fmt: skip
+    needs_the_source_whole = (
+        "context_kl", "greedy_prefix", "refusal_change", "toxic_rate", "toxic_rate_source",
+    )
     assert {row.metric: row.samples for row in by_block.rows} == {
-        row.metric: row.samples for row in whole.rows
+        row.metric: row.samples for row in whole.rows if row.metric not in needs_the_source_whole
     }
     for metric in COMPARED:
         assert by_block.value(metric) == pytest.approx(whole.value(metric), rel=1e-3), metric
@@ -143,8 +146,8 @@ def test_fed_layers_are_read_once_and_logits_stay(
 def test_stored_logits_come_back_in_pieces(sizes: tuple[int, ...], tmp_path: Path) -> None:
     stored = StoredLogits(tmp_path / "logits")
     chunks = [np.random.default_rng(n).normal(size=(n, 7)).astype("f4") for n in sizes]
-    stored.add(iter([np.ones((2, 7), "f4")]))
-    stored.add(iter(chunks))
+    stored.add(0, iter([np.ones((2, 7), "f4")]))
+    stored.add(1, iter(chunks))
     back = list(stored.read(1))
     assert all(len(piece) <= ROWS for piece in back)
     if sizes:

@@ -11,10 +11,12 @@ BY_STEP = {"sealed": "sealed", "tokenizer": "tokenizer", "cost": "cost", "device
            "engine": "runtime"}  # fmt: skip
 BY_METRIC = {
     "decode_gap": "runtime", "decode_kl": "runtime", "sampler_differing": "runtime",
-    "written_differing": "runtime", "alone_error": "runtime",
+    "written_differing": "runtime",
     "picture_error": "preprocessing", "audio_error": "preprocessing",
 }  # fmt: skip
-KEPT, DIRECT, GOLDEN = "kept", "export_", "golden_differing"
+KEPT, DIRECT = "kept", "export_"
+# What is wrong anywhere moves these; alone they tell of the runtime.
+SEE_ALL = ("golden_differing", "alone_error")
 
 
 def culprit(report: CheckReport) -> str:
@@ -24,10 +26,10 @@ def culprit(report: CheckReport) -> str:
     """
     bad = [row for row in report.rows if row.verdict == "fail"]
     bad = bad or [row for row in report.rows if row.open]
-    golden = [row for row in bad if row.metric == GOLDEN]  # it sees all that is wrong anywhere
-    bad = [row for row in bad if row.metric != GOLDEN]
-    if golden and not bad:
+    others = [row for row in bad if row.metric not in SEE_ALL]
+    if bad and not others:
         return "runtime"
+    bad = others
     for row in bad:
         if row.step in BY_STEP or row.metric in BY_METRIC:
             return BY_METRIC.get(row.metric) or BY_STEP[row.step]

@@ -37,12 +37,12 @@ def load(folder: Path, patch: pytest.MonkeyPatch) -> Reference:
     return Reference(sources.load(sources.resolve("digits-cnn"), lambda *_: None))
 
 
-def test_a_build_gets_the_trained_weights_which_know_97_percent(
+def test_a_build_gets_the_trained_weights_which_know_90_percent(
     trained: Path, digits: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pictures, labels = digits.digits(0)[1]
     found = load(trained, monkeypatch).look(digits.prepared(pictures).numpy())
-    assert (found.argmax(1) == labels).mean() > 0.97
+    assert (found.argmax(1) == labels).mean() > 0.9
 
 
 def test_the_card_prepares_the_written_pictures_as_training_did(
@@ -65,7 +65,7 @@ def test_the_pictures_are_those_that_were_held_out_with_their_digits(
 
 def test_learnt_and_held_out_digits_are_all_of_them_once(digits: ModuleType) -> None:
     (learnt, _), (held_out, _) = digits.digits(0)
-    assert (len(learnt), len(held_out)) == (1078, 719)
+    assert (len(learnt), len(held_out)) == (629, 1168)
     assert not {one.tobytes() for one in learnt} & {one.tobytes() for one in held_out}
 
 
