@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from tokenizers import Tokenizer
 
 from edgecompile import bundle, sources
 from edgecompile.backends import Export
@@ -96,8 +97,8 @@ def session(folder: Path, **changes: Any) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
 
-def embedding(folder: Path) -> np.ndarray:
-    ids = np.array([IDS])
+def embedding(folder: Path, tokens: list[int] = IDS) -> np.ndarray:
+    ids = np.array([tokens])
     inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
     inputs["token_type_ids"] = np.zeros_like(ids)
     return np.asarray(session(folder).run(None, inputs)[0][0])
@@ -105,10 +106,11 @@ def embedding(folder: Path) -> np.ndarray:
 
 def test_an_embedding_is_close_to_that_of_torch_on_the_same_codes(made: Made) -> None:
     model, _, folder, _ = made
+    # Words that static ranges were measured on: single tokens stand for others in each process.
+    ids = Tokenizer.from_file(str(model.folder / "tokenizer.json")).encode(tiny.TEXT).ids[:48]
     with Reference(model).quantized(model.quantized, model.replaced) as reference:
-        expected = reference.embed([IDS])[0]
-    # Static ranges depend on the tiny vocabulary, which differs by process: 0.989 was seen.
-    assert float(embedding(folder) @ expected) > 0.98
+        expected = reference.embed([ids])[0]
+    assert float(embedding(folder, ids) @ expected) > 0.99
 
 
 def test_the_engine_fuses_every_product(made: Made, tmp_path: Path) -> None:
