@@ -143,8 +143,12 @@ class Reference:
         """Next-token logits float32 [tokens, vocabulary] of one window of a decoder."""
         return np.concatenate(list(self.logit_chunks(ids, len(ids))))
 
-    def logit_chunks(self, ids: Sequence[int], rows: int = 128) -> Iterator[Float32]:
+    def logit_chunks(
+        self, ids: Sequence[int], rows: int = 128, first: int = 0
+    ) -> Iterator[Float32]:
         """The same in pieces float32 [<= rows, vocabulary]: the body runs once, the head by pieces.
+
+        From row `first` on; the rows before it cost no product with the head.
 
         Works through `logits_to_keep`, so a model's own scaling or capping of logits is kept.
         """
@@ -152,7 +156,7 @@ class Reference:
 
         inputs = {"input_ids": torch.tensor([list(ids)]), "use_cache": False}
         with _body_runs_once(self.body) as in_pieces:
-            for start in range(0, len(ids), rows):
+            for start in range(first, len(ids), rows):
                 keep = torch.arange(start, min(start + rows, len(ids)))
                 extra = {"logits_to_keep": keep} if in_pieces else {}
                 with torch.inference_mode():
@@ -160,21 +164,30 @@ class Reference:
                 yield (found if in_pieces else found[start : start + rows]).numpy()
 
     def continue_greedily(
-        self, ids: Sequence[int], new_tokens: int, stops: Collection[int] = ()
-    ) -> list[int]:
-        """The likeliest tokens one after the other, up to a stop token, which is given too."""
-        import torch
+        self, prompts: Sequence[Sequence[int]], new_tokens: int, stops: Collection[int] = ()
+    ) -> list[list[int]]:
+        """The likeliest tokens one after the other, up to a stop token, which is given too.
 
-        found: list[int] = []
-        fed, past = torch.tensor([list(ids)]), None
-        for _ in range(new_tokens):
-            with torch.inference_mode():
-                step = self.body(input_ids=fed, past_key_values=past, use_cache=True)
-            found.append(int(step.logits[0, -1].argmax()))
-            if found[-1] in stops:
-                break
-            fed, past = torch.tensor([[found[-1]]]), step.past_key_values
-        return found
+        Prompts run side by side, so that weights are read once a token and not once a prompt's.
+        """
+        import torch
+        from transformers import GenerationConfig
+
+        longest = max(map(len, prompts), default=0)
+        fed = torch.zeros(len(prompts), longest, dtype=torch.int64)
+        mask = torch.zeros_like(fed)
+        for row, ids in enumerate(prompts):  # padded before, so that all go on at one column
+            fed[row, longest - len(ids) :] = torch.tensor(list(ids))
+            mask[row, longest - len(ids) :] = 1
+        config = GenerationConfig(  # type: ignore[no-untyped-call]
+            max_new_tokens=new_tokens, do_sample=False, eos_token_id=sorted(stops) or None,
+            pad_token_id=0,
+        )  # fmt: skip
+        with torch.inference_mode():
+            found = self.body.generate(  # type: ignore[operator]
+                fed, attention_mask=mask, generation_config=config
+            )
+        return [_until(row, stops) for row in found[:, longest:].tolist()]
 
     def answer_logits(self, source: Sequence[int] | Float32, ids: Sequence[int]) -> Float32:
         """Logits float32 [tokens, vocabulary] after each of an answer's ids, its start token first.
@@ -262,6 +275,12 @@ class Reference:
 
         with torch.inference_mode():
             return [value.numpy() for value in flat_outputs(module(**inputs))]
+
+
+def _until(ids: Sequence[int], stops: Collection[int]) -> list[int]:
+    """The ids up to the first stop token, that included."""
+    end = next((place + 1 for place, token in enumerate(ids) if token in stops), len(ids))
+    return list(ids[:end])
 
 
 def flat_outputs(result: Any) -> list[Tensor]:

@@ -107,6 +107,39 @@ def test_logits_in_pieces_equal_transformers(
     assert np.abs(np.concatenate(pieces) - expected).max() < 1e-5
 
 
+def test_the_last_rows_alone_are_the_last_rows_of_all(tmp_path: Path) -> None:
+    _, folder = saved(tmp_path, transformers.AutoModelForCausalLM, "llama")
+    reference = Reference(opened(folder, "text-generation"))
+    [found] = reference.logit_chunks(IDS[0], first=2)
+    np.testing.assert_allclose(found, reference.logits(IDS[0])[2:], atol=1e-6)
+
+
+def likeliest(reference: Reference, ids: list[int], count: int) -> list[int]:
+    """One token after the other, each from all before it at once."""
+    whole = list(ids)
+    for _ in range(count):
+        whole.append(int(reference.logits(whole)[-1].argmax()))
+    return whole[len(ids) :]
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma2", "qwen3"])
+def test_prompts_that_go_on_side_by_side_say_what_each_says_alone(
+    kind: str, tmp_path: Path
+) -> None:
+    _, folder = saved(tmp_path, transformers.AutoModelForCausalLM, kind, num_key_value_heads=2)
+    reference = Reference(opened(folder, "text-generation"))
+    alone = [likeliest(reference, ids, 6) for ids in IDS]
+    assert reference.continue_greedily(IDS, 6) == alone
+
+
+def test_an_answer_ends_with_its_stop_token(tmp_path: Path) -> None:
+    _, folder = saved(tmp_path, transformers.AutoModelForCausalLM, "llama")
+    reference = Reference(opened(folder, "text-generation"))
+    answer = likeliest(reference, IDS[0], 6)
+    until = answer[: answer.index(answer[2]) + 1]
+    assert reference.continue_greedily(IDS[:1], 6, {answer[2]}) == [until]
+
+
 @pytest.mark.parametrize("keep_bytes", [swap.KEEP_BYTES, 0])
 def test_quantized_codes_are_swapped_in_and_out_tied_head_included(
     keep_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

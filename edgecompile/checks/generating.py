@@ -14,6 +14,7 @@ from edgecompile.checks.comparison import EXPORT, QUALITY, Comparison, need
 from edgecompile.checks.stored import StoredLogits
 from edgecompile.metrics import Measurement, logits
 from edgecompile.metrics.logits import TokenRows
+from edgecompile.numerics.schemes import Float32
 from edgecompile.report import Row
 from edgecompile.text.source_tokens import Piece, pieces
 
@@ -88,11 +89,28 @@ def _far(comparison: Comparison, texts: Sequence[str], context: int) -> Iterator
         return
 
     def run(part: Pieces) -> list[TokenRows]:
-        return [_window(comparison, part[0], None)]
+        return [_end(comparison, part[0])]
 
-    kl = comparison.each("compare a long window", whole[:1], _key, run, 1)[0].kl[-CHUNK:]
+    kl = comparison.each("compare a long window", whole[:1], _key, run, 1)[0].kl
     measured = Measurement("context_kl", float(kl.mean()), "nats", "lower", len(kl))
     yield comparison.judge(EXPORT, measured)
+
+
+def _end(comparison: Comparison, piece: Piece) -> TokenRows:
+    """The last CHUNK rows of a window of the source and of the bundle."""
+    ids, first = piece.ids.tolist(), max(0, len(piece.ids) - CHUNK)
+    source = comparison.reference.logit_chunks(ids, CHUNK, first)
+    found = _from(first, comparison.worker.logits(ids))
+    return logits.compared(piece.ids[first + 1 :], len(ids) - first, source, found)
+
+
+def _from(first: int, chunks: Iterator[Float32]) -> Iterator[Float32]:
+    """The rows of the chunks from number `first` on."""
+    passed = 0
+    for chunk in chunks:
+        if len(rows := chunk[max(0, first - passed) :]):
+            yield rows
+        passed += len(chunk)
 
 
 def is_streamed(comparison: Comparison) -> bool:

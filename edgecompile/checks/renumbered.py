@@ -21,9 +21,11 @@ class Renumbered(Reference):
         super().__init__(model, lean=lean)
         self.old_ids = np.array(old_ids, np.int64)
 
-    def logit_chunks(self, ids: Sequence[int], rows: int = 128) -> Iterator[Float32]:
+    def logit_chunks(
+        self, ids: Sequence[int], rows: int = 128, first: int = 0
+    ) -> Iterator[Float32]:
         """Next-token logits float32 [<= rows, new ids]."""
-        for chunk in super().logit_chunks(self.old_ids[list(ids)].tolist(), rows):
+        for chunk in super().logit_chunks(self.old_ids[list(ids)].tolist(), rows, first):
             yield chunk[:, self.old_ids]
 
     def whole_logits(self, ids: Sequence[int], rows: int = 64) -> Iterator[Float32]:

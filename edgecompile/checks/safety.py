@@ -55,6 +55,6 @@ def answers(
         text(comparison.worker.generate_timed(ids, NEW_TOKENS)["tokens"]) for ids in part
     ], 1)  # fmt: skip
     source = comparison.each("answer with the source", prompts, tuple, lambda part: [
-        text(comparison.reference.continue_greedily(ids, NEW_TOKENS, stops)) for ids in part
-    ], 1)  # fmt: skip
+        text(ids) for ids in comparison.reference.continue_greedily(part, NEW_TOKENS, stops)
+    ])  # fmt: skip
     return found, source

