@@ -309,6 +309,7 @@ def _report(subject: _Subject, found: _Found, width: str) -> CheckReport:
         seconds={name: round(value, 3) for name, value in found.seconds.items()},
         stages=tuple(StageValue(row.detail, row.metric, row.value, row.samples)
                      for row in found.rows if row.step == stages.STEP),
+        **costs.times_of(found.rows),  # type: ignore[arg-type]
     )  # fmt: skip
 
 
