@@ -73,7 +73,7 @@ def _generation(
     while len(firsts) < options.repeats and sum(firsts) < ENOUGH_MS:
         firsts.append(ask(1)["first_token_ms"])
     tokens = [one for run in runs for one in run.get("token_ms", ())]
-    each = f"a token: median {median(tokens):.4g} ms, {cost.spread(tokens)}" if tokens else ""
+    each = f"a token: median {median(tokens):.3g} ms, {cost.spread(tokens)}" if tokens else ""
     first, speed = cost.generation(
         firsts, [run["tokens_per_second"] or float("nan") for run in runs]
     )

@@ -60,9 +60,9 @@ def spread(times: Sequence[float]) -> str:
     """How slow the slow ones are, for a person; a 99th percentile of a hundred and more."""
     if len(times) < 2:
         return ""
-    slow = f"99 % within {within(times, 0.99):.4g} ms" if len(times) >= MANY else \
-        f"slowest {max(times):.4g} ms"  # fmt: skip
-    return f"90 % within {within(times, 0.9):.4g} ms, {slow}"
+    slow = f"99 % within {within(times, 0.99):.3g} ms" if len(times) >= MANY else \
+        f"slowest {max(times):.3g} ms"  # fmt: skip
+    return f"90 % within {within(times, 0.9):.3g} ms, {slow}"
 
 
 def _median(metric: str, runs: Sequence[float], unit: str, better: Better) -> Measurement:

@@ -4,6 +4,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from edgecompile.metrics.cost import MANY, within
@@ -56,7 +57,7 @@ def latencies(milliseconds: Sequence[object], name: str = "a call") -> Latencies
     values = sorted(finite(milliseconds))
     if len(values) < LEAST:
         return None
-    middle, slow, tail = (within(values, share) for share in (0.5, 0.9, 0.99))
+    middle, slow, tail = median(values), within(values, 0.9), within(values, 0.99)
     low, high = values[0], max(values[-1], values[0] * 1.001 + 1e-9)
     beyond = sum(value > FAR * slow for value in values)
     high = max(value for value in values if value <= FAR * slow) if beyond else high
