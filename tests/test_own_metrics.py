@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgecompile import recipe, release
+from edgecompile import baseline_file, recipe, regression, release
 from edgecompile.build import BuildResult, build
 from edgecompile.checks import own
 from edgecompile.checks.own import OwnMetricError
@@ -319,6 +319,30 @@ def test_numbers_of_one_sample_are_one_group() -> None:
 
 def test_zeros_and_ones_are_a_share() -> None:
     assert isinstance(measure(metric(), [np.ones(1)] * 5).evidence, Share)
+
+
+def test_scores_that_are_all_alike_prove_no_more_than_their_number() -> None:
+    found = measure(metric(ideal=100.0), [np.full(1, 100.0)] * 60)
+    low, _ = found.evidence.bounds(0.05, 0.01) if found.evidence else (0.0, 0.0)
+    assert low == pytest.approx(100 * 0.05 ** (1 / 60))
+
+
+def test_a_baseline_keeps_what_loses_nothing(tmp_path: Path) -> None:
+    from tests.test_baseline import OLD
+
+    kept = dataclasses.replace(OLD.metrics[0], metric="mine", limit=90.0, ideal=100.0)
+    old = dataclasses.replace(OLD, metrics=(kept, OLD.metrics[1]))
+    baseline_file.write(old, tmp_path / "old.json")
+    again = baseline_file.read(tmp_path / "old.json")
+    assert [one.ideal for one in again.metrics] == [100.0, None]
+    lost = next(one for one in regression.compare(again, again, regression.Rule())
+                if one.metric == "mine_lost")  # fmt: skip
+    assert lost.limit == pytest.approx(1.0)  # a tenth of ten
+
+
+def test_a_name_that_a_stranger_s_bundle_gives_is_no_markup() -> None:
+    found = own.recorded({"metrics": {"[bold]pass": "a.py:f\x1b[2J"}})
+    assert found == {"own_metric": "a.py:f[2J"}
 
 
 def test_infinity_is_no_value() -> None:

@@ -172,7 +172,11 @@ def recorded(manifest: Mapping[str, Any]) -> dict[str, str]:
     found = manifest.get("metrics")
     if not isinstance(found, Mapping):
         return {}
-    return {str(name)[:64]: str(place)[:200] for name, place in list(found.items())[:MOST]}
+    return {
+        name if _NAME.fullmatch(name) else "own_metric":
+        "".join(filter(str.isprintable, str(place)[:200]))
+        for name, place in list(found.items())[:MOST]
+    }  # fmt: skip
 
 
 def _key(sample: Sample) -> tuple[int, bool]:

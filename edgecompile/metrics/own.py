@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from edgecompile.metrics import Better, Float64, Measurement, mean
-from edgecompile.statistics.evidence import Mean, Share
+from edgecompile.statistics import exact
+from edgecompile.statistics.evidence import Bounds, Mean, Share
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,26 @@ class OwnMetric:
     function: Callable[[Any], Any] = field(compare=False, repr=False)
 
 
+@dataclass(frozen=True, eq=False)
+class Scored(Mean):
+    """A mean of numbers on a scale of the user's, which is about `scale` long.
+
+    Where all numbers are alike nothing shows how they vary: then as many documents as could hide
+    unseen may be off by the whole scale.
+    """
+
+    scale: float = 1.0
+
+    def bounds(self, low_error: float, high_error: float, seed: int = 0) -> Bounds:
+        """The mean's; of numbers that are all alike by the exact bound of none of them."""
+        low, high = super().bounds(low_error, high_error, seed)
+        if low < high:
+            return low, high
+        count = len(np.unique(self.groups))
+        below, above = (self.scale * exact.upper(0, count, p) for p in (low_error, high_error))
+        return low - below, high + above
+
+
 def measure(metric: OwnMetric, samples: Sequence[Float64]) -> Measurement:
     """The mean of all numbers that the samples gave, [numbers] each; a sample is a group.
 
@@ -33,8 +54,8 @@ def measure(metric: OwnMetric, samples: Sequence[Float64]) -> Measurement:
     values = np.concatenate(samples) if samples else np.zeros(0)
     groups = np.repeat(np.arange(len(samples)), [len(one) for one in samples])
     value = mean(values) if np.isfinite(values).all() else math.nan
-    kind = Share if np.isin(values, (0.0, 1.0)).all() else Mean
+    evidence = Share(values, groups) if np.isin(values, (0.0, 1.0)).all() else \
+        Scored(values, groups, scale=max(abs(metric.ideal), 1.0))  # fmt: skip
     return Measurement(
-        metric.name, value, metric.unit, metric.direction, len(values), kind(values, groups),
-        metric.ideal,
-    )  # fmt: skip
+        metric.name, value, metric.unit, metric.direction, len(values), evidence, metric.ideal
+    )

@@ -71,7 +71,7 @@ def _ranking(report: CheckReport) -> Table:
 def _cells(row: Row, wide: bool) -> tuple[str, ...]:
     verdict = f"[{COLOURS[row.verdict]}]{row.verdict}[/]" if row.verdict != "measured" else ""
     samples = (f"{row.samples:,}",) if wide else ()
-    return (f" {row.metric}", valued(row), interval(row), limited(row), *samples, verdict)
+    return (f" {row.metric}", escape(valued(row)), interval(row), limited(row), *samples, verdict)
 
 
 def summary_rows(folder: Path) -> list[dict[str, Any]]:
