@@ -191,7 +191,7 @@ def test_the_99th_percentile_needs_a_hundred_calls() -> None:
 def test_a_decoder_has_a_distribution_of_first_tokens_and_of_the_others() -> None:
     times = {"first_tokens_ms": [5.0] * 5, "tokens_ms": [1.0, 1.2] * 40, "latencies_ms": []}
     assert [one.name for one in latency.distributions(times)] == [
-        "the first token", "a token after it",
+        "the first token", "a token after the first",
     ]  # fmt: skip
 
 

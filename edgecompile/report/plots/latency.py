@@ -16,7 +16,7 @@ FAR = 4.0  # times the 90th percentile: where an axis ends that one call would s
 # Lists of report.json, and what was timed.
 KINDS = {
     "latencies_ms": "a call", "picture_latencies_ms": "a picture",
-    "first_tokens_ms": "the first token", "tokens_ms": "a token after it",
+    "first_tokens_ms": "the first token", "tokens_ms": "a token after the first",
 }  # fmt: skip
 
 
