@@ -20,6 +20,8 @@ from edgecompile.statistics.looks import FACTOR
 from edgecompile.text.parts import Document
 from edgecompile.text.source_tokens import FolderTokens
 
+TOGETHER = 16  # prompts that the source answers side by side
+
 
 class Prompt(NamedTuple):
     """Token ids of what is asked, and the document."""
@@ -84,7 +86,7 @@ def _samples(comparison: Comparison, prompts: Sequence[Prompt]) -> Iterator[own.
         text(worker.generate_timed(one.ids, new)["tokens"]) for one in part
     ], 1)  # fmt: skip
     source = comparison.each("ask the source", prompts, tuple, lambda part: [
-        text(reference.continue_greedily(one.ids, new, stops)) for one in part
-    ], 1)  # fmt: skip
+        text(ids) for ids in reference.continue_greedily([one.ids for one in part], new, stops)
+    ], TOGETHER)  # fmt: skip
     for number, (prompt, one, other) in enumerate(zip(prompts, source, found, strict=True)):
         yield own.Sample(number, one, other, prompt.text, prompt.label)
