@@ -44,6 +44,7 @@ class Kept:
     share: float = 0.0  # of a tail
     per: float = 1.0  # rate of the source's right answers, that a ratio of accuracies is over
     least: int = 0  # things counted, of pseudo-values of a count
+    ideal: float | None = None  # the value that loses nothing, of a metric of the user's own
 
     @property
     def evidence(self) -> Evidence:
@@ -150,7 +151,7 @@ def _kept(row: Row) -> Kept:
     if entry is not None:
         return entry
     return Kept(row.step, row.metric, "point", row.unit, row.better, row.value, row.limit,
-                row.samples)  # fmt: skip
+                row.samples, ideal=row.ideal)  # fmt: skip
 
 
 def _with_samples(row: Row) -> Kept | None:
@@ -172,7 +173,8 @@ def _with_samples(row: Row) -> Kept | None:
         groups = np.arange(len(values))
     return Kept(
         row.step, row.metric, kind, row.unit, row.better, row.value, row.limit,  # type: ignore[arg-type]
-        row.samples, single(values), np.asarray(groups, np.int64), **more,  # type: ignore[arg-type]
+        row.samples, single(values), np.asarray(groups, np.int64), ideal=row.ideal,
+        **more,  # type: ignore[arg-type]
     )  # fmt: skip
 
 

@@ -48,6 +48,8 @@ def write(baseline: Baseline, file: Path) -> None:
 
 def _entry(kept: Kept, arrays: list[str]) -> dict[str, Any]:
     table = {f.name: getattr(kept, f.name) for f in fields(Kept)}
+    if kept.ideal is None:  # as files were before metrics of users' own
+        del table["ideal"]
     table["values"] = _place(_packed(kept.values, "<f4"), arrays)
     table["groups"] = _place(_packed(kept.groups, "<i4"), arrays)
     return _finite(table)
@@ -162,7 +164,7 @@ class _Reader:
             section.bad("values", f"as many values as groups ({len(groups)}), none of a point")
         if kind == "share" and not np.isin(values, (0.0, 1.0)).all():
             section.bad("values", "0 or 1 each")
-        limit = section.data.get("limit")
+        limit, ideal = section.data.get("limit"), section.data.get("ideal")
         return Kept(
             _text(section, "step"), _text(section, "metric"), kind,  # type: ignore[arg-type]
             _text(section, "unit"), section.choice("better", ("higher", "lower")),  # type: ignore[arg-type]
@@ -170,6 +172,7 @@ class _Reader:
             section.integer("samples", 0, 1 << 53), values, groups,
             section.number("share", 0, 1), section.number("per", 0, 1),
             section.integer("least", 0, 1 << 53),
+            None if ideal is None else _number(section, "ideal"),
         )  # fmt: skip
 
     def _array(self, section: Section, key: str, dtype: str) -> NDArray[Any]:

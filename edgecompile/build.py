@@ -14,7 +14,7 @@ from typing import Any
 from edgecompile import bundle, cache, checked, codes, estimate, golden, lock, sources
 from edgecompile.backends import Export, Port
 from edgecompile.check import check_bundle
-from edgecompile.checks import Limits
+from edgecompile.checks import Limits, own
 from edgecompile.choose import Candidate, fastest, locked
 from edgecompile.errors import LimitError, MissingLibraryError, UnsupportedError
 from edgecompile.model import Model
@@ -104,16 +104,18 @@ def _seal_and_check(
 ) -> CheckReport:
     """Fill `staging` with the whole bundle and prove it."""
     request = plan.request
+    metrics = own.of_recipe(plan.recipe)
     results, key = _run_passes(plan, one, model, progress, clock)
     model = results[-1][1].model if results else model
     written, export = _export(one, model, key, progress, clock)
     contents = bundle.Contents(
-        model, one.target, request.variant, export, tuple(results), _text_read(plan, one)
+        model, one.target, request.variant, export, tuple(results), _text_read(plan, one),
+        {metric.name: metric.place for metric in metrics},
     )
     bundle.assemble(contents, written, staging)
     golden.add(staging)
     clock.stop("seal")
-    limits = Limits.of(plan.recipe.check, one.target.budget, request.allow)
+    limits = Limits.of(plan.recipe.check, one.target.budget, request.allow, metrics)
     corpus = corpus_of(plan.recipe, request.data, model.task)
 
     def check() -> CheckReport:

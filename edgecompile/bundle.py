@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ class Contents:
     export: Export
     passes: tuple[tuple[PassChoice, PassResult], ...]
     data: Mapping[str, Any] | None = None
+    metrics: Mapping[str, str] = field(default_factory=dict)  # the user's own: name -> function
 
 
 def assemble(contents: Contents, engine_files: Path, staging: Path) -> None:
@@ -132,6 +133,7 @@ def describe(contents: Contents, tokenizer_section: dict[str, Any] | None) -> di
         "unused": dict(export.unused),
         "facts": facts.of_config(model.config),
         "data": contents.data,
+        **({"metrics": dict(contents.metrics)} if contents.metrics else {}),
         "libraries": cache.library_versions(contents.target.backend),
         "cpu_level": host.cpu_level(),
     }  # fmt: skip

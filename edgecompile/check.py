@@ -21,6 +21,7 @@ from edgecompile.checks import (
     device,
     kept,
     kept_vocab,
+    own,
     quality,
     sealed,
     stages,
@@ -70,7 +71,7 @@ class _Found:
         start = time.perf_counter()
         try:
             self.rows.extend(rows)
-        except (BadInputError, MissingLibraryError):
+        except (BadInputError, MissingLibraryError, own.OwnMetricError):
             raise
         except UnsupportedError as error:
             self.rows.append(unproven(name, f"{name}_step", str(error)))
@@ -106,7 +107,8 @@ def check_bundle(
     verify(bundle, info, "always", THREADS_TO_HASH)
     progress("check files", 1, 1)
     width = width_of(types_of(info.data))
-    limits = limits_for(width, activation_column(info.data), options.stricter)
+    column = activation_column(info.data)
+    limits = limits_for(width, column, options.stricter, options.metrics)
     place = device.find(bundle, info)
     subject = _Subject(bundle, info, model, corpus, options, limits, progress, place)
     if model is not None:
@@ -162,7 +164,8 @@ def _device_rows(subject: _Subject, model: Model, decoded: Decoded) -> Iterator[
 def _comparison(
     subject: _Subject, worker: Worker, model: Model, decoded: Decoded, source: FolderTokens | None
 ) -> Comparison:
-    metrics = len(REQUIRED[subject.info.task]) * (1 if model.origin is None else 2)
+    asked = len(REQUIRED[subject.info.task]) + len(subject.options.metrics)
+    metrics = asked * (1 if model.origin is None else 2)
     return Comparison(
         worker, model, decoded, source, subject.options, subject.limits, subject.progress,
         sealed.changed_floats(subject.info.data), sharing=metrics,
@@ -275,6 +278,7 @@ def _never_measured(subject: _Subject, rows: Iterable[Row]) -> Iterator[Row]:
     for metric in needed:
         if metric not in there:
             yield unproven("quality", metric, why)
+    yield from own.never_measured(subject.info.data, subject.options, there)
 
 
 def _report(subject: _Subject, found: _Found, width: str) -> CheckReport:
@@ -305,6 +309,7 @@ def _report(subject: _Subject, found: _Found, width: str) -> CheckReport:
         seconds={name: round(value, 3) for name, value in found.seconds.items()},
         stages=tuple(StageValue(row.detail, row.metric, row.value, row.samples)
                      for row in found.rows if row.step == stages.STEP),
+        **costs.times_of(found.rows),  # type: ignore[arg-type]
     )  # fmt: skip
 
 

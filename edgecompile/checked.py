@@ -27,9 +27,10 @@ def reuse(
 
     The key holds the manifest's SHA-256 (which holds every file's), the source, the text, the
     limits, the processor and its usable cores, the engine's version and all our sources. A GPU's
-    bundle is always checked: which device is here is known only by opening it.
+    bundle is always checked: which device is here is known only by opening it. So is one with
+    metrics of the user's own, whose code may read anything.
     """
-    if is_for_gpu(info.data):
+    if is_for_gpu(info.data) or limits.metrics:
         return check(), False
     here = host.host()
     key = cache.key(

@@ -11,6 +11,7 @@ from typing import Any
 
 from edgecompile import bundle, cache, estimate, lock, recipe, registry, sources, target
 from edgecompile.backends import Backend
+from edgecompile.checks import own
 from edgecompile.checks.costs import NO_GAIN
 from edgecompile.errors import (
     BadInputError,
@@ -110,6 +111,7 @@ def plan(request: Request) -> Plan:
     for one in targets:
         _refuse_existing(request, source, one)
     _refuse_untrained(request, source)
+    own.of_recipe(source.recipe)  # what is wrong with them is said now
     model = sources.describe(source)
     _refuse_data(request.data, model.task)
     locked = _locked(request, of_targets)

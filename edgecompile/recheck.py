@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edgecompile import build, recipe, sources
 from edgecompile.check import check_bundle
-from edgecompile.checks import Limits, emulated
+from edgecompile.checks import Limits, emulated, own
 from edgecompile.checks.sealed import refuse_another_source
 from edgecompile.emulate.runner import Emulator
 from edgecompile.errors import UsageError
@@ -31,6 +31,7 @@ class Recheck:
     allow: tuple[str, ...] = ()
     require_device: bool = False
     on: tuple[str, ...] = ()  # emulated levels, by name
+    recipe: Path | None = None
 
 
 def recheck(request: Recheck, progress: Progress) -> CheckReport:
@@ -38,10 +39,11 @@ def recheck(request: Recheck, progress: Progress) -> CheckReport:
     manifest = read_manifest(request.bundle)
     emulators = emulated.emulators_of(request.on, manifest)  # lacks a tool: said at once
     ref = source_of(request, manifest)
+    metrics = own.of_recipe(ref.recipe)
     emulated.prepare(emulators, progress)
     model = loaded(ref, manifest, progress)
     budget = Budget(**manifest.data["target_options"]["budget"])
-    limits = Limits.of(ref.recipe.check, budget, request.allow)
+    limits = Limits.of(ref.recipe.check, budget, request.allow, metrics)
     corpus = build.corpus_of(ref.recipe, request.data, model.task)
     report = check_bundle(request.bundle, model, corpus, limits, progress)
     report = dataclasses.replace(report, bundle=request.bundle.name)
@@ -70,7 +72,22 @@ def _with_levels(
 
 
 def source_of(request: Recheck, manifest: Manifest) -> sources.SourceRef:
-    """By --source, else the shelf's model of that name."""
+    """By --source, else the recipe's, else the shelf's model of that name; with --recipe's recipe.
+
+    Nothing in the bundle says which recipe, whose metrics are code that runs.
+    """
+    if request.recipe is None:
+        return _found(request, manifest)
+    chosen = recipe.read(request.recipe)
+    if request.source is None and (chosen.source.path or chosen.source.model):
+        ref = sources.resolve(str(request.recipe), request.recipe)
+        if not ref.untrained:
+            return dataclasses.replace(ref, name=manifest.name)
+    ref = _found(request, manifest)
+    return dataclasses.replace(ref, recipe=dataclasses.replace(chosen, name=ref.recipe.name))
+
+
+def _found(request: Recheck, manifest: Manifest) -> sources.SourceRef:
     task = "" if manifest.task == "module" else manifest.task
     if request.source:
         return sources.resolve(request.source, task=task)

@@ -76,12 +76,29 @@ class DataSpec:
 
 
 @dataclass(frozen=True)
+class MetricSpec:
+    """A metric of the user's own: `[check.metrics.NAME]` (docs/own-metrics.md).
+
+    `function` is `file.py:function` beside the recipe, or `package.module:function`.
+    """
+
+    function: str
+    direction: Literal["higher", "lower"]
+    limit: float | None = None  # without one it is measured
+    ideal: float | None = None  # the value that loses nothing; 1 where higher is better, else 0
+    unit: str = ""
+
+
+@dataclass(frozen=True)
 class CheckSpec:
     """How much to measure, and limits stricter than the rule's (docs/decisions/0003-limits.md)."""
 
     texts: int = 256
     tokens: int = 4096
+    answers: int = 64  # of a decoder, for metrics of the user's own
+    answer_tokens: int = 48
     limits: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, MetricSpec] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -157,8 +174,24 @@ def parse(
     ):
         section = merged.get(key, {})
         if isinstance(section, Mapping):
+            if key == "check":
+                section = _with_metrics(section, where)
             merged[key] = make(kind, section, f"{where} [{key}]")
     return make(Recipe, merged | {"name": name, "folder": folder}, where)
+
+
+def _with_metrics(section: Table, where: str) -> Table:
+    """[check] with its tables of metrics typed."""
+    tables = section.get("metrics", {})
+    if not isinstance(tables, Mapping):
+        return section
+    typed = {}
+    for name, table in tables.items():
+        place = f"{where} [check.metrics.{name}]"
+        if not isinstance(table, Mapping):
+            raise UsageError(place, f"{table!r} is no table", "function, direction and limit")
+        typed[name] = make(MetricSpec, table, place)
+    return {**section, "metrics": typed}
 
 
 def merge(base: Table, change: Table) -> dict[str, Any]:

@@ -171,7 +171,9 @@ def _limit(old: Kept, rule: Rule) -> float | None:
 
 def _allowance(old: Kept) -> float:
     assert old.limit is not None
-    measured = Measurement(old.metric, old.value, old.unit, old.better, old.samples)
+    measured = Measurement(
+        old.metric, old.value, old.unit, old.better, old.samples, ideal=old.ideal
+    )
     return abs(old.limit - ideal(measured, old.limit))
 
 

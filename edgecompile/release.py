@@ -27,6 +27,7 @@ class Request:
     source: str | None = None
     data: Path | None = None
     allow: tuple[str, ...] = ()
+    recipe: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ def measured(place: Path, request: Request, progress: Progress) -> Release:
         return Release(place, baseline_file.read(place))
     from edgecompile.recheck import Recheck, recheck
 
-    report = recheck(Recheck(place, request.source, request.data, request.allow), progress)
+    asked = Recheck(place, request.source, request.data, request.allow, recipe=request.recipe)
+    report = recheck(asked, progress)
     return Release(place, of_report(report, read_manifest(place)))
 
 
@@ -103,7 +105,7 @@ def to_json(old: Release, new: Release, rows: Iterable[Row]) -> dict[str, Any]:
 
 def _row_json(row: Row) -> dict[str, Any]:
     table = dataclasses.asdict(dataclasses.replace(row, evidence=None))
-    del table["evidence"]
+    del table["evidence"], table["times_ms"]
     return {key: None if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in table.items()}  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from edgecompile.metrics.own import OwnMetric
 from edgecompile.recipe import CheckSpec
 from edgecompile.target import Budget
 
@@ -18,6 +19,8 @@ class Limits:
 
     texts: int = 256  # held-out texts (embedding, classification)
     tokens: int = 4096  # held-out tokens (text-generation)
+    answers: int = 64  # prompts that a decoder answers for metrics of the user's own
+    answer_tokens: int = 48  # of each answer, at most
     window: int = 512  # tokens of one window
     fidelity_texts: int = 64
     fidelity_tokens: int = 1024
@@ -28,13 +31,20 @@ class Limits:
     stream_above: int = STREAM_ABOVE  # bytes
     stricter: Mapping[str, float] = field(default_factory=dict)
     allow: tuple[str, ...] = ()
+    metrics: tuple[OwnMetric, ...] = ()  # the user's own
 
     @classmethod
-    def of(cls, spec: CheckSpec, budget: Budget, allow: Iterable[str] = ()) -> Limits:
+    def of(
+        cls, spec: CheckSpec, budget: Budget, allow: Iterable[str] = (),
+        metrics: Iterable[OwnMetric] = (),
+    ) -> Limits:  # fmt: skip
         """A recipe's [check], a target's [budget] (0 is no limit), and --allow names."""
         stated = {
             "size": budget.size_mb, "peak_memory": budget.memory_mib,
             "first_token": budget.first_token_ms, "latency": budget.latency_ms,
         }  # fmt: skip
         stricter = {name: limit for name, limit in stated.items() if limit} | dict(spec.limits)
-        return cls(spec.texts, spec.tokens, stricter=stricter, allow=tuple(allow))
+        return cls(
+            spec.texts, spec.tokens, answers=spec.answers, answer_tokens=spec.answer_tokens,
+            stricter=stricter, allow=tuple(allow), metrics=tuple(metrics),
+        )  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecompile.checks import alone, stages
+from edgecompile.checks import alone, own, stages
 from edgecompile.checks.comparison import EXPORT, QUALITY, Comparison, Ids, need
 from edgecompile.checks.vectors import embed
 from edgecompile.metrics import Measurement, accuracy, by_class, each_alone, error, top1
@@ -31,6 +31,8 @@ def rows(comparison: Comparison, documents: Sequence[Document]) -> Iterator[Row]
 
     found = np.array(comparison.each("classify with the bundle", texts, str, answers))
     yield from class_rows(comparison, documents, source, found)
+    sides = activate(source, _kind(comparison)), found
+    yield from own.rows(comparison, own.paired(documents, *sides, names))
     if comparison.against_codes:
         few = ids[: comparison.options.fidelity_texts]
         yield from _same_codes(comparison, few, source[: len(few)], found[: len(few)])
@@ -41,10 +43,9 @@ def _same_codes(
     comparison: Comparison, ids: Ids, source: NDArray[np.float32], found: NDArray[np.float64]
 ) -> Iterator[Row]:
     """Probabilities of each stage beside the source's."""
-    several = comparison.model.config.get("problem_type") == "multi_label_classification"
+    kind = _kind(comparison)
     with comparison.same_codes():
         exact = embed(comparison, ids, "classify with the same codes")
-    kind = "sigmoid" if several else "softmax"
     before, codes = (activate(one, kind) for one in (source, exact))
     value = error.relative_error(codes, found)
     row = comparison.judge(
@@ -56,6 +57,12 @@ def _same_codes(
     yield stages.erring(stages.QUANTIZED, before, codes)
     yield stages.erring(stages.GRAPH, before, engine)
     yield stages.erring(stages.RUNTIME, before, found)
+
+
+def _kind(comparison: Comparison) -> str:
+    """What makes probabilities of a source's logits."""
+    several = comparison.model.config.get("problem_type") == "multi_label_classification"
+    return "sigmoid" if several else "softmax"
 
 
 def class_rows(
@@ -82,11 +89,11 @@ def class_rows(
         yield comparison.judge(QUALITY, measured)
     number = {name: at for at, name in enumerate(names)}
     right = np.array([number[name] for name in truth], np.int64)
-    for measured in by_class.measure(right, _shares(source), _shares(found), names):
+    for measured in by_class.measure(right, shares(source), shares(found), names):
         yield comparison.judge(QUALITY, measured)
 
 
-def _shares(scores: NDArray[Any]) -> NDArray[np.float64]:
+def shares(scores: NDArray[Any]) -> NDArray[np.float64]:
     """Probabilities [samples, classes]: those that are given, or the softmax of scores."""
     sums = scores.sum(1)
     if (scores >= 0).all() and np.allclose(sums, 1, atol=1e-3):

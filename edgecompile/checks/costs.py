@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,10 @@ STEP = "cost"
 NO_GAIN = "no-gain"
 TEXT_TOKENS = 64
 GENERATIONS = 3
+WARM_UP = 3  # calls that do not count
+# Calls are timed on beyond what is asked for, for their distribution, as long as that is short.
+MOST_CALLS, ENOUGH_MS, FIRSTS_MS = 200, 1000.0, 4000.0
+MOST_TIMES = 300  # that a report keeps of one kind
 
 
 def size_rows(info: Manifest, limits: Mapping[str, float], allow: Sequence[str]) -> Iterator[Row]:
@@ -44,16 +50,36 @@ def time_rows(
     """Load time, then latency of one text or speed of generation from about 64 tokens `ids`."""
     yield judged(STEP, cost.load_time(worker.hello()["load_seconds"]), limits.get("load_time"))
     if generates(task):
-        runs = [worker.generate_timed(ids, options.new_tokens) for _ in range(GENERATIONS)]
-        rates = [run["tokens_per_second"] or float("nan") for run in runs]
-        for measured in cost.generation([run["first_token_ms"] for run in runs], rates):
-            yield judged(STEP, measured, limits.get(measured.metric))
+        yield from _generation(lambda new: worker.generate_timed(ids, new), options, limits)
         return
     vectors = task in ("embedding", IMAGE_TEXT)
-    if vectors or task in (*PER_TOKEN, *PAIRS):
+    if vectors or task in ("classification", *PER_TOKEN, *PAIRS):
         ask = worker.embed_ids if vectors else worker.rows
-        times = timed(lambda: ask([ids]), options.repeats)
-        yield judged(STEP, cost.latency(times), limits.get("latency"))
+        yield _latency(lambda: ask([ids]), options, limits.get("latency"))
+
+
+def _latency(call: Callable[[], object], options: Limits, limit: float | None) -> Row:
+    times = timed(call, options.repeats, MOST_CALLS)
+    row = judged(STEP, cost.latency(times), limit, cost.spread(times))
+    return replace(row, times_ms=tuple(times))
+
+
+def _generation(
+    ask: Callable[[int], Mapping[str, Any]], options: Limits, limits: Mapping[str, float]
+) -> Iterator[Row]:
+    """Until the first token, and tokens a second after it; `ask` generates so many."""
+    runs = [ask(options.new_tokens) for _ in range(GENERATIONS)]
+    firsts = [run["first_token_ms"] for run in runs]
+    while len(firsts) < options.repeats and sum(firsts) < FIRSTS_MS:
+        firsts.append(ask(1)["first_token_ms"])
+    tokens = [one for run in runs for one in run.get("token_ms", ())]
+    each = f"a token: median {median(tokens):.3g} ms, {cost.spread(tokens)}" if tokens else ""
+    first, speed = cost.generation(
+        firsts, [run["tokens_per_second"] or float("nan") for run in runs]
+    )
+    for measured, times, told in ((first, firsts, cost.spread(firsts)), (speed, tokens, each)):
+        row = judged(STEP, measured, limits.get(measured.metric), told)
+        yield replace(row, times_ms=tuple(times))
 
 
 def sound_rows(
@@ -67,10 +93,9 @@ def sound_rows(
     yield judged(STEP, cost.load_time(worker.hello()["load_seconds"]), limits.get("load_time"))
     samples, rate = sound
     features = worker.features(samples)
-    runs = [worker.generate_timed(start, options.new_tokens, features) for _ in range(GENERATIONS)]
-    rates = [run["tokens_per_second"] or float("nan") for run in runs]
-    for measured in cost.generation([run["first_token_ms"] for run in runs], rates):
-        yield judged(STEP, measured, limits.get(measured.metric))
+    yield from _generation(
+        lambda new: worker.generate_timed(start, new, features), options, limits
+    )
     times = [worker.transcribe(samples)["seconds"] for _ in range(GENERATIONS)]
     factor = cost.real_time_factor([one * rate / len(samples) for one in times])
     yield judged(STEP, factor, limits.get(factor.metric))
@@ -80,8 +105,7 @@ def module_latency(
     worker: Worker, arrays: Mapping[str, NDArray[Any]], options: Limits, limit: float | None
 ) -> Row:
     """Latency of one call with the example inputs."""
-    times = timed(lambda: worker.run(**arrays), options.repeats)
-    return judged(STEP, cost.latency(times), limit)
+    return _latency(lambda: worker.run(**arrays), options, limit)
 
 
 def picture_latency(
@@ -89,8 +113,7 @@ def picture_latency(
 ) -> Row:
     """Latency of one prepared picture."""
     pixels = worker.prepare([picture])
-    times = timed(lambda: worker.look(pixels), options.repeats)
-    return judged(STEP, cost.latency(times), limits.get("latency"))
+    return _latency(lambda: worker.look(pixels), options, limits.get("latency"))
 
 
 def memory_row(worker: Worker, limits: Mapping[str, float]) -> Iterator[Row]:
@@ -100,12 +123,25 @@ def memory_row(worker: Worker, limits: Mapping[str, float]) -> Iterator[Row]:
         yield judged(STEP, cost.peak_memory(mib), limits.get("peak_memory"))
 
 
-def timed(call: Any, repeats: int) -> list[float]:
-    """Milliseconds of each of `repeats` calls, after three that do not count."""
-    found = []
-    for index in range(repeats + 3):
+def times_of(rows: Sequence[Row]) -> dict[str, tuple[float, ...]]:
+    """The report's lists of times in ms, to four digits, by their names there."""
+    found: dict[str, tuple[float, ...]] = {}
+    names = {"first_token": "first_tokens_ms", "decode_speed": "tokens_ms"}
+    for row in (row for row in rows if row.step == STEP and row.times_ms):
+        name = names.get(row.metric, "latencies_ms")
+        if name in found:  # a model of texts and pictures
+            name = f"picture_{name}"
+        found[name] = tuple(float(f"{one:.4g}") for one in row.times_ms[:MOST_TIMES])
+    return found
+
+
+def timed(call: Callable[[], object], repeats: int, most: int = 0) -> list[float]:
+    """Milliseconds of each of `repeats` calls, after WARM_UP; of up to `most` while it is soon."""
+    for _ in range(WARM_UP):
+        call()
+    found: list[float] = []
+    while len(found) < repeats or (len(found) < most and sum(found) < ENOUGH_MS):
         start = time.perf_counter()
         call()
-        if index >= 3:
-            found.append((time.perf_counter() - start) * 1000)
+        found.append((time.perf_counter() - start) * 1000)
     return found

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecompile.checks import stages
+from edgecompile.checks import own, stages
 from edgecompile.checks.comparison import EXPORT, QUALITY, Comparison, Ids, need
 from edgecompile.errors import BadInputError
 from edgecompile.metrics import Float64, Measurement, cosine, error, f1, logits, rank, tokens, top1
@@ -45,6 +45,8 @@ def token_rows(comparison: Comparison, documents: Sequence[Document]) -> Iterato
     yield _agreement(comparison, documents, (_kept(source, kept), _kept(found, kept)), kept)
     if _tagged(documents):
         yield from _entities(comparison, documents, encoded, source, found)
+    if comparison.options.metrics:
+        yield from own.rows(comparison, _tags(comparison, documents, encoded, (source, found)))
     if not comparison.against_codes:
         return
     few = slice(comparison.options.fidelity_texts)
@@ -54,6 +56,20 @@ def token_rows(comparison: Comparison, documents: Sequence[Document]) -> Iterato
     yield comparison.judge(EXPORT, replace(lowest, metric="export_cosine_min"))
     yield stages.of(stages.QUANTIZED, cosine.measure(_by_text(exact, source))[0])
     yield stages.of(stages.RUNTIME, cosine.measure(_by_text(source[few], found))[0])
+
+
+def _tags(
+    comparison: Comparison, documents: Sequence[Document], encoded: Sequence[Encoded],
+    sides: tuple[Sequence[Float32], Sequence[Float32]],
+) -> Iterator[own.Sample]:  # fmt: skip
+    """For metrics of the user's own: both sides' tags of each text, one a white-space word."""
+    names = labels(comparison.model.config)
+    source, found = (
+        [word_tags(d.text, one, [names[i] for i in scores.argmax(1)])
+         for d, one, scores in zip(documents, encoded, side, strict=True)]
+        for side in sides
+    )  # fmt: skip
+    return own.paired(documents, source, found, names)
 
 
 def _by_text(one: Sequence[Float32], other: Sequence[Float32]) -> Float64:
@@ -128,6 +144,9 @@ def mask_rows(comparison: Comparison, documents: Sequence[Document]) -> Iterator
     pieces = list(hidden(comparison, [document.text for document in documents]))
     for measured in _compared(comparison, pieces, "fill in with the source"):
         yield comparison.judge(QUALITY, measured)
+    answers = comparison.memo["fill in with the source"]
+    known = [answers[tuple(piece.ids)] for piece in pieces]
+    yield from own.rows(comparison, own.of_tokens(known, [piece.text for piece in pieces]))
     if not comparison.against_codes:
         return
     sizes = np.cumsum([len(piece.ids) for piece in pieces])
@@ -159,7 +178,8 @@ def _divergences(comparison: Comparison, few: Sequence[Hidden]) -> Iterator[Row]
 class Hidden:
     """A text's tokens with some of them behind a mask: where (`at`), and what they were."""
 
-    def __init__(self, ids: Sequence[int], at: Sequence[int], mask: int) -> None:
+    def __init__(self, ids: Sequence[int], at: Sequence[int], mask: int, text: str = "") -> None:
+        self.text = text
         self.at = list(at)
         self.truth = np.array([ids[place] for place in at], np.int64)
         self.ids = [mask if i in set(at) else token for i, token in enumerate(ids)]
@@ -176,7 +196,7 @@ def hidden(comparison: Comparison, texts: Sequence[str]) -> Iterator[Hidden]:
         at = plain[int(rng.integers(EVERY)) :: EVERY]
         if not at:
             continue
-        yield Hidden(one.ids[: options.window], at, mask)
+        yield Hidden(one.ids[: options.window], at, mask, text)
         total += len(at)
         if total >= options.tokens:
             return
@@ -218,8 +238,13 @@ def pair_rows(comparison: Comparison, documents: Sequence[Document]) -> Iterator
     source = _scores(comparison, ids, types)
     activated = activate(source[:, None], ranking_activation(comparison.model.config))[:, 0]
     comparison.progress("score with the bundle", 0, 1)
-    order = rank.of_scores(activated.astype(float), _score(comparison, pairs))
+    found = _score(comparison, pairs)
+    order = rank.of_scores(activated.astype(float), found)
     yield comparison.judge(QUALITY, order)
+    yield from own.rows(comparison, (
+        own.Sample(number, float(a), float(b), "\n".join(pair))
+        for number, (pair, a, b) in enumerate(zip(pairs, activated, found, strict=True))
+    ))  # fmt: skip
     if comparison.against_codes:
         yield from _same_scores(comparison, ids, types, source)
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from edgecompile.checks import own
 from edgecompile.checks.comparison import EXPORT, QUALITY, Comparison, need
 from edgecompile.checks.pictures import look
 from edgecompile.checks.vectors import embed, in_batches
@@ -40,6 +41,10 @@ def rows(comparison: Comparison, documents: Sequence[Document]) -> Iterator[Row]
     yield from _alike(comparison, TEXTS, source, found)
     owners = _owners(pictures, captioned)
     yield from _retrieval(comparison, seen.source @ source.T, seen.found @ found.T, owners)
+    yield from own.rows(comparison, [
+        *own.paired(pictures, seen.source, seen.found),
+        *own.paired([Document(text) for text in texts], source, found),
+    ])  # fmt: skip
     few = slice(options.fidelity_texts)
     with comparison.same_codes():
         exact = embed(comparison, ids[few], "embed with the same codes")

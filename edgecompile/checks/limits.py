@@ -6,6 +6,7 @@ from typing import Any
 
 from edgecompile.config import nearest
 from edgecompile.errors import UsageError
+from edgecompile.metrics.own import OwnMetric
 from edgecompile.numerics.schemes import Scheme
 
 # metric: (float, 8 bits, 4 bits and less), whether higher is better
@@ -98,15 +99,23 @@ def own_types(manifest: Mapping[str, Any]) -> dict[str, str]:
     return {row["name"]: row["dtype"] for row in rows if row["dtype"] not in FLOATS}
 
 
-def limits_for(width: str, int8: int, stricter: Mapping[str, float]) -> dict[str, float]:
-    """Limit by metric; `int8` is the column of EXPORT; `stricter` tightens, it never loosens."""
+def limits_for(
+    width: str, int8: int, stricter: Mapping[str, float], own: Iterable[OwnMetric] = ()
+) -> dict[str, float]:
+    """Limit by metric; `int8` is the column of EXPORT; `stricter` tightens, it never loosens.
+
+    `own` are metrics of the user's, with limits of their own.
+    """
     column = 0 if width == "float" else 1 if width == "int8" else 2
     found = {metric: values[column] for metric, (values, _) in TABLE.items()}
     found |= {metric: values[int8] for metric, (values, _) in EXPORT.items()}
     found |= {KEPT + metric: values[2] for metric, (values, _) in TABLE.items()}
     higher = {m for table in (TABLE, EXPORT) for m, (_, up) in table.items() if up} | HIGHER
+    own = tuple(own)
+    found |= {one.name: one.limit for one in own if one.limit is not None}
+    higher |= {one.name for one in own if one.direction == "higher"}
+    free = (*COSTS, *MEASURED, *(one.name for one in own), *(KEPT + one.name for one in own))
     for metric, limit in stricter.items():
-        free = (*COSTS, *MEASURED)
         if metric not in found and metric not in free:
             raise UsageError(
                 "[check.limits]", f"{metric!r} is no metric", nearest(metric, [*found, *free])

@@ -17,16 +17,15 @@ def drawn(
 ) -> Iterator[Row]:
     """The rows of the last look: the first at which no metric is open any more.
 
-    `unit` is the option that says how much is asked for, texts or tokens; `available` are all that
-    there are.
+    `unit` is the option that says how much is asked for, texts, tokens or answers; `available` are
+    all that there are.
     """
     options = comparison.options
     plan = planned(getattr(options, unit), available, comparison.sharing)
     found: list[Row] = []
     for look, size in enumerate(plan.sizes):
         errors = Errors(plan.pass_error(look), plan.fail_error(look), options.seed)
-        asked = dataclasses.replace(options, texts=size) if unit == "texts" else \
-            dataclasses.replace(options, tokens=size)
+        asked = dataclasses.replace(options, **{unit: size})  # type: ignore[arg-type]
         found = list(measure(dataclasses.replace(comparison, options=asked, errors=errors)))
         if not any(row.open for row in found):
             break

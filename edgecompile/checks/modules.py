@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecompile.checks import stages
+from edgecompile.checks import own, stages
 from edgecompile.checks.comparison import EXPORT, QUALITY, Comparison
 from edgecompile.metrics import Measurement, error
 from edgecompile.report import Row
@@ -25,6 +25,9 @@ def rows(comparison: Comparison) -> Iterator[Row]:
         codes = [list(comparison.reference.run(**arrays).values()) for arrays in inputs]
     for measured in _errors(source, found):
         yield comparison.judge(QUALITY, measured)
+    yield from own.rows(comparison, (
+        own.Sample(number, *sides) for number, sides in enumerate(zip(source, found, strict=True))
+    ))  # fmt: skip
     for measured in _errors(codes, found):
         yield comparison.judge(EXPORT, replace(measured, metric=f"export_{measured.metric}"))
     yield stages.of(stages.QUANTIZED, _errors(source, codes)[0])

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edgecompile.checks import stages
-from edgecompile.checks.classes import class_rows
+from edgecompile.checks import own, stages
+from edgecompile.checks.classes import class_rows, shares
 from edgecompile.checks.comparison import EXPORT, QUALITY, Comparison
 from edgecompile.metrics import Measurement, cosine
 from edgecompile.numerics.schemes import Float32
@@ -15,6 +15,7 @@ from edgecompile.report import Row
 from edgecompile.sources import processors
 from edgecompile.text.parts import Document
 from edgecompile.text.pictures import open_picture
+from edgecompile.tokenizer import labels
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,9 @@ def rows(comparison: Comparison, documents: Sequence[Document]) -> list[Row]:
     return [
         comparison.judge(QUALITY, seen.error),
         *class_rows(comparison, documents, seen.source, seen.found),
+        *own.rows(comparison, own.paired(
+            documents, shares(seen.source), shares(seen.found), labels(comparison.model.config)
+        )),
         *_same_codes(comparison, seen),
     ]
 

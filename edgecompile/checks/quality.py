@@ -4,6 +4,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from edgecompile.checks import (
+    answers,
     classes,
     generating,
     heads,
@@ -37,6 +38,8 @@ def rows(comparison: Comparison, documents: Documents, context: int) -> Iterator
         comparison, unit, _available(comparison, documents),
         lambda one: measure(one, documents, context),
     )  # fmt: skip
+    if comparison.options.metrics and task == "text-generation":
+        yield from answers.rows(comparison, documents, context)
 
 
 def _available(comparison: Comparison, documents: Documents) -> int:
@@ -65,7 +68,7 @@ def _texts(documents: Documents) -> list[str]:
 IN_TOKENS = ("text-generation", "fill-mask", TEXT_TO_TEXT)
 TOKENS_A_SAMPLE = {TEXT_TO_TEXT: 2, "fill-mask": heads.EVERY}  # half of a text is the source
 ROWS: Mapping[str, Measure] = {
-    "embedding": lambda one, documents, _: vectors.rows(one, _texts(documents)),
+    "embedding": lambda one, documents, _: vectors.rows(one, documents),
     "classification": lambda one, documents, _: classes.rows(one, documents),
     "token-classification": lambda one, documents, _: heads.token_rows(one, documents),
     "fill-mask": lambda one, documents, _: heads.mask_rows(one, documents),

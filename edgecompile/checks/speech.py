@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecompile import tokenizer
+from edgecompile.checks import own
 from edgecompile.checks.comparison import EXPORT, QUALITY, Comparison
 from edgecompile.errors import BadInputError
 from edgecompile.metrics import Measurement, logits, wer
@@ -130,6 +131,8 @@ def _words(
     """
     heard = [comparison.worker.transcribe(clip.samples)["text"] for clip in clips]
     source = [clip.source for clip in clips]
+    cut = [replace(one, label=clip.said) for one, clip in zip(documents, clips, strict=False)]
+    yield from own.rows(comparison, own.paired(cut, source, heard))
     difference = wer.measure("transcript_difference", source, heard)
     speech = documents[0].recording is not None and documents[0].recording.file is not None
     known = [at for at, clip in enumerate(clips) if clip.said is not None]

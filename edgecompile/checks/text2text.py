@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecompile import tokenizer
+from edgecompile.checks import own
 from edgecompile.checks.comparison import EXPORT, QUALITY, Comparison
 from edgecompile.errors import BadInputError
 from edgecompile.metrics import Measurement, logits
@@ -22,6 +23,7 @@ class Pair:
 
     source: list[int]
     answer: NDArray[np.int64]
+    text: str = ""  # of both
 
 
 def rows(comparison: Comparison, texts: Sequence[str], context: int) -> Iterator[Row]:
@@ -34,6 +36,9 @@ def rows(comparison: Comparison, texts: Sequence[str], context: int) -> Iterator
     found = pairs(tokens, texts, size, options.tokens, int(section["start_token_id"]))
     for measured in _compare(comparison, found, "compare with the source"):
         yield comparison.judge(QUALITY, measured)
+    answers = comparison.memo["compare with the source"]
+    known = [answers[_key(pair)] for pair in found]
+    yield from own.rows(comparison, own.of_tokens(known, [pair.text for pair in found]))
     few = _of_tokens(found, options.fidelity_tokens)
     with comparison.same_codes():
         for measured in _compare(comparison, few, "compare with the same codes"):
@@ -56,7 +61,7 @@ def pairs(
             for row in tokens.encode([" ".join(words[:half]), " ".join(words[half:])])
         )
         answer = [start, *answer][:size]
-        found.append(Pair(source, np.array(answer, np.int64)))
+        found.append(Pair(source, np.array(answer, np.int64), text))
         count += len(answer)
         if count >= total:
             break
@@ -82,12 +87,13 @@ def _compare(
     def run(part: Sequence[Pair]) -> list[TokenRows]:
         return [_answered(comparison, pair) for pair in part]
 
-    def key(pair: Pair) -> tuple[bytes, tuple[int, ...]]:
-        return pair.answer.tobytes(), tuple(pair.source)
-
-    rows_ = comparison.each(what, found, key, run, 1)
+    rows_ = comparison.each(what, found, _key, run, 1)
     owners = (np.full(len(pair.answer), number) for number, pair in enumerate(found))
     return logits.measure(zip(rows_, owners, strict=True))
+
+
+def _key(pair: Pair) -> tuple[bytes, tuple[int, ...]]:
+    return pair.answer.tobytes(), tuple(pair.source)
 
 
 def _answered(comparison: Comparison, pair: Pair) -> TokenRows:

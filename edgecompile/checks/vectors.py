@@ -6,16 +6,18 @@ from dataclasses import replace
 
 import numpy as np
 
-from edgecompile.checks import alone, stages
+from edgecompile.checks import alone, own, stages
 from edgecompile.checks.comparison import EXPORT, QUALITY, Comparison, Ids, need
 from edgecompile.metrics import Measurement, cosine, error, rank, recall
 from edgecompile.numerics.schemes import Float32
 from edgecompile.report import Row, judged
+from edgecompile.text.parts import Document
 
 
-def rows(comparison: Comparison, texts: Sequence[str]) -> Iterator[Row]:
+def rows(comparison: Comparison, documents: Sequence[Document]) -> Iterator[Row]:
     """Cosine and rank correlation on texts; then the least cosine to the same codes in torch."""
-    texts = texts[: comparison.options.texts]
+    documents = documents[: comparison.options.texts]
+    texts = [document.text for document in documents]
     ids = need(comparison.source_tokens).encode(texts)
     found = in_batches(comparison, texts)
     source = embed(comparison, ids, "embed with the source")
@@ -24,6 +26,7 @@ def rows(comparison: Comparison, texts: Sequence[str]) -> Iterator[Row]:
     yield comparison.judge(QUALITY, rank.measure(source, found))
     if len(texts) > recall.NEAREST:
         yield judged(QUALITY, recall.of_texts(source, found))
+    yield from own.rows(comparison, own.paired(documents, source, found))
     if comparison.against_codes:
         few = slice(comparison.options.fidelity_texts)
         yield from _same_codes(comparison, texts[few], ids[few], (source[few], found[few]))

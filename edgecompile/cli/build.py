@@ -177,8 +177,10 @@ def _plan_json(plan: Any, one: Any) -> dict[str, Any]:
 @click.argument("bundle", type=PATH)
 @click.option("--source", help="The model it was built from; default: the shelf, then the cache.")
 @click.option("--data", type=PATH, help="Held-out text (JSONL, CSV, text), or a folder.")
+@click.option("--recipe", type=PATH,
+              help="A recipe with limits and metrics of your own; the bundle names no code to run.")
 @click.option("--allow", multiple=True, metavar="NAME",
-              help="Let a named fault pass: no-gain, duplicates, not-run.")
+              help="Let a named fault pass: no-gain, duplicates, not-run, own-metrics.")
 @click.option("--require-device", is_flag=True, help="Only a run on the real device counts.")
 @click.option("--record", is_flag=True,
               help="Keep what it measured as ./models/NAME/baselines/TARGET.json.")
@@ -192,7 +194,7 @@ def _plan_json(plan: Any, one: Any) -> dict[str, Any]:
 def check_command(
     context: click.Context, bundle: Path, source: str | None, data: Path | None,
     allow: tuple[str, ...], require_device: bool, levels: tuple[str, ...], form: str,
-    record: bool, against: Path | None, rule: Any,
+    record: bool, against: Path | None, rule: Any, recipe: Path | None,
 ) -> None:  # fmt: skip
     """Prove a sealed bundle again against its source; writes BUNDLE.report/."""
     from edgecompile import release
@@ -201,10 +203,11 @@ def check_command(
     from edgecompile.recheck import Recheck, recheck
     from edgecompile.report.table import show
 
-    same = release.Request(source, data, allow)
+    same = release.Request(source, data, allow, recipe)
     with Bars(output.errors(), context.obj["quiet"]) as bars:
         old = release.measured(against, same, bars) if against else None
-        report = recheck(Recheck(bundle, source, data, allow, require_device, levels), bars)
+        asked = Recheck(bundle, source, data, allow, require_device, levels, recipe)
+        report = recheck(asked, bars)
     if old is not None:
         report = release.against(report, bundle, old, rule)
     if form == "json":

@@ -49,23 +49,23 @@ def rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.argument("new", type=PATH)
 @click.option("--source", help="The model that bundles were built from, as for check.")
 @click.option("--data", type=PATH, help="Held-out text for bundles, as for check.")
+@click.option("--recipe", type=PATH, help="Limits and metrics of your own, as for check.")
 @click.option("--allow", multiple=True, metavar="NAME",
               help="As for check; and unproven: fail only what is proven worse.")
 @rule_options
 @output.FORMAT
 @click.pass_context
 def compare_command(
-    context: click.Context, old: Path, new: Path, source: str | None, data: Path | None,
-    allow: tuple[str, ...], rule: Any, form: str,
+    context: click.Context, /, old: Path, new: Path, rule: Any, form: str, **asked: Any,
 ) -> None:  # fmt: skip
     """Fail on a regression of NEW against OLD: bundles, or baselines that check --record wrote."""
     from edgecompile import regression, release
     from edgecompile.progress import Bars
 
-    request = release.Request(source, data, allow)
+    request = release.Request(**asked)
     with Bars(output.errors(), context.obj["quiet"]) as bars:
         sides = [release.measured(place, request, bars) for place in (old, new)]
-    rows = release.lost(sides[0].baseline, sides[1].baseline, rule, allow)
+    rows = release.lost(sides[0].baseline, sides[1].baseline, rule, request.allow)
     if form == "json":
         output.dump(release.to_json(sides[0], sides[1], rows))
     else:

@@ -26,6 +26,8 @@ class Measurement:
     samples: int
     # What bounds the value; None where the samples are all there is (a file's size, an extreme).
     evidence: Evidence | None = field(default=None, compare=False, repr=False)
+    # The value that loses nothing, where a user's metric says it; else statistics.verdicts.ideal's.
+    ideal: float | None = None
 
     def within(self, limit: float) -> bool:
         """Whether the value is on the limit or on its better side; NaN never is."""

@@ -1,12 +1,15 @@
 """What a bundle costs: size, time to load, latency, speed and memory."""
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from edgecompile.metrics import Better, Measurement, each_alone
 from edgecompile.statistics.evidence import Mean
+
+MANY = 100  # times, of which the slowest hundredth is one and more
 
 
 def size(total_bytes: int) -> Measurement:
@@ -46,6 +49,20 @@ def real_time_factor(factors: Sequence[float]) -> Measurement:
 def peak_memory(mib: float) -> Measurement:
     """`peak_memory` in MiB: the bundle's process at its largest."""
     return Measurement("peak_memory", mib, "MiB", "lower", 1)
+
+
+def within(times: Sequence[float], share: float) -> float:
+    """The shortest time that at least `share` of them do not exceed; one of them."""
+    return sorted(times)[max(math.ceil(share * len(times)) - 1, 0)]
+
+
+def spread(times: Sequence[float]) -> str:
+    """How slow the slow ones are, for a person; a 99th percentile of a hundred and more."""
+    if len(times) < 2:
+        return ""
+    slow = f"99 % within {within(times, 0.99):.3g} ms" if len(times) >= MANY else \
+        f"slowest {max(times):.3g} ms"  # fmt: skip
+    return f"90 % within {within(times, 0.9):.3g} ms, {slow}"
 
 
 def _median(metric: str, runs: Sequence[float], unit: str, better: Better) -> Measurement:

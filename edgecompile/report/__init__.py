@@ -31,8 +31,10 @@ class Row:
     low: float | None = None  # the interval's ends, where samples bound the value
     high: float | None = None
     needed: int | None = None  # samples that would prove half of what the limit allows; 0: these do
+    ideal: float | None = None  # the value that loses nothing, of a metric of the user's own
     # The samples behind the value, for a baseline; not in the report.
     evidence: Evidence | None = field(default=None, compare=False, repr=False)
+    times_ms: tuple[float, ...] = field(default=(), compare=False, repr=False)  # of each call
 
     @property
     def open(self) -> bool:
@@ -71,6 +73,10 @@ class CheckReport:
     seconds: Mapping[str, float] = field(default_factory=dict)
     stages: tuple[StageValue, ...] = ()
     ranking: tuple[Mapping[str, Any], ...] = ()  # of --relock: the backends measured, fastest first
+    latencies_ms: tuple[float, ...] = ()  # of the timed calls of what is no decoder
+    picture_latencies_ms: tuple[float, ...] = ()  # of a model of texts and pictures
+    first_tokens_ms: tuple[float, ...] = ()  # of a decoder's timed prompts
+    tokens_ms: tuple[float, ...] = ()  # of the tokens after the first
 
     @property
     def verdict(self) -> Verdict:
@@ -113,7 +119,7 @@ class CheckReport:
         plain = replace(self, rows=tuple(replace(row, evidence=None) for row in self.rows))
         data = asdict(plain) | {"format": 1, "verdict": self.verdict}
         for row in data["rows"]:
-            del row["evidence"]
+            del row["evidence"], row["times_ms"]
             row |= {key: _finite(row[key]) for key in ("value", "low", "high")}
         for stage in data["stages"]:
             stage["value"] = _finite(stage["value"])
@@ -135,7 +141,7 @@ def judged(
         verdict = "fail"
     return Row(
         step, measured.metric, measured.value, limit, measured.unit, measured.better, verdict,
-        measured.samples, detail, evidence=measured.evidence,
+        measured.samples, detail, ideal=measured.ideal, evidence=measured.evidence,
     )  # fmt: skip
 
 

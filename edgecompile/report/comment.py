@@ -50,8 +50,10 @@ def _wrong(rows: Sequence[Row]) -> Iterator[str]:
 
 def _summed(rows: Sequence[Row]) -> Iterator[str]:
     """The costs and the exact comparisons, one line each."""
-    costs = [f"{row.metric} {valued(row, 4)}" for row in rows
-             if row.step == "cost" and row.verdict == "measured"]  # fmt: skip
+    costs = [
+        f"{row.metric} {valued(row, 4)}" + (f" ({_plain(row.detail)})" if row.detail else "")
+        for row in rows if row.step == "cost" and row.verdict == "measured"
+    ]  # fmt: skip
     if costs:
         yield f"Costs: {', '.join(costs)}."
     exact = sum(row.limit == 0 and row.verdict == "pass" for row in rows)

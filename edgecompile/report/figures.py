@@ -53,7 +53,8 @@ def _speed(rows: dict[str, Row]) -> Figure | None:
     row = rows.get("latency")
     if row is None:
         return None
-    return Figure("latency", valued(row, 3), f"median of {row.samples} calls", row.verdict)
+    below = ", ".join(filter(None, (f"median of {row.samples} calls", row.detail)))
+    return Figure("latency", valued(row, 3), below, row.verdict)
 
 
 def _memory(rows: dict[str, Row]) -> Figure | None:

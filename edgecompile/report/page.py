@@ -142,7 +142,7 @@ def _plots(found: Found) -> dict[str, Any]:
         "quality": shares.quality(report.rows),
         "budgets": shares.budgets(report.rows),
         "stages": stages.waterfalls(extra.get("stages") or (), report.rows),
-        "latency": latency.latencies(extra.get("latencies_ms") or ()),
+        "latency": latency.distributions(extra),
         "layers": layers.layer_errors(found.manifest.get("passes", ())),
         "bytes": bytes.parts(found.manifest) if found.manifest else [],
         "frontier": frontier.frontier(report, found.beside),

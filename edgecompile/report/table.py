@@ -39,6 +39,9 @@ def show(report: CheckReport, console: Console) -> None:
         if row.verdict in ("fail", "unproven") and row.detail:
             colour = COLOURS[row.verdict]
             console.print(f"[{colour}]{row.verdict}[/] {row.metric}: {escape(row.detail)}")
+    for row in report.rows:
+        if row.step == "cost" and row.unit in ("ms", "tokens/s") and row.detail:
+            console.print(f"[dim]{row.metric}:[/] {escape(row.detail)}")
     for note in (*_needs(report), *report.notes):
         console.print(f"note: {escape(note)}")
     if report.ranking:
@@ -68,7 +71,7 @@ def _ranking(report: CheckReport) -> Table:
 def _cells(row: Row, wide: bool) -> tuple[str, ...]:
     verdict = f"[{COLOURS[row.verdict]}]{row.verdict}[/]" if row.verdict != "measured" else ""
     samples = (f"{row.samples:,}",) if wide else ()
-    return (f" {row.metric}", valued(row), interval(row), limited(row), *samples, verdict)
+    return (f" {row.metric}", escape(valued(row)), interval(row), limited(row), *samples, verdict)
 
 
 def summary_rows(folder: Path) -> list[dict[str, Any]]:

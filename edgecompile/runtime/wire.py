@@ -21,7 +21,7 @@ the reply to an unasked `hello`, or the error that kept the bundle from opening 
 | `prepare` | pictures uint8 [h, w, 3] under any names | array `pixels` [n, 3, height, width] |
 | `look` | array `pixels` | array `rows` [n, width]: class scores, vectors |
 | `run` | arrays by input name | arrays by output name |
-| `generate` | array `ids`, `new_tokens` | `tokens` `first_token_ms` `tokens_per_second` |
+| `generate` | array `ids`, `new_tokens` | `tokens` `token_ms` `first_token_ms` `tokens_per_second`|
 | `peak_memory` | `reset` (bool) | `mib` (VmHWM, read before the reset) or null off Linux |
 | `close` | | `ok`, then the worker exits with 0 |
 """

@@ -1,6 +1,7 @@
 """The worker's side of wire.py: one request after the other, until the stream ends."""
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import time
@@ -157,15 +158,15 @@ def _run(session: Session, _: dict[str, Any], arrays: Arrays) -> Iterator[Reply]
 
 def _generate(session: Session, header: dict[str, Any], arrays: Arrays) -> Iterator[Reply]:
     tokens: list[int] = []
-    start = first = time.perf_counter()
+    clock = [time.perf_counter()]
     ids, sound = arrays["ids"].tolist(), arrays.get("sound")
     for token in session.generate_ids(ids, header["new_tokens"], sound=sound):
-        if not tokens:
-            first = time.perf_counter()
+        clock.append(time.perf_counter())
         tokens.append(token)
-    seconds = time.perf_counter() - first
-    rate = (len(tokens) - 1) / seconds if len(tokens) > 1 else None
-    fields = {"first_token_ms": (first - start) * 1000, "tokens_per_second": rate}
+    times = [(after - before) * 1000 for before, after in itertools.pairwise(clock)]
+    rate = (len(tokens) - 1) * 1000 / max(sum(times[1:]), 1e-9) if len(tokens) > 1 else None
+    first = times[0] if times else 0.0
+    fields = {"first_token_ms": first, "tokens_per_second": rate, "token_ms": times[1:]}
     yield {"tokens": tokens, **fields}, {}
 
 

@@ -154,7 +154,10 @@ class Worker:
     def generate_timed(
         self, ids: Sequence[int], new_tokens: int, sound: Float32 | None = None
     ) -> dict[str, Any]:
-        """Greedy `tokens` (stop tokens do not stop it), `first_token_ms`, `tokens_per_second`."""
+        """Greedy `tokens` (stop tokens do not stop it), `first_token_ms`, `tokens_per_second`.
+
+        And `token_ms`, the times of those after the first; of bundles before it was known, none.
+        """
         header = {"op": "generate", "new_tokens": new_tokens}
         given = {} if sound is None else {"sound": sound}
         return self._ask(header, {"ids": np.asarray(ids, np.int64), **given})[0]

@@ -51,6 +51,8 @@ def weigh(measured: Measurement, limit: float, errors: Errors) -> Weighed:
 
 def ideal(measured: Measurement, limit: float) -> float:
     """The value that loses nothing: 1 of agreements and ratios, 0 of divergences and errors."""
+    if measured.ideal is not None:
+        return measured.ideal
     return 1.0 if measured.better == "higher" or measured.metric.endswith("_ratio") else 0.0
 
 

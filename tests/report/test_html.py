@@ -58,6 +58,23 @@ def test_the_picture_is_not_blank(page: Page, width: int, dark: bool) -> None:
     assert all(len(np.unique(part)) > 20 for part in np.array_split(pixels, 4))
 
 
+@pytest.mark.parametrize(("width", "dark"), SHAPES)
+def test_every_plot_has_room(page: Page, width: int, dark: bool) -> None:
+    page.shape(width, dark)
+    assert page.value(NARROWEST) >= 200
+
+
+@pytest.mark.parametrize(("width", "dark"), SHAPES)
+def test_no_two_figures_of_an_axis_overlap(page: Page, width: int, dark: bool) -> None:
+    page.shape(width, dark)
+    assert page.value(OVERLAPPING) == []
+
+
+def test_the_times_of_the_calls_are_drawn(page: Page) -> None:
+    drawn = page.value("document.querySelector('svg[aria-label^=\"times of a call\"]') !== null")
+    assert drawn
+
+
 def test_it_asks_for_no_other_file(page: Page, html: Path) -> None:
     assert {url for url in page.requests if not url.startswith("data:")} == {html.as_uri()}
 
@@ -81,6 +98,17 @@ def test_text_stands_out_from_its_ground(page: Page) -> None:
         assert page.value(CONTRAST) >= 4.5
 
 
+NARROWEST = """Math.min(...[...document.querySelectorAll('.plot svg, .chart svg')]
+  .map(e => e.getBoundingClientRect().width))"""
+# Texts of one drawing that touch each other; the names of a frontier's dots are in circles.
+OVERLAPPING = """[...document.querySelectorAll('svg')].flatMap(svg => {
+  const texts = [...svg.querySelectorAll('text:not(.t-number)')];
+  const boxes = texts.map(e => e.getBoundingClientRect());
+  return texts.flatMap((one, i) => texts.slice(i + 1).filter((other, n) => {
+    const a = boxes[i], b = boxes[i + 1 + n];
+    return a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+  }).map(other => one.textContent + ' | ' + other.textContent));
+})"""
 # The least contrast (WCAG 2.2, 1.4.3) of any element's text with the ground painted below it.
 CONTRAST = """(() => {
   const light = (c) => {

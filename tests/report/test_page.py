@@ -170,6 +170,31 @@ def test_every_call_is_in_a_bar() -> None:
     assert found.median.text == "2"
 
 
+def test_one_slow_call_does_not_stretch_the_axis() -> None:
+    found = latency.latencies([10.0 + n / 10 for n in range(150)] + [900.0])
+    assert found is not None
+    assert (found.beyond, found.slowest) == (1, 900.0)
+    assert sum(bar.count for bar in found.bars) == 151
+    assert found.median.at > 30
+    assert "and more" in found.bars[-1].text
+
+
+def test_the_99th_percentile_needs_a_hundred_calls() -> None:
+    few, many = (latency.latencies([float(n) for n in range(1, count)]) for count in (100, 101))
+    assert few is not None
+    assert many is not None
+    assert few.tail is None
+    assert many.tail is not None
+    assert many.tail.text == "99"
+
+
+def test_a_decoder_has_a_distribution_of_first_tokens_and_of_the_others() -> None:
+    times = {"first_tokens_ms": [5.0] * 5, "tokens_ms": [1.0, 1.2] * 40, "latencies_ms": []}
+    assert [one.name for one in latency.distributions(times)] == [
+        "the first token", "a token after the first",
+    ]  # fmt: skip
+
+
 def test_a_few_calls_are_no_distribution() -> None:
     assert latency.latencies([1.0, 2.0, 3.0]) is None
 

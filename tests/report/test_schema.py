@@ -40,7 +40,8 @@ def test_a_report_of_an_older_version_fits(
 
 def test_what_stages_and_latencies_add_fits(schema: jsonschema.Draft202012Validator) -> None:
     stage = {"stage": "quantized", "metric": "kl_mean", "value": 0.1, "samples": 256}
-    more = {"stages": [stage], "culprit": "quantized: a.weight", "latencies_ms": [1.5, 2.0]}
+    times = {"latencies_ms": [1.5, 2.0], "first_tokens_ms": [20.0], "tokens_ms": [1.0, 1.5]}
+    more = {"stages": [stage], "culprit": "quantized: a.weight", **times}
     schema.validate(found() | more)
 
 

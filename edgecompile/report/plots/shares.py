@@ -55,7 +55,8 @@ def share(row: Row, value: float | None) -> float:
     if row.metric in COSTS:
         parts = (row.limit, value) if row.better == "higher" else (value, row.limit)
         return parts[0] / parts[1] if parts[1] > 0 else math.nan
-    best = ideal(Measurement(row.metric, value, row.unit, row.better, row.samples), row.limit)
+    asked = Measurement(row.metric, value, row.unit, row.better, row.samples, ideal=row.ideal)
+    best = ideal(asked, row.limit)
     return (value - best) / (row.limit - best) if row.limit != best else math.nan
 
 
