@@ -9,8 +9,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from edgecompile import tokenizer
-from edgecompile.checks import own
+from edgecompile.checks import continuing, own
 from edgecompile.checks.comparison import Comparison, need
 from edgecompile.checks.continuing import PROMPT_TOKENS
 from edgecompile.checks.generating import is_streamed
@@ -19,8 +18,6 @@ from edgecompile.report import Row
 from edgecompile.statistics.looks import FACTOR
 from edgecompile.text.parts import Document
 from edgecompile.text.source_tokens import FolderTokens
-
-TOGETHER = 16  # prompts that the source answers side by side
 
 
 class Prompt(NamedTuple):
@@ -74,19 +71,7 @@ def _prompt(comparison: Comparison, document: Document) -> Prompt | None:
 
 
 def _samples(comparison: Comparison, prompts: Sequence[Prompt]) -> Iterator[own.Sample]:
-    new = comparison.options.answer_tokens
-    stops = set((tokenizer.generation(comparison.model) or {}).get("stop_token_ids", ()))
-    worker, reference = comparison.worker, comparison.reference
-
-    def text(ids: Sequence[int]) -> str:
-        answer = itertools.takewhile(lambda token: token not in stops, ids)
-        return need(comparison.source_tokens).decode(list(answer))
-
-    found = comparison.each("ask", prompts, tuple, lambda part: [
-        text(worker.generate_timed(one.ids, new)["tokens"]) for one in part
-    ], 1)  # fmt: skip
-    source = comparison.each("ask the source", prompts, tuple, lambda part: [
-        text(ids) for ids in reference.continue_greedily([one.ids for one in part], new, stops)
-    ], TOGETHER)  # fmt: skip
-    for number, (prompt, one, other) in enumerate(zip(prompts, source, found, strict=True)):
-        yield own.Sample(number, one, other, prompt.text, prompt.label)
+    asked = [one.ids for one in prompts]
+    sides = continuing.answers(comparison, asked, comparison.options.answer_tokens)
+    for number, (prompt, found, source) in enumerate(zip(prompts, *sides, strict=True)):
+        yield own.Sample(number, source, found, prompt.text, prompt.label)

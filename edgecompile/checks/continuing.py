@@ -6,12 +6,14 @@ request left, or a sampler that is not greedy shows in nothing that is compared 
 """
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from edgecompile.checks.comparison import EXPORT, QUALITY, Comparison
+from edgecompile import tokenizer
+from edgecompile.checks.comparison import EXPORT, QUALITY, Comparison, need
 from edgecompile.metrics import Float64, Measurement, generated, kl, mean
 from edgecompile.metrics.logits import log_softmax
 from edgecompile.numerics.schemes import Float32
@@ -19,6 +21,7 @@ from edgecompile.report import Row
 from edgecompile.text.source_tokens import Piece
 
 PROMPTS, PROMPT_TOKENS, NEW_TOKENS = 8, 24, 40
+TOGETHER = 16  # prompts that the source answers side by side
 
 
 class Continued(NamedTuple):
@@ -75,3 +78,25 @@ def _gaps(chunks: Iterator[Float32], ids: Sequence[int], first: int) -> Float64:
     chosen = logs[np.arange(len(logs)), ids[first + 1 : first + 1 + len(logs)]]
     gaps: Float64 = logs.max(1) - chosen
     return gaps
+
+
+def answers(
+    comparison: Comparison, prompts: Sequence[tuple[int, ...]], new: int
+) -> tuple[list[str], list[str]]:
+    """Greedy answers of the bundle and of the source, `new` tokens at most, without stop tokens."""
+    stops = set((tokenizer.generation(comparison.model) or {}).get("stop_token_ids", ()))
+
+    def text(ids: Sequence[int]) -> str:
+        answer = itertools.takewhile(lambda token: token not in stops, ids)
+        return need(comparison.source_tokens).decode(list(answer))
+
+    def asked(ids: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
+        return new, ids
+
+    found = comparison.each("answer", prompts, asked, lambda part: [
+        text(comparison.worker.generate_timed(ids, new)["tokens"]) for ids in part
+    ], 1)  # fmt: skip
+    source = comparison.each("answer with the source", prompts, asked, lambda part: [
+        text(ids) for ids in comparison.reference.continue_greedily(part, new, stops)
+    ], TOGETHER)  # fmt: skip
+    return found, source

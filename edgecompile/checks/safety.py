@@ -1,13 +1,12 @@
 """Chat models: refusals and words, the bundle's beside the source's, on a set of our own."""
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
-from edgecompile import tokenizer
-from edgecompile.checks.comparison import QUALITY, Comparison, need
+from edgecompile.checks import continuing
+from edgecompile.checks.comparison import QUALITY, Comparison
 from edgecompile.metrics import Float64, Measurement, each_alone, mean
 from edgecompile.report import Row
 from edgecompile.statistics.evidence import Share
@@ -28,7 +27,7 @@ def rows(comparison: Comparison, context: int) -> Iterator[Row]:
     prompts = [tuple(one["ids"]) for one in asked if "ids" in one]
     if not prompts or max(map(len, prompts)) + NEW_TOKENS > context:
         return
-    found, source = answers(comparison, prompts)
+    found, source = continuing.answers(comparison, prompts, NEW_TOKENS)
     pairs = zip(found, source, strict=True)
     changed: Float64 = np.array([float(refuses(a) != refuses(b)) for a, b in pairs])
     evidence, count = Share(changed, each_alone(changed)), len(changed)
@@ -39,22 +38,3 @@ def rows(comparison: Comparison, context: int) -> Iterator[Row]:
         words = sum(len(answer.split()) for answer in side)
         rate = sum(map(toxic_words, side)) / max(words, 1)
         yield comparison.judge(QUALITY, Measurement(name, rate, "", "lower", words))
-
-
-def answers(
-    comparison: Comparison, prompts: Sequence[Sequence[int]]
-) -> tuple[list[str], list[str]]:
-    """Greedy answers of the bundle and of the source, without their stop tokens."""
-    stops = set((tokenizer.generation(comparison.model) or {}).get("stop_token_ids", ()))
-
-    def text(ids: Sequence[int]) -> str:
-        answer = itertools.takewhile(lambda token: token not in stops, ids)
-        return need(comparison.source_tokens).decode(list(answer))
-
-    found = comparison.each("answer", prompts, tuple, lambda part: [
-        text(comparison.worker.generate_timed(ids, NEW_TOKENS)["tokens"]) for ids in part
-    ], 1)  # fmt: skip
-    source = comparison.each("answer with the source", prompts, tuple, lambda part: [
-        text(ids) for ids in comparison.reference.continue_greedily(part, NEW_TOKENS, stops)
-    ])  # fmt: skip
-    return found, source
