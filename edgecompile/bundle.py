@@ -101,6 +101,7 @@ def describe(contents: Contents, tokenizer_section: dict[str, Any] | None) -> di
             "kind": model.source.kind, "digest": model.source.digest,
             "notes": [*model.source.notes, *export.notes],
             **({"origin": model.origin.source.digest} if model.origin else {}),
+            **_stages(model),
         },
         "licence": _licence_section(model.licence),
         "target": contents.target.name,
@@ -135,6 +136,12 @@ def describe(contents: Contents, tokenizer_section: dict[str, Any] | None) -> di
         "libraries": cache.library_versions(contents.target.backend),
         "cpu_level": host.cpu_level(),
     }  # fmt: skip
+
+
+def _stages(model: Model) -> dict[str, Any]:
+    """What each stage that writes another checkpoint made, by which a check finds it again."""
+    made = [{"stage": one.stage, "digest": one.digest} for one in model.reshaped]
+    return {"stages": made} if made else {}
 
 
 def _graphs(export: Export) -> dict[str, Any]:

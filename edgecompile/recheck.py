@@ -2,23 +2,27 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edgecompile import build, recipe, sources
 from edgecompile.check import check_bundle
 from edgecompile.checks import Limits, emulated
 from edgecompile.checks.sealed import refuse_another_source
 from edgecompile.emulate.runner import Emulator
-from edgecompile.errors import UsageError
-from edgecompile.model import Model
+from edgecompile.errors import BadInputError, UsageError
+from edgecompile.model import Model, Reshaped
 from edgecompile.passes import Progress
 from edgecompile.report import CheckReport, unproven
 from edgecompile.report.files import folder_of, write_reports
 from edgecompile.runtime.manifest import Manifest, read_manifest
 from edgecompile.target import Budget
+
+SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -94,19 +98,56 @@ def loaded(ref: sources.SourceRef, manifest: Manifest, progress: Progress) -> Mo
     stated = manifest.data["source"]
     if "origin" in stated:
         refuse_another_source(stated["origin"], model)
-        model = _smaller(model, stated["digest"])
+        model = _smaller(model, manifest)
     refuse_another_source(stated["digest"], model)
     return model
 
 
-def _smaller(origin: Model, digest: str) -> Model:
-    """The checkpoint that this machine's build made of the origin."""
+def _smaller(origin: Model, manifest: Manifest) -> Model:
+    """The checkpoint that this machine's build made of the origin, and those on the way to it."""
     from edgecompile.pruning.checkpoint import adopt
 
+    digest = manifest.data["source"]["digest"]
     place = sources.remembered(digest)
     if not (place and Path(place).is_dir()):
         raise UsageError(
             origin.name, f"the smaller model {digest[:16]} that it was exported from is not here",
             "the cache of the machine that built it", "build it again: the same bytes result",
         )  # fmt: skip
-    return adopt(origin, Path(place))
+    made = adopt(origin, Path(place))
+    stated = stages_of(manifest.data)
+    between = [dataclasses.replace(one, model=_between(origin, one.digest)) for one in stated[:-1]]
+    return dataclasses.replace(made, reshaped=(*between, *stated[-1:]))
+
+
+def stages_of(manifest: Mapping[str, Any]) -> list[Reshaped]:
+    """The stages that made another checkpoint, each with its digest; of older manifests without."""
+    ran = [entry["stage"] for entry in manifest["passes"] if entry["stage"] in recipe.RESHAPING]
+    stated = manifest["source"].get("stages")
+    if stated is None:
+        return [Reshaped(stage, "") for stage in dict.fromkeys(ran)]
+    try:
+        found = [Reshaped(one["stage"], one["digest"]) for one in stated]
+        sound = all(SHA256.fullmatch(one.digest) for one in found)
+    except (TypeError, KeyError):
+        sound = False
+    if not sound or [one.stage for one in found] != list(dict.fromkeys(ran)):
+        raise BadInputError(
+            "manifest: source: stages", f"{stated!r:.200}",
+            f"stage and SHA-256 of each of {', '.join(dict.fromkeys(ran)) or 'no stage'}",
+        )  # fmt: skip
+    return found
+
+
+def _between(origin: Model, digest: str) -> Model | None:
+    """The model of a stage before the last; None where it is not here any more, or not whole."""
+    from edgecompile.pruning.checkpoint import adopt
+
+    place = sources.remembered(digest) if digest else ""
+    if not (place and Path(place).is_dir()):
+        return None
+    try:
+        found = adopt(origin, Path(place))
+    except (BadInputError, OSError):
+        return None
+    return found if found.source.digest == digest else None

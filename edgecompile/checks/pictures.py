@@ -80,7 +80,9 @@ def _same_codes(comparison: Comparison, seen: Looked) -> list[Row]:
     source, graph = seen.source[few], comparison.worker.look(seen.expected)
     return [
         comparison.judge(EXPORT, replace(lowest, metric="export_cosine_min")),
-        stages.alike(stages.QUANTIZED, source, exact),
-        stages.alike(stages.GRAPH, source, graph),
-        stages.alike(stages.RUNTIME, source, seen.found[few]),
-    ]
+        *stages.through(
+            comparison.chain, source,
+            {stages.QUANTIZED: exact, stages.GRAPH: graph, stages.RUNTIME: seen.found[few]},
+            lambda one: one.reference().look(seen.expected), stages.alike,
+        ),
+    ]  # fmt: skip

@@ -1,24 +1,61 @@
 """What each stage made of the same held-out inputs: source, codes in torch, graph, runtime.
 
 A check is not told where a fault is. These rows are measured on the inputs that the export is
-compared on, each against the source, so that a report can say where a metric moved.
+compared on, each against the source, so that a report can say where a metric moved. Where passes
+made another model of the one that came in, all stages are measured against that one too.
 """
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
+from edgecompile.checks.earlier import Chain, Earlier
+from edgecompile.checks.limits import KEPT
 from edgecompile.metrics import Measurement, cosine, error
-from edgecompile.report import Row, judged
+from edgecompile.report import Row, StageValue, judged
 
 STEP = "stages"
-# In the order of a build. `graph` is the engine given what the source's own tokenizer or processor
-# makes of an input, `runtime` all that ships.
-PRUNED, DISTILLED, QUANTIZED, GRAPH, RUNTIME = STAGES = (
-    "pruned", "distilled", "quantized", "graph", "runtime",
-)  # fmt: skip
+# In the order of a build, after those of earlier.MADE. `graph` is the engine given what the
+# source's own tokenizer or processor makes of an input, `runtime` all that ships.
+QUANTIZED, GRAPH, RUNTIME = "quantized", "graph", "runtime"
+
+Answers = TypeVar("Answers")
+
+
+def through(
+    chain: Chain | None, source: Answers, sides: Mapping[str, Answers],
+    ask: Callable[[Earlier], Answers], measure: Callable[[Answers, Answers], Measurement],
+) -> Iterator[Row]:  # fmt: skip
+    """Each side's answers by stage against the source's; then `kept`."""
+    for stage, found in sides.items():
+        yield of(stage, measure(source, found))
+    yield from kept(chain, source, sides, ask, measure)
+
+
+def kept(
+    chain: Chain | None, source: Answers, sides: Mapping[str, Answers],
+    ask: Callable[[Earlier], Answers], measure: Callable[[Answers, Answers], Measurement],
+) -> Iterator[Row]:  # fmt: skip
+    """All stages against the model that came in, which `ask` asks; nothing where it is the source.
+
+    The metric's name has `kept_` before it, as in the step that judges it.
+    """
+    if chain is None:
+        return
+    came_in = ask(chain.origin)
+
+    def row(stage: str, found: Answers) -> Row:
+        measured = measure(came_in, found)
+        return of(stage, replace(measured, metric=KEPT + measured.metric))
+
+    for one in chain.between:
+        yield row(one.stage, ask(one))
+    for stage, found in {chain.last: source, **sides}.items():
+        yield row(stage, found)
 
 
 def of(stage: str, measured: Measurement) -> Row:
@@ -26,12 +63,18 @@ def of(stage: str, measured: Measurement) -> Row:
     return judged(STEP, replace(measured, evidence=None), None, stage)
 
 
-def alike(stage: str, source: NDArray[np.float32], found: NDArray[np.float32]) -> Row:
+def values(rows: Iterable[Row]) -> tuple[StageValue, ...]:
+    """Those among the rows that are of stages, as a report has them."""
+    return tuple(StageValue(row.detail, row.metric, row.value, row.samples)
+                 for row in rows if row.step == STEP)  # fmt: skip
+
+
+def alike(source: NDArray[np.float32], found: NDArray[np.float32]) -> Measurement:
     """`cosine_mean` of rows [n, width] with the source's."""
-    return of(stage, cosine.measure(cosine.cosines(source, found))[0])
+    return cosine.measure(cosine.cosines(source, found))[0]
 
 
-def erring(stage: str, source: ArrayLike, found: ArrayLike) -> Row:
+def erring(source: NDArray[Any], found: NDArray[Any]) -> Measurement:
     """`relative_error` of all rows with the source's."""
     value = error.relative_error(source, found)
-    return of(stage, Measurement("relative_error", value, "", "lower", len(np.asarray(source))))
+    return Measurement("relative_error", value, "", "lower", len(source))
