@@ -30,7 +30,7 @@ from edgecompile.passes import (
 )
 from edgecompile.passes.teaching import TeachingOptions
 from edgecompile.plan import Plan, TargetPlan, files_of, make_pass
-from edgecompile.recipe import PassChoice, Recipe
+from edgecompile.recipe import LEARNING, PassChoice, Recipe
 from edgecompile.report import CheckReport
 from edgecompile.report.files import folder_of, write_reports
 from edgecompile.runtime.manifest import read_manifest
@@ -255,6 +255,8 @@ def _finished(model: Model, folder: Path, stage: str) -> PassResult:
         activations={**model.activations, **codes.ranges(folder)},
         importance={**model.importance, **codes.importance(folder)},
     )  # fmt: skip
+    if stage == LEARNING:
+        changed = dataclasses.replace(changed, rounded=codes.rounded(model))
     return PassResult(changed, layers)
 
 

@@ -139,8 +139,10 @@ def describe(contents: Contents, tokenizer_section: dict[str, Any] | None) -> di
 
 
 def _stages(model: Model) -> dict[str, Any]:
-    """What each stage that writes another checkpoint made, by which a check finds it again."""
+    """What stages left for the next ones to change, by which a check finds it again."""
     made = [{"stage": one.stage, "digest": one.digest} for one in model.reshaped]
+    if model.rounded is not None:
+        made.append({"stage": "quantize", "digest": model.rounded.digest})
     return {"stages": made} if made else {}
 
 

@@ -113,6 +113,18 @@ class Reshaped:
 
 
 @dataclass(frozen=True)
+class Rounded:
+    """Codes as [quantize] chose them, where [distill_codes] taught them after; with their digest.
+
+    `quantized` is None where they are not here any more.
+    """
+
+    digest: str  # empty where an older manifest does not say it
+    quantized: Mapping[str, QuantizedTensor] | None = None
+    replaced: Mapping[str, Float32] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Model:
     """A model between two stages.
 
@@ -138,6 +150,7 @@ class Model:
     bits: Mapping[str, int] = field(default_factory=dict)  # chosen by allocate_bits, a tensor
     origin: Model | None = None  # what came in, where passes wrote another checkpoint
     reshaped: tuple[Reshaped, ...] = ()  # the stages between that and this model, in order
+    rounded: Rounded | None = None  # the codes before they were taught
     entry_point: str = ""  # package.module:function of a torch module, else empty
 
     @property

@@ -9,19 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgecompile import build, recipe, sources
+from edgecompile import build, codes, recipe, sources
 from edgecompile.check import check_bundle
 from edgecompile.checks import Limits, emulated
 from edgecompile.checks.sealed import refuse_another_source
 from edgecompile.emulate.runner import Emulator
 from edgecompile.errors import BadInputError, UsageError
-from edgecompile.model import Model, Reshaped
+from edgecompile.model import Model, Reshaped, Rounded
 from edgecompile.passes import Progress
 from edgecompile.report import CheckReport, unproven
 from edgecompile.report.files import folder_of, write_reports
 from edgecompile.runtime.manifest import Manifest, read_manifest
 from edgecompile.target import Budget
 
+CODES = "quantize"  # the stage whose codes are taught after
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -100,7 +101,8 @@ def loaded(ref: sources.SourceRef, manifest: Manifest, progress: Progress) -> Mo
         refuse_another_source(stated["origin"], model)
         model = _smaller(model, manifest)
     refuse_another_source(stated["digest"], model)
-    return model
+    digest = stages_of(manifest.data).get(CODES)
+    return model if digest is None else dataclasses.replace(model, rounded=_rounded(digest))
 
 
 def _smaller(origin: Model, manifest: Manifest) -> Model:
@@ -115,28 +117,37 @@ def _smaller(origin: Model, manifest: Manifest) -> Model:
             "the cache of the machine that built it", "build it again: the same bytes result",
         )  # fmt: skip
     made = adopt(origin, Path(place))
-    stated = stages_of(manifest.data)
+    stated = [Reshaped(*one) for one in stages_of(manifest.data).items() if one[0] != CODES]
     between = [dataclasses.replace(one, model=_between(origin, one.digest)) for one in stated[:-1]]
     return dataclasses.replace(made, reshaped=(*between, *stated[-1:]))
 
 
-def stages_of(manifest: Mapping[str, Any]) -> list[Reshaped]:
-    """The stages that made another checkpoint, each with its digest; of older manifests without."""
-    ran = [entry["stage"] for entry in manifest["passes"] if entry["stage"] in recipe.RESHAPING]
+def stages_of(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """The digest of what stages left for the next ones to change; empty in older manifests."""
+    ran = [entry["stage"] for entry in manifest["passes"]]
+    names = [name for name in recipe.RESHAPING if name in ran]
+    names += [CODES] if recipe.LEARNING in ran else []
     stated = manifest["source"].get("stages")
     if stated is None:
-        return [Reshaped(stage, "") for stage in dict.fromkeys(ran)]
+        return dict.fromkeys(names, "")
     try:
-        found = [Reshaped(one["stage"], one["digest"]) for one in stated]
-        sound = all(SHA256.fullmatch(one.digest) for one in found)
+        found = {str(one["stage"]): str(one["digest"]) for one in stated}
     except (TypeError, KeyError):
-        sound = False
-    if not sound or [one.stage for one in found] != list(dict.fromkeys(ran)):
-        raise BadInputError(
-            "manifest: source: stages", f"{stated!r:.200}",
-            f"stage and SHA-256 of each of {', '.join(dict.fromkeys(ran)) or 'no stage'}",
-        )  # fmt: skip
+        found = {}
+    if list(found) != names or not all(map(SHA256.fullmatch, found.values())):
+        expected = f"the SHA-256 of each of {', '.join(names) or 'no stage'}"
+        raise BadInputError("manifest: source: stages", f"{stated!r:.200}", expected)
     return found
+
+
+def _rounded(digest: str) -> Rounded:
+    """Codes before they were taught; their digest alone where they are not here, or not whole."""
+    place = sources.remembered(digest) if digest else ""
+    if not (place and Path(place).is_dir()):
+        return Rounded(digest)
+    quantized, replaced = codes.load(Path(place))
+    whole = codes.digest(quantized, replaced) == digest
+    return Rounded(digest, quantized, replaced) if whole else Rounded(digest)
 
 
 def _between(origin: Model, digest: str) -> Model | None:

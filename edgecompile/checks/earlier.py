@@ -6,12 +6,13 @@ model's, whose old ids the others know.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from edgecompile.checks.kept_vocab import BY_TOKEN
 from edgecompile.checks.limits import KEPT
 from edgecompile.checks.renumbered import Renumbered
-from edgecompile.model import Model, Reshaped
+from edgecompile.model import Model, Rounded
 from edgecompile.pruning import vocab
 from edgecompile.reference import Reference
 from edgecompile.report import StageValue
@@ -20,6 +21,7 @@ from edgecompile.text.source_tokens import FolderTokens, SourceTokens
 
 # What a stage of a recipe that writes another checkpoint is called after it ran, in this order.
 MADE: Mapping[str, str] = {"attention": "windowed", "prune": "pruned", "distill": "distilled"}
+ROUNDED, LEARNED = "quantized", "learned"  # codes as they were chosen, and taught after
 BY_TEXT = ("embedding", "classification", "text-ranking")  # asked in text: each has its own tokens
 
 
@@ -27,33 +29,48 @@ BY_TEXT = ("embedding", "classification", "text-ranking")  # asked in text: each
 class Earlier:
     """A model before the exported one; `stage` is empty for what came in.
 
-    `old_ids` are its ids of the exported model's tokens, where these have others.
+    `old_ids` are its ids of the exported model's tokens, where these have others. With `codes` it
+    is the exported model, which computes with them.
     """
 
     stage: str
     model: Model
     tokens: SourceTokens | None
-    old_ids: Sequence[int] | None
+    old_ids: Sequence[int] | None = None
+    codes: Rounded | None = None
 
     @property
     def what(self) -> str:
         """For the progress bar, and for what was asked already."""
         return f"ask the {self.stage} model" if self.stage else "ask the model that came in"
 
-    def reference(self) -> Reference:
+    @contextmanager
+    def asked(self) -> Iterator[Reference]:
         """The model in torch."""
-        if self.old_ids is None:
-            return Reference(self.model, lean=True)
-        return Renumbered(self.model, self.old_ids, lean=True)
+        if self.old_ids is not None:
+            yield Renumbered(self.model, self.old_ids, lean=True)
+        elif self.codes is None or self.codes.quantized is None:
+            yield Reference(self.model, lean=True)
+        else:
+            with Reference(self.model, lean=True).quantized(
+                self.codes.quantized, self.codes.replaced
+            ) as reference:
+                yield reference
 
 
 @dataclass(frozen=True)
 class Chain:
-    """What came in, what stages made of it that are still here, and what the last is called."""
+    """What came in, what stages made of it that are still here, and what the last is called.
 
-    origin: Earlier
+    `origin` is None where that is the model itself. `rounded` are codes before they were taught,
+    and `codes` says what those that ship are called.
+    """
+
+    origin: Earlier | None
     between: tuple[Earlier, ...]
     last: str
+    rounded: Earlier | None
+    codes: str
 
 
 def chain_of(model: Model, max_length: int) -> Chain | None:
@@ -61,21 +78,30 @@ def chain_of(model: Model, max_length: int) -> Chain | None:
 
     A stage whose model is gone is measured together with the next: `pruned and distilled`.
     """
-    if model.origin is None or not model.reshaped or not _same_inputs(model):
-        return None
 
-    def earlier(stage: str, one: Model) -> Earlier:
+    def earlier(stage: str, one: Model, codes: Rounded | None = None) -> Earlier:
         tokens = FolderTokens(one, max_length) if has_tokenizer(model.task) else None
-        old = vocab.old_ids(model, one) if model.task in BY_TOKEN else None
-        return Earlier(stage, one, tokens, old)
+        old = None
+        if one is not model and model.task in BY_TOKEN:
+            old = vocab.old_ids(model, one)
+        return Earlier(stage, one, tokens, old, codes)
 
     between, names = list[Earlier](), list[str]()
-    for made in model.reshaped:
+    origin = model.origin if model.reshaped and _same_inputs(model) else None
+    for made in model.reshaped if origin is not None else ():
         names.append(MADE[made.stage])
         if made.model is not None:
             between.append(earlier(" and ".join(names), made.model))
             names.clear()
-    return Chain(earlier("", model.origin), tuple(between), " and ".join(names))
+    if origin is None and model.rounded is None:
+        return None
+    codes, before = ROUNDED, None
+    if model.rounded is not None:
+        here = model.rounded.quantized is not None
+        codes = LEARNED if here else f"{ROUNDED} and {LEARNED}"
+        before = earlier(ROUNDED, model, model.rounded) if here else None
+    came_in = earlier("", origin) if origin is not None else None
+    return Chain(came_in, tuple(between), " and ".join(names), before, codes)
 
 
 def _same_inputs(model: Model) -> bool:
@@ -86,17 +112,18 @@ def _same_inputs(model: Model) -> bool:
 
 
 def left_out(model: Model | None, values: Iterable[StageValue]) -> Iterator[str]:
-    """A note for each stage before quantizing that was not measured, and why."""
-    if model is None or not model.reshaped:
+    """A note for each stage that was not measured by itself, and why."""
+    if model is None:
         return
-    if not any(one.metric.startswith(KEPT) for one in values):
+    if model.reshaped and not any(one.metric.startswith(KEPT) for one in values):
         names = " and ".join(MADE[made.stage] for made in model.reshaped)
         yield f"where it was lost before quantizing ({names}) was not measured: {_why(model)}"
-        return
-    for made in model.reshaped[:-1]:
-        if made.model is None:
-            yield (f"stage {MADE[made.stage]} was not measured by itself, but with the next: "
-                   f"{_gone(made)}")  # fmt: skip
+    else:
+        for made in model.reshaped[:-1]:
+            if made.model is None:
+                yield _gone(MADE[made.stage], made.digest)
+    if model.rounded is not None and model.rounded.quantized is None:
+        yield _gone(ROUNDED, model.rounded.digest)
 
 
 def _why(model: Model) -> str:
@@ -105,7 +132,8 @@ def _why(model: Model) -> str:
     return "this comparison does not hold models of this size or task beside each other"
 
 
-def _gone(made: Reshaped) -> str:
-    if not made.digest:
-        return "the manifest is of a version that did not name it"
-    return f"its checkpoint {made.digest[:16]} is not in this machine's cache any more"
+def _gone(stage: str, digest: str) -> str:
+    why = f"what it made ({digest[:16]}) is not in this machine's cache any more"
+    if not digest:
+        why = "the manifest is of a version that did not name what it made"
+    return f"stage {stage} was not measured by itself, but with the next: {why}"

@@ -1,7 +1,6 @@
 """Decoders: the next token's distribution in windows of text, and what is generated."""
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
@@ -60,52 +59,56 @@ def _judged(
 
 def _stages(comparison: Comparison, few: Pieces, failed: bool) -> Iterator[Row]:
     """`kl_mean` of the first windows after each stage."""
+    if comparison.chain is not None:
+        with comparison.graph(failed) as graph:
+            yield from _whole_chain(comparison, few, graph)
+        return
     compared = comparison.memo["compare with the same codes"]
     quantized = [compared[_key(piece)][1] for piece in few]
     shipped = comparison.memo["compare with the source"]
     found = [shipped[_key(piece)] for piece in few]
     source, engine = store_of(comparison.memo, "source"), found
-    with comparison.graph(failed) as graph:
-        if failed:
+    if failed:
+        with comparison.graph(failed) as graph:
             engine = [
                 logits.compared_window(
                     piece.ids, source.read(_key(piece)), graph.logits(piece.ids.tolist())
                 )
                 for piece in few
             ]
-        for stage, side in ((stages.QUANTIZED, quantized), (stages.GRAPH, engine),
-                            (stages.RUNTIME, found)):  # fmt: skip
-            measured = logits.measure(zip(side, documents(few), strict=True))[0]
-            yield stages.of(stage, measured)
-        yield from _kept(comparison, few, graph)
+    for stage, side in ((stages.QUANTIZED, quantized), (stages.GRAPH, engine),
+                        (stages.RUNTIME, found)):  # fmt: skip
+        measured = logits.measure(zip(side, documents(few), strict=True))[0]
+        yield stages.of(stage, measured)
 
 
-def _kept(comparison: Comparison, few: Pieces, graph: Worker) -> Iterator[Row]:
-    """All stages of the first windows against the model that came in."""
-    if comparison.chain is None:
-        return
+def _whole_chain(comparison: Comparison, few: Pieces, graph: Worker) -> Iterator[Row]:
+    """The same with the models before the source, all from logits on the disk."""
 
-    def side(name: str, ask: Callable[[list[int]], Iterable[Float32]] | None = None) -> Side:
+    def side(name: str) -> Side:
         store = store_of(comparison.memo, name)
-        new = [piece for piece in few if ask and _key(piece) not in store]
-        for done, piece in enumerate(new):
-            assert ask is not None
-            comparison.progress(name, done, len(new))
-            store.add(_key(piece), ask(piece.ids.tolist()))
         return lambda piece: store.read(_key(piece))
 
+    def kept(name: str, ask: Callable[[list[int]], Iterable[Float32]]) -> Side:
+        store = store_of(comparison.memo, name)
+        for done, piece in enumerate(few):
+            comparison.progress(name, done, len(few))
+            if _key(piece) not in store:
+                store.add(_key(piece), ask(piece.ids.tolist()))
+        return side(name)
+
     def earlier(one: Earlier) -> Side:
-        made = functools.cache(one.reference)
-        return side(one.what, lambda ids: made().logit_chunks(ids, CHUNK))
+        with one.asked() as reference:
+            return kept(one.what, lambda ids: reference.logit_chunks(ids, CHUNK))
 
     def divergence(before: Side, after: Side) -> Measurement:
         rows_ = [logits.compared_window(piece.ids, before(piece), after(piece)) for piece in few]
         return logits.measure(zip(rows_, documents(few), strict=True))[0]
 
-    found = side("ask the bundle", comparison.worker.logits)
-    engine = found if graph is comparison.worker else side("ask the graph", graph.logits)
+    found = kept("ask the bundle", comparison.worker.logits)
+    engine = found if graph is comparison.worker else kept("ask the graph", graph.logits)
     sides = {stages.QUANTIZED: side("codes"), stages.GRAPH: engine, stages.RUNTIME: found}
-    yield from stages.kept(comparison.chain, side("source"), sides, earlier, divergence)
+    yield from stages.through(comparison.chain, side("source"), sides, earlier, divergence)
 
 
 def _far(comparison: Comparison, texts: Sequence[str], context: int) -> Iterator[Row]:

@@ -55,9 +55,14 @@ def token_rows(comparison: Comparison, documents: Sequence[Document]) -> Iterato
     yield comparison.judge(EXPORT, replace(lowest, metric="export_cosine_min"))
     yield from stages.through(
         comparison.chain, source[few], {stages.QUANTIZED: exact, stages.RUNTIME: found[few]},
-        lambda one: one.reference().rows(ids[few]),
+        lambda one: _rows_of(one, ids[few]),
         lambda before, after: cosine.measure(_by_text(before, after))[0],
     )  # fmt: skip
+
+
+def _rows_of(one: Earlier, ids: Ids) -> list[Float32]:
+    with one.asked() as reference:
+        return reference.rows(ids)
 
 
 def _by_text(one: Sequence[Float32], other: Sequence[Float32]) -> Float64:
@@ -163,7 +168,7 @@ def _divergences(comparison: Comparison, few: Sequence[Hidden]) -> Iterator[Row]
     yield from stages.through(
         comparison.chain, masked(source),
         {stages.QUANTIZED: masked(codes), stages.RUNTIME: found},
-        lambda one: masked(one.reference().rows(ids)), divergence,
+        lambda one: masked(_rows_of(one, ids)), divergence,
     )  # fmt: skip
 
 
@@ -250,7 +255,8 @@ def _same_scores(
 
     def ask(one: Earlier) -> Float32:
         rows_, kinds = zip(*need(one.tokens).encode_pairs(pairs[few]), strict=True)
-        return np.concatenate(one.reference().rows(rows_, kinds))
+        with one.asked() as reference:
+            return np.concatenate(reference.rows(rows_, kinds))
 
     sides = {stages.QUANTIZED: exact, stages.GRAPH: found}
     yield from stages.through(comparison.chain, source[few], sides, ask, stages.erring)

@@ -97,10 +97,11 @@ def _stages(
         return lambda at: _after(few[at], worker.logits(few[at].answer, inputs[at]))
 
     def earlier(one: Earlier) -> Side:
-        reference, store = one.reference(), store_of(comparison.memo, one.what)
-        for at, clip in enumerate(few):
-            whole = reference.answer_logits(clip.features, clip.answer)
-            store.add(at, [whole[clip.given :]])
+        store = store_of(comparison.memo, one.what)
+        with one.asked() as reference:
+            for at, clip in enumerate(few):
+                whole = reference.answer_logits(clip.features, clip.answer)
+                store.add(at, [whole[clip.given :]])
         return stored(one.what)
 
     def divergence(before: Side, after: Side) -> Measurement:

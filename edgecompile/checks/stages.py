@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecompile.checks.earlier import Chain, Earlier
+from edgecompile.checks.earlier import ROUNDED, Chain, Earlier
 from edgecompile.checks.limits import KEPT
 from edgecompile.metrics import Measurement, cosine, error
 from edgecompile.report import Row, StageValue, judged
@@ -21,7 +21,7 @@ from edgecompile.report import Row, StageValue, judged
 STEP = "stages"
 # In the order of a build, after those of earlier.MADE. `graph` is the engine given what the
 # source's own tokenizer or processor makes of an input, `runtime` all that ships.
-QUANTIZED, GRAPH, RUNTIME = "quantized", "graph", "runtime"
+QUANTIZED, GRAPH, RUNTIME = ROUNDED, "graph", "runtime"
 
 Answers = TypeVar("Answers")
 
@@ -30,21 +30,18 @@ def through(
     chain: Chain | None, source: Answers, sides: Mapping[str, Answers],
     ask: Callable[[Earlier], Answers], measure: Callable[[Answers, Answers], Measurement],
 ) -> Iterator[Row]:  # fmt: skip
-    """Each side's answers by stage against the source's; then `kept`."""
+    """Each side's answers by stage against the source's, then all against the model that came in.
+
+    `ask` asks the models that are not the source. The second metric's name has `kept_` before it,
+    as in the step that judges it.
+    """
+    if chain is not None and QUANTIZED in sides:
+        chosen = {} if chain.rounded is None else {QUANTIZED: ask(chain.rounded)}
+        others = {stage: found for stage, found in sides.items() if stage != QUANTIZED}
+        sides = {**chosen, chain.codes: sides[QUANTIZED], **others}
     for stage, found in sides.items():
         yield of(stage, measure(source, found))
-    yield from kept(chain, source, sides, ask, measure)
-
-
-def kept(
-    chain: Chain | None, source: Answers, sides: Mapping[str, Answers],
-    ask: Callable[[Earlier], Answers], measure: Callable[[Answers, Answers], Measurement],
-) -> Iterator[Row]:  # fmt: skip
-    """All stages against the model that came in, which `ask` asks; nothing where it is the source.
-
-    The metric's name has `kept_` before it, as in the step that judges it.
-    """
-    if chain is None:
+    if chain is None or chain.origin is None:
         return
     came_in = ask(chain.origin)
 

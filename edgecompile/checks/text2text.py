@@ -69,9 +69,10 @@ def _stages(comparison: Comparison, few: Sequence[Pair], failed: bool) -> Iterat
         return lambda pair: worker.logits(pair.answer.tolist(), pair.source)
 
     def earlier(one: Earlier) -> Side:
-        reference, store = one.reference(), store_of(comparison.memo, one.what)
-        for pair in few:
-            store.add(_key(pair), [reference.answer_logits(pair.source, pair.answer.tolist())])
+        store = store_of(comparison.memo, one.what)
+        with one.asked() as reference:
+            for pair in few:
+                store.add(_key(pair), [reference.answer_logits(pair.source, pair.answer.tolist())])
         return stored(one.what)
 
     def divergence(before: Side, after: Side) -> Measurement:

@@ -66,9 +66,12 @@ def in_batches(comparison: Comparison, texts: Sequence[str]) -> Float32:
 
 def embed_earlier(comparison: Comparison, one: Earlier, texts: Sequence[str]) -> Float32:
     """An earlier model's answers [n, width] to texts, in its own tokens."""
-    return np.stack(comparison.each(one.what, texts, str, lambda part: list(
-        one.reference().embed(need(one.tokens).encode(part))
-    )))  # fmt: skip
+
+    def run(part: Sequence[str]) -> list[Float32]:
+        with one.asked() as reference:
+            return list(reference.embed(need(one.tokens).encode(part)))
+
+    return np.stack(comparison.each(one.what, texts, str, run))
 
 
 def embed(comparison: Comparison, ids: Ids, what: str) -> Float32:

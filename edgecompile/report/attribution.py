@@ -16,7 +16,7 @@ BY_METRIC = {
     "picture_error": "preprocessing", "audio_error": "preprocessing",
 }  # fmt: skip
 KEPT, BEFORE, DIRECT = "kept", "kept_", "export_"
-SHIPPED = ("quantized", "graph", "runtime")  # what follows the model that was exported
+SHIPPED = ("quantized", "learned", "graph", "runtime")  # what follows the model that was exported
 # What is wrong anywhere moves these; alone they tell of the runtime.
 SEE_ALL = ("golden_differing", "alone_error")
 
@@ -49,7 +49,7 @@ def _by_numbers(bad: Sequence[Row], stages: Sequence[StageValue]) -> str:
         return "graph" if _moved(exported) != "runtime" else "runtime"
     of_kept = [row.step == KEPT for row in bad]
     if all(of_kept):
-        return _moved([one for one in came_in if one.stage not in SHIPPED]) or "pruned"
+        return _moved([one for one in came_in if one.stage.split()[0] not in SHIPPED]) or "pruned"
     return (_moved(came_in) if any(of_kept) else "") or _moved(exported) or "quantized"
 
 
