@@ -39,20 +39,31 @@ def through(
         chosen = {} if chain.rounded is None else {QUANTIZED: ask(chain.rounded)}
         others = {stage: found for stage, found in sides.items() if stage != QUANTIZED}
         sides = {**chosen, chain.codes: sides[QUANTIZED], **others}
-    for stage, found in sides.items():
-        yield of(stage, measure(source, found))
+    for stage, measured in _each(source, sides, measure):
+        yield of(stage, measured)
     if chain is None or chain.origin is None:
         return
     came_in = ask(chain.origin)
-
-    def row(stage: str, found: Answers) -> Row:
-        measured = measure(came_in, found)
-        return of(stage, replace(measured, metric=KEPT + measured.metric))
-
     for one in chain.between:
-        yield row(one.stage, ask(one))
-    for stage, found in {chain.last: source, **sides}.items():
-        yield row(stage, found)
+        yield _kept(one.stage, measure(came_in, ask(one)))
+    for stage, measured in _each(came_in, {chain.last: source, **sides}, measure):
+        yield _kept(stage, measured)
+
+
+def _each(
+    before: Answers, sides: Mapping[str, Answers],
+    measure: Callable[[Answers, Answers], Measurement],
+) -> Iterator[tuple[str, Measurement]]:  # fmt: skip
+    """Each side measured; one that is the very same as that before it is not measured again."""
+    last: tuple[Answers, Measurement] | None = None
+    for stage, found in sides.items():
+        if last is None or last[0] is not found:
+            last = found, measure(before, found)
+        yield stage, last[1]
+
+
+def _kept(stage: str, measured: Measurement) -> Row:
+    return of(stage, replace(measured, metric=KEPT + measured.metric))
 
 
 def of(stage: str, measured: Measurement) -> Row:

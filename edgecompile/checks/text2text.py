@@ -80,8 +80,9 @@ def _stages(comparison: Comparison, few: Sequence[Pair], failed: bool) -> Iterat
         return logits.measure(zip(rows_, _owners(few), strict=True))[0]
 
     with comparison.graph(failed) as graph:
-        sides = {stages.QUANTIZED: stored("codes"), stages.GRAPH: answered(graph),
-                 stages.RUNTIME: answered(comparison.worker)}  # fmt: skip
+        found = answered(comparison.worker)
+        engine = found if graph is comparison.worker else answered(graph)
+        sides = {stages.QUANTIZED: stored("codes"), stages.GRAPH: engine, stages.RUNTIME: found}
         yield from stages.through(
             comparison.chain, stored("source"), sides, earlier, divergence
         )
