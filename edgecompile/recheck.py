@@ -124,7 +124,7 @@ def _smaller(origin: Model, manifest: Manifest) -> Model:
 
 def stages_of(manifest: Mapping[str, Any]) -> dict[str, str]:
     """The digest of what stages left for the next ones to change; empty in older manifests."""
-    ran = [entry["stage"] for entry in manifest["passes"]]
+    ran = [entry.get("stage") for entry in manifest["passes"]]
     names = [name for name in recipe.RESHAPING if name in ran]
     names += [CODES] if recipe.LEARNING in ran else []
     stated = manifest["source"].get("stages")
@@ -142,11 +142,16 @@ def stages_of(manifest: Mapping[str, Any]) -> dict[str, str]:
 
 def _rounded(digest: str) -> Rounded:
     """Codes before they were taught; their digest alone where they are not here, or not whole."""
+    from safetensors import SafetensorError
+
     place = sources.remembered(digest) if digest else ""
     if not (place and Path(place).is_dir()):
         return Rounded(digest)
-    quantized, replaced = codes.load(Path(place))
-    whole = codes.digest(quantized, replaced) == digest
+    try:
+        quantized, replaced = codes.load(Path(place))
+        whole = codes.digest(quantized, replaced) == digest
+    except (OSError, SafetensorError):
+        return Rounded(digest)
     return Rounded(digest, quantized, replaced) if whole else Rounded(digest)
 
 

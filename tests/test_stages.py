@@ -101,11 +101,11 @@ def test_pruning_that_hurts_a_decoder_is_named(llama: Path, tmp_path: Path) -> N
 def test_distilling_at_an_absurd_rate_is_named(
     classifier: Path, labelled: Path, tmp_path: Path
 ) -> None:
-    settings = ("prune.method=l2", "prune.ratio=0.02", "prune.multiple=1",
-                "distill.train.steps=8", "distill.train.lr=0.3")  # fmt: skip
+    settings = ("prune.method=gradient", "prune.ratio=0.1", "prune.multiple=16",
+                "distill.train.steps=12", "distill.train.lr=1.0")  # fmt: skip
     report = built(classifier, tmp_path, *TAUGHT, *settings, data=labelled).report
     found = values(report, "kept_relative_error")
-    assert found["distilled"] > 2 * found["pruned"]
+    assert found["distilled"] > 5 * found["pruned"]
     assert report.culprit == "distilled"
 
 
