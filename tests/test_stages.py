@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from edgecompile import build as builder
-from edgecompile import cache
+from edgecompile import cache, sources
 from edgecompile.build import BuildResult
+from edgecompile.checks.earlier import left_out
 from edgecompile.errors import BadInputError
+from edgecompile.model import Reshaped
 from edgecompile.plan import Request, plan
 from edgecompile.recheck import Recheck, recheck
 from edgecompile.report import CheckReport
@@ -193,6 +195,13 @@ def test_a_stage_that_is_gone_from_the_cache_is_left_out_with_a_note(
     report = recheck(Recheck(result.bundle), quiet)
     assert stages(report, "kept_kl_mean") == ["pruned and distilled", *SHIPPED]
     assert any("is not in this machine's cache any more" in note for note in report.notes)
+
+
+def test_stages_that_no_row_is_of_are_named_in_a_note(llama: Path) -> None:
+    model = sources.load(sources.resolve(str(llama)), quiet)
+    made = (Reshaped("prune", "a" * 64, model), Reshaped("distill", "b" * 64))
+    [note] = left_out(replace(model, origin=model, reshaped=made), ())
+    assert "(pruned and distilled) was not measured" in note
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,7 @@ def left_out(model: Model | None, values: Iterable[StageValue]) -> Iterator[str]
 def _why(model: Model) -> str:
     if not _same_inputs(model):
         return "the model that came in has other tokens"
-    return "this comparison does not hold models of this size or task beside each other"
+    return "the comparison ended before, or holds no two models of this size or task at once"
 
 
 def _gone(stage: str, digest: str) -> str:
