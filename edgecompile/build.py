@@ -21,7 +21,6 @@ from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme
 from edgecompile.passes import (
     CHECKPOINT,
-    NOTE,
     LayerReport,
     Pass,
     PassResult,
@@ -31,7 +30,7 @@ from edgecompile.passes import (
 )
 from edgecompile.passes.teaching import TeachingOptions
 from edgecompile.plan import Plan, TargetPlan, files_of, make_pass
-from edgecompile.recipe import PassChoice, Recipe
+from edgecompile.recipe import LEARNING, PassChoice, Recipe
 from edgecompile.report import CheckReport
 from edgecompile.report.files import folder_of, write_reports
 from edgecompile.runtime.manifest import read_manifest
@@ -240,15 +239,17 @@ def _run_pass(
 
     folder, reused = cache.resumable_stage(choice.name, key, work)
     clock.stop(choice.stage, reused)
-    return _finished(stage.model, folder), key
+    return _finished(stage.model, folder, choice.stage), key
 
 
-def _finished(model: Model, folder: Path) -> PassResult:
+def _finished(model: Model, folder: Path, stage: str) -> PassResult:
     """A pass's result from its stage's folder."""
     rows = json.loads((folder / LAYERS).read_text(encoding="utf-8"))
     layers = tuple(LayerReport(**row) for row in rows)
     if (folder / CHECKPOINT).is_dir():
-        return PassResult(_reshaped(model, folder), layers)
+        from edgecompile.pruning.checkpoint import taken_up
+
+        return PassResult(taken_up(model, folder, stage), layers)
     quantized, replaced = codes.load(folder)
     bits = json.loads((folder / BITS).read_text(encoding="utf-8"))
     changed = dataclasses.replace(
@@ -256,17 +257,9 @@ def _finished(model: Model, folder: Path) -> PassResult:
         activations={**model.activations, **codes.ranges(folder)},
         importance={**model.importance, **codes.importance(folder)},
     )  # fmt: skip
+    if stage == LEARNING:
+        changed = dataclasses.replace(changed, rounded=codes.rounded(model))
     return PassResult(changed, layers)
-
-
-def _reshaped(model: Model, folder: Path) -> Model:
-    """The checkpoint that a pass wrote, which a later `check` finds by its digest."""
-    from edgecompile.pruning.checkpoint import adopt
-
-    note = (folder / NOTE).read_text(encoding="utf-8")
-    found = adopt(model, folder / CHECKPOINT, note)
-    sources.remember(found.source.digest, folder / CHECKPOINT)
-    return found
 
 
 def _pass_modules(chosen: type[Pass]) -> tuple[str, ...]:

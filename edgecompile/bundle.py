@@ -102,6 +102,7 @@ def describe(contents: Contents, tokenizer_section: dict[str, Any] | None) -> di
             "kind": model.source.kind, "digest": model.source.digest,
             "notes": [*model.source.notes, *export.notes],
             **({"origin": model.origin.source.digest} if model.origin else {}),
+            **_stages(model),
         },
         "licence": _licence_section(model.licence),
         "target": contents.target.name,
@@ -137,6 +138,14 @@ def describe(contents: Contents, tokenizer_section: dict[str, Any] | None) -> di
         "libraries": cache.library_versions(contents.target.backend),
         "cpu_level": host.cpu_level(),
     }  # fmt: skip
+
+
+def _stages(model: Model) -> dict[str, Any]:
+    """What stages left for the next ones to change, by which a check finds it again."""
+    made = [{"stage": one.stage, "digest": one.digest} for one in model.reshaped]
+    if model.rounded is not None:
+        made.append({"stage": "quantize", "digest": model.rounded.digest})
+    return {"stages": made} if made else {}
 
 
 def _graphs(export: Export) -> dict[str, Any]:

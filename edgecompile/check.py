@@ -19,6 +19,7 @@ from edgecompile.checks import (
     costs,
     described,
     device,
+    earlier,
     kept,
     kept_vocab,
     own,
@@ -39,7 +40,7 @@ from edgecompile.errors import (
 from edgecompile.model import Model
 from edgecompile.passes import Progress
 from edgecompile.pruning import vocab
-from edgecompile.report import NOT_RUN, CheckReport, Row, StageValue, exact, unproven
+from edgecompile.report import NOT_RUN, CheckReport, Row, exact, unproven
 from edgecompile.report.files import write_reports
 from edgecompile.runtime.golden import sound
 from edgecompile.runtime.manifest import Manifest, read_manifest
@@ -191,7 +192,9 @@ def _engine_rows(subject: _Subject, model: Model, decoded: Decoded) -> Iterator[
         if info.task == "text-generation" and source is not None:
             yield from tokens.template_rows(worker, source, info, subject.bundle)
         context = info.generation.context_length if info.generation else 0
+        chain = earlier.chain_of(model, source.max_length if source else 0)
         with closing(_comparison(subject, worker, model, decoded, source)) as comparison:
+            comparison = dataclasses.replace(comparison, chain=chain)
             yield from quality.rows(comparison, held_out, context)
 
 
@@ -284,7 +287,7 @@ def _never_measured(subject: _Subject, rows: Iterable[Row]) -> Iterator[Row]:
 def _report(subject: _Subject, found: _Found, width: str) -> CheckReport:
     data, here = subject.info.data, host.host()
     variant = f"-{data['variant']}" if data.get("variant") else ""
-    corpus = subject.corpus
+    corpus, values = subject.corpus, stages.values(found.rows)
     return CheckReport(
         bundle=f"{subject.info.name}-{data['target']}{variant}",
         manifest_sha256=subject.info.digest,
@@ -305,10 +308,10 @@ def _report(subject: _Subject, found: _Found, width: str) -> CheckReport:
             "tokens": subject.options.tokens, "seed": subject.options.seed,
         },
         allowed=subject.options.allow,
-        notes=(*data["source"].get("notes", ()), *_elsewhere(data)),
+        notes=(*data["source"].get("notes", ()), *_elsewhere(data),
+               *earlier.left_out(subject.model, values)),
         seconds={name: round(value, 3) for name, value in found.seconds.items()},
-        stages=tuple(StageValue(row.detail, row.metric, row.value, row.samples)
-                     for row in found.rows if row.step == stages.STEP),
+        stages=values,
         **costs.times_of(found.rows),  # type: ignore[arg-type]
     )  # fmt: skip
 

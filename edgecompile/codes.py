@@ -1,6 +1,7 @@
 """Quantized tensors on disk between stages: files that are whole or absent, read when asked."""
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -12,8 +13,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecompile import sources
+from edgecompile.model import Model, Rounded
 from edgecompile.numerics.ranges import Range
-from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme
+from edgecompile.numerics.schemes import (
+    Float32,
+    QuantizedTensor,
+    Scheme,
+    float_digest,
+    weights_digest,
+)
 from edgecompile.passes import LayerReport
 
 PART = "codes-{:05d}.safetensors"
@@ -48,6 +57,11 @@ class Codes(Mapping[str, QuantizedTensor]):
             factors = f"{name}.inputs"
             inputs = arrays.get_tensor(factors) if factors in arrays.keys() else None  # noqa: SIM118
         return QuantizedTensor(scheme, codes, scales, inputs)
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the files are; None without any."""
+        return next((file.parent for file, _ in self._places.values()), None)
 
     def scheme(self, name: str) -> Scheme:
         """A tensor's scheme, from the file's header."""
@@ -130,6 +144,24 @@ def load(folder: Path) -> tuple[Codes, dict[str, Float32]]:
                 else:
                     places[name] = file, Scheme.parse(scheme)
     return Codes(places), replaced
+
+
+def digest(
+    quantized: Mapping[str, QuantizedTensor], replaced: Mapping[str, Float32]
+) -> str:
+    """SHA-256 over codes, scales and replaced floats."""
+    return weights_digest(itertools.chain(
+        ((name, tensor.digest(name)) for name, tensor in quantized.items()),
+        ((name, float_digest(name, values, FLOAT)) for name, values in replaced.items()),
+    ))  # fmt: skip
+
+
+def rounded(model: Model) -> Rounded:
+    """A model's codes, before they are taught; a later `check` finds them by their digest."""
+    found = digest(model.quantized, model.replaced)
+    if isinstance(model.quantized, Codes) and model.quantized.folder is not None:
+        sources.remember(found, model.quantized.folder)
+    return Rounded(found, model.quantized, model.replaced)
 
 
 def add_ranges(folder: Path, number: int, ranges: Mapping[str, Range]) -> None:

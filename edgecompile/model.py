@@ -101,6 +101,30 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Reshaped:
+    """What a stage whose passes write another checkpoint made of a model, by its digest.
+
+    `model` is None where it is not here any more, and for the last stage, whose model holds this.
+    """
+
+    stage: str  # a name in recipe.RESHAPING
+    digest: str  # empty where an older manifest does not say it
+    model: Model | None = None
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """Codes as [quantize] chose them, where [distill_codes] taught them after; with their digest.
+
+    `quantized` is None where they are not here any more.
+    """
+
+    digest: str  # empty where an older manifest does not say it
+    quantized: Mapping[str, QuantizedTensor] | None = None
+    replaced: Mapping[str, Float32] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Model:
     """A model between two stages.
 
@@ -125,6 +149,8 @@ class Model:
     importance: Mapping[str, Float32] = field(default_factory=dict)  # [in], mean squares of inputs
     bits: Mapping[str, int] = field(default_factory=dict)  # chosen by allocate_bits, a tensor
     origin: Model | None = None  # what came in, where passes wrote another checkpoint
+    reshaped: tuple[Reshaped, ...] = ()  # the stages between that and this model, in order
+    rounded: Rounded | None = None  # the codes before they were taught
     entry_point: str = ""  # package.module:function of a torch module, else empty
 
     @property

@@ -2,23 +2,28 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from edgecompile import build, recipe, sources
+from edgecompile import build, codes, recipe, sources
 from edgecompile.check import check_bundle
 from edgecompile.checks import Limits, emulated, own
 from edgecompile.checks.sealed import refuse_another_source
 from edgecompile.emulate.runner import Emulator
-from edgecompile.errors import UsageError
-from edgecompile.model import Model
+from edgecompile.errors import BadInputError, UsageError
+from edgecompile.model import Model, Reshaped, Rounded
 from edgecompile.passes import Progress
 from edgecompile.report import CheckReport, unproven
 from edgecompile.report.files import folder_of, write_reports
 from edgecompile.runtime.manifest import Manifest, read_manifest
 from edgecompile.target import Budget
+
+CODES = "quantize"  # the stage whose codes are taught after
+SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -111,19 +116,71 @@ def loaded(ref: sources.SourceRef, manifest: Manifest, progress: Progress) -> Mo
     stated = manifest.data["source"]
     if "origin" in stated:
         refuse_another_source(stated["origin"], model)
-        model = _smaller(model, stated["digest"])
+        model = _smaller(model, manifest)
     refuse_another_source(stated["digest"], model)
-    return model
+    digest = stages_of(manifest.data).get(CODES)
+    return model if digest is None else dataclasses.replace(model, rounded=_rounded(digest))
 
 
-def _smaller(origin: Model, digest: str) -> Model:
-    """The checkpoint that this machine's build made of the origin."""
+def _smaller(origin: Model, manifest: Manifest) -> Model:
+    """The checkpoint that this machine's build made of the origin, and those on the way to it."""
     from edgecompile.pruning.checkpoint import adopt
 
+    digest = manifest.data["source"]["digest"]
     place = sources.remembered(digest)
     if not (place and Path(place).is_dir()):
         raise UsageError(
             origin.name, f"the smaller model {digest[:16]} that it was exported from is not here",
             "the cache of the machine that built it", "build it again: the same bytes result",
         )  # fmt: skip
-    return adopt(origin, Path(place))
+    made = adopt(origin, Path(place))
+    stated = [Reshaped(*one) for one in stages_of(manifest.data).items() if one[0] != CODES]
+    between = [dataclasses.replace(one, model=_between(origin, one.digest)) for one in stated[:-1]]
+    return dataclasses.replace(made, reshaped=(*between, *stated[-1:]))
+
+
+def stages_of(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """The digest of what stages left for the next ones to change; empty in older manifests."""
+    ran = [entry.get("stage") for entry in manifest["passes"]]
+    names = [name for name in recipe.RESHAPING if name in ran]
+    names += [CODES] if recipe.LEARNING in ran else []
+    stated = manifest["source"].get("stages")
+    if stated is None:
+        return dict.fromkeys(names, "")
+    try:
+        found = {str(one["stage"]): str(one["digest"]) for one in stated}
+    except (TypeError, KeyError):
+        found = {}
+    if list(found) != names or not all(map(SHA256.fullmatch, found.values())):
+        expected = f"the SHA-256 of each of {', '.join(names) or 'no stage'}"
+        raise BadInputError("manifest: source: stages", f"{stated!r:.200}", expected)
+    return found
+
+
+def _rounded(digest: str) -> Rounded:
+    """Codes before they were taught; their digest alone where they are not here, or not whole."""
+    from safetensors import SafetensorError
+
+    place = sources.remembered(digest) if digest else ""
+    if not (place and Path(place).is_dir()):
+        return Rounded(digest)
+    try:
+        quantized, replaced = codes.load(Path(place))
+        whole = codes.digest(quantized, replaced) == digest
+    except (OSError, SafetensorError):
+        return Rounded(digest)
+    return Rounded(digest, quantized, replaced) if whole else Rounded(digest)
+
+
+def _between(origin: Model, digest: str) -> Model | None:
+    """The model of a stage before the last; None where it is not here any more, or not whole."""
+    from edgecompile.pruning.checkpoint import adopt
+
+    place = sources.remembered(digest) if digest else ""
+    if not (place and Path(place).is_dir()):
+        return None
+    try:
+        found = adopt(origin, Path(place))
+    except (BadInputError, OSError):
+        return None
+    return found if found.source.digest == digest else None

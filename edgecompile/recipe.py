@@ -16,6 +16,7 @@ from edgecompile.errors import UsageError
 # pass quantize_rtn, and a table without a method names the pass after the stage itself.
 STAGES = ("attention", "prune", "distill", "allocate_bits", "quantize", "distill_codes")
 RESHAPING = ("attention", "prune", "distill")  # their passes write another checkpoint
+LEARNING = "distill_codes"  # teaches the codes that [quantize] chose
 # Methods of [prune] that may stand in tables of their own ([prune.vocab]), in the order in which
 # they run: what makes those after it cheaper comes first (docs/decisions/0013-vocabulary.md), zeros
 # come last, as widths are chosen among weights that count.

@@ -125,6 +125,8 @@ def test_the_check_passes(sealed: Path, model: Model) -> None:
     assert rows["transcript_difference"].limit is None  # no words are in those sounds
     assert rows["word_error_rate"].samples == 5
     assert rows["real_time_factor"].value > 0
+    assert [one.stage for one in report.stages] == ["quantized", "graph", "runtime"]
+    assert 0 < report.stages[0].value < 0.0138
 
 
 def test_what_is_heard_is_what_transformers_hears(session: Session, coded: Reference) -> None:

@@ -110,6 +110,8 @@ def test_the_check_passes(sealed: Path, model: Model) -> None:
     verdicts = {row.metric: row.verdict for row in report.rows}
     assert report.verdict == "pass", tiny.not_passed(report)
     assert (verdicts["kl_mean"], verdicts["export_kl_mean"]) == ("pass", "pass")
+    assert [one.stage for one in report.stages] == ["quantized", "graph", "runtime"]
+    assert 0 < report.stages[0].value < 0.0138
 
 
 def test_the_embedding_lies_in_one_place_for_both_graphs(sealed: Path) -> None:

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from edgecompile.checks import alone, own, stages
 from edgecompile.checks.comparison import EXPORT, QUALITY, Comparison, Ids, need
-from edgecompile.checks.vectors import embed
+from edgecompile.checks.earlier import Earlier
+from edgecompile.checks.vectors import embed, embed_earlier
 from edgecompile.metrics import Measurement, accuracy, by_class, each_alone, error, top1
 from edgecompile.report import Row, judged
 from edgecompile.runtime.batching import activate
@@ -35,17 +36,21 @@ def rows(comparison: Comparison, documents: Sequence[Document]) -> Iterator[Row]
     yield from own.rows(comparison, own.paired(documents, *sides, names))
     if comparison.against_codes:
         few = ids[: comparison.options.fidelity_texts]
-        yield from _same_codes(comparison, few, source[: len(few)], found[: len(few)])
+        both = source[: len(few)], found[: len(few)]
+        yield from _same_codes(comparison, texts[: len(few)], few, both)
         yield from alone.rows(comparison, texts, found, lambda one: np.array(answers(one)))
 
 
 def _same_codes(
-    comparison: Comparison, ids: Ids, source: NDArray[np.float32], found: NDArray[np.float64]
-) -> Iterator[Row]:
-    """Probabilities of each stage beside the source's."""
+    comparison: Comparison, texts: Sequence[str], ids: Ids,
+    both: tuple[NDArray[np.float32], NDArray[np.float64]],
+) -> Iterator[Row]:  # fmt: skip
+    """Probabilities of each stage beside the source's; of `both` its logits are given."""
+    source, found = both
     kind = _kind(comparison)
     with comparison.same_codes():
         exact = embed(comparison, ids, "classify with the same codes")
+    before: NDArray[Any]
     before, codes = (activate(one, kind) for one in (source, exact))
     value = error.relative_error(codes, found)
     row = comparison.judge(
@@ -54,9 +59,14 @@ def _same_codes(
     yield row
     with comparison.graph(row.verdict == "fail") as graph:
         engine = activate(np.stack(graph.rows(ids)), kind)
-    yield stages.erring(stages.QUANTIZED, before, codes)
-    yield stages.erring(stages.GRAPH, before, engine)
-    yield stages.erring(stages.RUNTIME, before, found)
+    sides: dict[str, NDArray[Any]] = {
+        stages.QUANTIZED: codes, stages.GRAPH: engine, stages.RUNTIME: found,
+    }
+
+    def ask(one: Earlier) -> NDArray[Any]:
+        return activate(embed_earlier(comparison, one, texts), kind)
+
+    yield from stages.through(comparison.chain, before, sides, ask, stages.erring)
 
 
 def _kind(comparison: Comparison) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgecompile.backends import Decoded, ReadWhenAsked
 from edgecompile.checks import Limits
@@ -18,6 +18,9 @@ from edgecompile.report import Row, judged, weighed
 from edgecompile.runtime.worker_client import Worker
 from edgecompile.statistics.verdicts import Errors
 from edgecompile.text.source_tokens import SourceTokens
+
+if TYPE_CHECKING:
+    from edgecompile.checks.earlier import Chain
 
 QUALITY, EXPORT = "quality", "export"
 AT_ONCE = 64  # texts or pictures between two looks of the progress bar
@@ -41,6 +44,7 @@ class Comparison:
     replaced: Collection[str] = ()  # float tensors that a pass changed
     against_codes: bool = True  # whether the same codes in torch are asked too
     old_ids: Sequence[int] | None = None  # the source's id of each of the bundle's, where not equal
+    chain: Chain | None = None  # the models before the source, where passes made it of another
     errors: Errors = field(default_factory=Errors)  # that this look may spend
     sharing: int = 1  # metrics that share the rate of false alarms
     memo: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)

@@ -1,24 +1,24 @@
 """Decoders: the next token's distribution in windows of text, and what is generated."""
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
-from edgecompile import cache
 from edgecompile.checks import continuing, drawing, safety, stages
 from edgecompile.checks.comparison import EXPORT, QUALITY, Comparison, need
-from edgecompile.checks.stored import StoredLogits
+from edgecompile.checks.earlier import Earlier
+from edgecompile.checks.stored import StoredLogits, store_of
 from edgecompile.metrics import Measurement, logits
 from edgecompile.metrics.logits import TokenRows
 from edgecompile.numerics.schemes import Float32
 from edgecompile.report import Row
+from edgecompile.runtime.worker_client import Worker
 from edgecompile.text.source_tokens import Piece, pieces
 
 Pieces = Sequence[Piece]
+Side = Callable[[Piece], Iterable[Float32]]  # a window's logits
 Steps = Iterator[tuple[str, tuple[Measurement, ...]]]
 CHUNK = 64  # rows of logits at a time
 LONGEST = 2048  # tokens of the one long window: eager attention in torch takes their square
@@ -59,11 +59,15 @@ def _judged(
 
 def _stages(comparison: Comparison, few: Pieces, failed: bool) -> Iterator[Row]:
     """`kl_mean` of the first windows after each stage."""
+    if comparison.chain is not None:
+        with comparison.graph(failed) as graph:
+            yield from _whole_chain(comparison, few, graph)
+        return
     compared = comparison.memo["compare with the same codes"]
     quantized = [compared[_key(piece)][1] for piece in few]
     shipped = comparison.memo["compare with the source"]
     found = [shipped[_key(piece)] for piece in few]
-    source, engine = _store(comparison, "source"), found
+    source, engine = store_of(comparison.memo, "source"), found
     if failed:
         with comparison.graph(failed) as graph:
             engine = [
@@ -76,6 +80,35 @@ def _stages(comparison: Comparison, few: Pieces, failed: bool) -> Iterator[Row]:
                         (stages.RUNTIME, found)):  # fmt: skip
         measured = logits.measure(zip(side, documents(few), strict=True))[0]
         yield stages.of(stage, measured)
+
+
+def _whole_chain(comparison: Comparison, few: Pieces, graph: Worker) -> Iterator[Row]:
+    """The same with the models before the source, all from logits on the disk."""
+
+    def side(name: str) -> Side:
+        store = store_of(comparison.memo, name)
+        return lambda piece: store.read(_key(piece))
+
+    def kept(name: str, ask: Callable[[list[int]], Iterable[Float32]]) -> Side:
+        store = store_of(comparison.memo, name)
+        for done, piece in enumerate(few):
+            comparison.progress(name, done, len(few))
+            if _key(piece) not in store:
+                store.add(_key(piece), ask(piece.ids.tolist()))
+        return side(name)
+
+    def earlier(one: Earlier) -> Side:
+        with one.asked() as reference:
+            return kept(one.what, lambda ids: reference.logit_chunks(ids, CHUNK))
+
+    def divergence(before: Side, after: Side) -> Measurement:
+        rows_ = [logits.compared_window(piece.ids, before(piece), after(piece)) for piece in few]
+        return logits.measure(zip(rows_, documents(few), strict=True))[0]
+
+    found = kept("ask the bundle", comparison.worker.logits)
+    engine = found if graph is comparison.worker else kept("ask the graph", graph.logits)
+    sides = {stages.QUANTIZED: side("codes"), stages.GRAPH: engine, stages.RUNTIME: found}
+    yield from stages.through(comparison.chain, side("source"), sides, earlier, divergence)
 
 
 def _far(comparison: Comparison, texts: Sequence[str], context: int) -> Iterator[Row]:
@@ -129,7 +162,7 @@ def _way(comparison: Comparison) -> Callable[[Comparison, Pieces, Pieces], Steps
 
 def _compare_whole(comparison: Comparison, whole: Pieces, few: Pieces) -> Steps:
     """All windows against the source; the first few also against the same codes in torch."""
-    source = _store(comparison, "source") if comparison.against_codes else None
+    source = store_of(comparison.memo, "source") if comparison.against_codes else None
     kept = {_key(piece) for piece in few}
 
     def run(part: Pieces) -> list[TokenRows]:
@@ -161,23 +194,12 @@ def _codes(
     comparison: Comparison, piece: Piece, source: StoredLogits
 ) -> tuple[TokenRows, TokenRows]:
     """The bundle against the same codes in torch, and these against the source."""
-    ids, key, codes = piece.ids.tolist(), _key(piece), _store(comparison, "codes")
+    ids, key, codes = piece.ids.tolist(), _key(piece), store_of(comparison.memo, "codes")
     exact = codes.passing(key, comparison.reference.logit_chunks(ids, CHUNK))
     exported = logits.compared_window(piece.ids, exact, comparison.worker.logits(ids))
     for _ in exact:  # a bundle that stopped early
         pass
     return exported, logits.compared_window(piece.ids, source.read(key), codes.read(key))
-
-
-def _store(comparison: Comparison, name: str) -> StoredLogits:
-    """A file of logits that lives until the comparison is closed."""
-    if "folder" not in comparison.memo:
-        parent = cache.folder() / "checks"
-        parent.mkdir(parents=True, exist_ok=True)
-        comparison.memo["folder"] = tempfile.TemporaryDirectory(dir=parent)
-    stores: dict[str, StoredLogits] = comparison.memo.setdefault("stores", {})
-    file = Path(comparison.memo["folder"].name) / name
-    return stores.setdefault(name, StoredLogits(file))
 
 
 def _key(piece: Piece) -> bytes:

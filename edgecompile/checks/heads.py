@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgecompile.checks import own, stages
 from edgecompile.checks.comparison import EXPORT, QUALITY, Comparison, Ids, need
+from edgecompile.checks.earlier import Earlier
 from edgecompile.errors import BadInputError
 from edgecompile.metrics import Float64, Measurement, cosine, error, f1, logits, rank, tokens, top1
 from edgecompile.metrics.logits import TokenRows
@@ -54,8 +55,16 @@ def token_rows(comparison: Comparison, documents: Sequence[Document]) -> Iterato
         exact = _source_rows(comparison, ids[few], "label with the same codes")
     lowest = cosine.measure(_by_text(exact, found))[2]
     yield comparison.judge(EXPORT, replace(lowest, metric="export_cosine_min"))
-    yield stages.of(stages.QUANTIZED, cosine.measure(_by_text(exact, source))[0])
-    yield stages.of(stages.RUNTIME, cosine.measure(_by_text(source[few], found))[0])
+    yield from stages.through(
+        comparison.chain, source[few], {stages.QUANTIZED: exact, stages.RUNTIME: found[few]},
+        lambda one: _rows_of(one, ids[few]),
+        lambda before, after: cosine.measure(_by_text(before, after))[0],
+    )  # fmt: skip
+
+
+def _rows_of(one: Earlier, ids: Ids) -> list[Float32]:
+    with one.asked() as reference:
+        return reference.rows(ids)
 
 
 def _tags(
@@ -164,15 +173,22 @@ def _divergences(comparison: Comparison, few: Sequence[Hidden]) -> Iterator[Row]
     with comparison.same_codes():
         codes = comparison.reference.rows(ids)
     found = comparison.worker.rows(ids, at=[piece.at for piece in few])
-    sides = {stages.QUANTIZED: [row[p.at] for row, p in zip(codes, few, strict=True)],
-             stages.RUNTIME: found}  # fmt: skip
-    for stage, other in sides.items():
-        rows_ = [
-            (logits.compared(piece.truth, len(piece.at), [before[piece.at]], [after]),
+
+    def masked(rows_: Sequence[Float32]) -> list[Float32]:
+        return [row[piece.at] for row, piece in zip(rows_, few, strict=True)]
+
+    def divergence(before: Sequence[Float32], after: Sequence[Float32]) -> Measurement:
+        return logits.measure(
+            (logits.compared(piece.truth, len(piece.at), [one], [other]),
              np.full(len(piece.at), number))
-            for number, (piece, before, after) in enumerate(zip(few, source, other, strict=True))
-        ]  # fmt: skip
-        yield stages.of(stage, logits.measure(rows_)[0])
+            for number, (piece, one, other) in enumerate(zip(few, before, after, strict=True))
+        )[0]  # fmt: skip
+
+    yield from stages.through(
+        comparison.chain, masked(source),
+        {stages.QUANTIZED: masked(codes), stages.RUNTIME: found},
+        lambda one: masked(_rows_of(one, ids)), divergence,
+    )  # fmt: skip
 
 
 class Hidden:
@@ -246,20 +262,29 @@ def pair_rows(comparison: Comparison, documents: Sequence[Document]) -> Iterator
         for number, (pair, a, b) in enumerate(zip(pairs, activated, found, strict=True))
     ))  # fmt: skip
     if comparison.against_codes:
-        yield from _same_scores(comparison, ids, types, source)
+        yield from _same_scores(comparison, (ids, types), pairs, source)
 
 
-def _same_scores(comparison: Comparison, ids: Ids, types: Ids, source: Float32) -> Iterator[Row]:
+def _same_scores(
+    comparison: Comparison, encoded: tuple[Ids, Ids], pairs: Sequence[Pair], source: Float32
+) -> Iterator[Row]:
     """The logits of some pairs as one vector, against the same codes in torch."""
     few = slice(comparison.options.fidelity_texts)
+    ids, types = encoded
     with comparison.same_codes():
         exact = _scores(comparison, ids[few], types[few])
     found = np.concatenate(comparison.worker.rows(ids[few], types[few]))
     value = error.relative_error(exact, found)
     one = Measurement("export_relative_error", value, "", "lower", len(exact))
     yield comparison.judge(EXPORT, one)
-    yield stages.erring(stages.QUANTIZED, source[few], exact)
-    yield stages.erring(stages.GRAPH, source[few], found)
+
+    def ask(one: Earlier) -> Float32:
+        rows_, kinds = zip(*need(one.tokens).encode_pairs(pairs[few]), strict=True)
+        with one.asked() as reference:
+            return np.concatenate(reference.rows(rows_, kinds))
+
+    sides = {stages.QUANTIZED: exact, stages.GRAPH: found}
+    yield from stages.through(comparison.chain, source[few], sides, ask, stages.erring)
 
 
 def pairs_of(texts: Sequence[str], count: int) -> list[Pair]:

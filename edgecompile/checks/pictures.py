@@ -9,6 +9,7 @@ import numpy as np
 from edgecompile.checks import own, stages
 from edgecompile.checks.classes import class_rows, shares
 from edgecompile.checks.comparison import EXPORT, QUALITY, Comparison
+from edgecompile.checks.earlier import Earlier
 from edgecompile.metrics import Measurement, cosine
 from edgecompile.numerics.schemes import Float32
 from edgecompile.report import Row
@@ -82,9 +83,16 @@ def _same_codes(comparison: Comparison, seen: Looked) -> list[Row]:
         exact = comparison.reference.look(seen.pixels)
     lowest = cosine.measure(cosine.cosines(exact, seen.found[few]))[2]
     source, graph = seen.source[few], comparison.worker.look(seen.expected)
+
+    def ask(one: Earlier) -> Float32:
+        with one.asked() as reference:
+            return reference.look(seen.expected)
+
     return [
         comparison.judge(EXPORT, replace(lowest, metric="export_cosine_min")),
-        stages.alike(stages.QUANTIZED, source, exact),
-        stages.alike(stages.GRAPH, source, graph),
-        stages.alike(stages.RUNTIME, source, seen.found[few]),
-    ]
+        *stages.through(
+            comparison.chain, source,
+            {stages.QUANTIZED: exact, stages.GRAPH: graph, stages.RUNTIME: seen.found[few]},
+            ask, stages.alike,
+        ),
+    ]  # fmt: skip

@@ -1,21 +1,26 @@
 """Speech: is sound prepared as the source's front end does, and are the same words heard?"""
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgecompile import tokenizer
-from edgecompile.checks import own
+from edgecompile.checks import own, stages
 from edgecompile.checks.comparison import EXPORT, QUALITY, Comparison
+from edgecompile.checks.earlier import Earlier
+from edgecompile.checks.stored import store_of
 from edgecompile.errors import BadInputError
 from edgecompile.metrics import Measurement, logits, wer
+from edgecompile.metrics.logits import Chunks
 from edgecompile.numerics.schemes import Float32
 from edgecompile.report import Row, judged
 from edgecompile.runtime.audio import AudioInput
 from edgecompile.runtime.speech import TRANSCRIBE
+from edgecompile.runtime.worker_client import Worker
 from edgecompile.sources import processors
 from edgecompile.sources.speech import speech_tokens
 from edgecompile.text.parts import Document
@@ -37,6 +42,14 @@ class Clip:
     source: str  # what the source hears
     said: str | None
 
+    @property
+    def asked(self) -> NDArray[np.int64]:
+        """The answer's tokens."""
+        return np.array(self.answer[self.given :], np.int64)
+
+
+Side = Callable[[int], Chunks]  # logits of a sound's answer, by its number
+
 
 def rows(comparison: Comparison, documents: Sequence[Document]) -> Iterator[Row]:
     """Preparation, divergence on answers, words; `documents` longer than a window are cut to it."""
@@ -44,20 +57,66 @@ def rows(comparison: Comparison, documents: Sequence[Document]) -> Iterator[Row]
     if audio is None:
         raise BadInputError("manifest", "no audio section", "one for a model of speech")
     clips = _clips(comparison, audio, documents)
-    few = clips[: max(1, comparison.options.fidelity_texts // 2)]
     found = [comparison.worker.features(clip.samples) for clip in clips]
     error = max(
         float(np.abs(clip.features - one).max()) for clip, one in zip(clips, found, strict=True)
     )
     measured = Measurement("audio_error", error, "", "lower", len(clips))
-    yield comparison.judge(QUALITY, measured)
-    for one in _compare(comparison, clips, found, "compare with the source"):
+    first, failed = comparison.judge(QUALITY, measured), False
+    for row in itertools.chain([first], _heard(comparison, clips, found, documents)):
+        failed = failed or row.verdict == "fail"
+        yield row
+    few = clips[: _few(comparison)]
+    with comparison.same_codes():
+        exported = _compare(comparison, few, found, "same codes")[0]
+    row = comparison.judge(EXPORT, replace(exported, metric="export_kl_mean"))
+    yield row
+    yield from _stages(comparison, few, found, failed or row.verdict == "fail")
+
+
+def _heard(
+    comparison: Comparison, clips: Sequence[Clip], found: Sequence[Float32],
+    documents: Sequence[Document],
+) -> Iterator[Row]:  # fmt: skip
+    """Distributions and words beside the source's."""
+    for one in _compare(comparison, clips, found, "source"):
         yield comparison.judge(QUALITY, one)
     yield from _words(comparison, clips, documents)
-    with comparison.same_codes():
-        for one in _compare(comparison, few, found, "compare with the same codes"):
-            if one.metric == "kl_mean":
-                yield comparison.judge(EXPORT, replace(one, metric="export_kl_mean"))
+
+
+def _stages(
+    comparison: Comparison, few: Sequence[Clip], features: Sequence[Float32], failed: bool
+) -> Iterator[Row]:
+    """`kl_mean` of the first sounds' answers after each stage; `features` are the runtime's."""
+
+    def stored(name: str) -> Side:
+        store = store_of(comparison.memo, name)
+        return lambda at: store.read(at)
+
+    def heard(worker: Worker, inputs: Sequence[Float32]) -> Side:
+        return lambda at: _after(few[at], worker.logits(few[at].answer, inputs[at]))
+
+    def earlier(one: Earlier) -> Side:
+        store = store_of(comparison.memo, one.what)
+        with one.asked() as reference:
+            for at, clip in enumerate(few):
+                whole = reference.answer_logits(clip.features, clip.answer)
+                store.add(at, [whole[clip.given :]])
+        return stored(one.what)
+
+    def divergence(before: Side, after: Side) -> Measurement:
+        return logits.measure(
+            (logits.compared_window(clip.asked, before(at), after(at)),
+             np.full(len(clip.asked), at)) for at, clip in enumerate(few)
+        )[0]  # fmt: skip
+
+    with comparison.graph(failed) as graph:
+        sides = {
+            stages.QUANTIZED: stored("same codes"),
+            stages.GRAPH: heard(graph, [clip.features for clip in few]),
+            stages.RUNTIME: heard(comparison.worker, features),
+        }
+        yield from stages.through(comparison.chain, stored("source"), sides, earlier, divergence)
 
 
 def _clips(
@@ -109,17 +168,32 @@ def _ids(comparison: Comparison, said: str) -> list[int]:
 def _compare(
     comparison: Comparison, clips: Sequence[Clip], features: Sequence[Float32], what: str
 ) -> tuple[Measurement, ...]:
-    """Next-token distributions after each token of an answer, each side with its own features."""
+    """Next-token distributions after each token of an answer, each side with its own features.
+
+    The reference's logits of the first sounds are kept under the name `what`.
+    """
     rows_ = []
+    store, few = store_of(comparison.memo, what), _few(comparison)
     for done, (clip, found) in enumerate(zip(clips, features, strict=False)):
-        comparison.progress(what, done, len(clips))
+        comparison.progress(f"compare with the {what}", done, len(clips))
         source = comparison.reference.answer_logits(clip.features, clip.answer)[clip.given :]
-        ids: NDArray[np.int64] = np.array(clip.answer[clip.given :], np.int64)
-        shipped = [part.copy() for part in comparison.worker.logits(clip.answer, found)]
-        heard = [np.concatenate(shipped)[clip.given :]]
-        rows_.append((logits.compared_window(ids, [source], heard), np.full(len(ids), done)))
-    comparison.progress(what, len(clips), len(clips))
+        if done < few:
+            store.add(done, [source])
+        shipped = _after(clip, comparison.worker.logits(clip.answer, found))
+        rows_.append((logits.compared_window(clip.asked, [source], shipped),
+                      np.full(len(clip.asked), done)))  # fmt: skip
+    comparison.progress(f"compare with the {what}", len(clips), len(clips))
     return logits.measure(rows_)
+
+
+def _few(comparison: Comparison) -> int:
+    """Sounds whose answers are asked of all stages."""
+    return max(1, comparison.options.fidelity_texts // 2)
+
+
+def _after(clip: Clip, chunks: Iterable[Float32]) -> list[Float32]:
+    """Logits after the tokens that are no part of the answer."""
+    return [np.concatenate([part.copy() for part in chunks])[clip.given :]]
 
 
 def _words(

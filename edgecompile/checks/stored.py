@@ -1,11 +1,14 @@
 """Logits in a file, where two comparisons read them: a window of 512 may take 500 MB."""
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Hashable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from edgecompile import cache
 from edgecompile.numerics.schemes import Float32
 
 ROWS = 64  # logits at a time: 64 x 32,000 x 4 bytes are 8 MB
@@ -44,3 +47,14 @@ class StoredLogits:
             count, offset = min(ROWS, rows - row), start + 4 * row * width
             piece = np.fromfile(self._file, np.float32, count * width, offset=offset)
             yield piece.reshape(count, width)
+
+
+def store_of(memo: dict[str, Any], name: str) -> StoredLogits:
+    """The file of logits of that name, which lives until the comparison of the memo is closed."""
+    if "folder" not in memo:
+        parent = cache.folder() / "checks"
+        parent.mkdir(parents=True, exist_ok=True)
+        memo["folder"] = tempfile.TemporaryDirectory(dir=parent)
+    stores: dict[str, StoredLogits] = memo.setdefault("stores", {})
+    file = Path(memo["folder"].name) / f"{len(stores)}"
+    return stores.setdefault(name, StoredLogits(file))

@@ -8,6 +8,7 @@ import numpy as np
 
 from edgecompile.checks import alone, own, stages
 from edgecompile.checks.comparison import EXPORT, QUALITY, Comparison, Ids, need
+from edgecompile.checks.earlier import Earlier
 from edgecompile.metrics import Measurement, cosine, error, rank, recall
 from edgecompile.numerics.schemes import Float32
 from edgecompile.report import Row, judged
@@ -51,9 +52,11 @@ def _same_codes(
     yield from judged_rows
     with comparison.graph(any(row.verdict == "fail" for row in judged_rows)) as graph:
         engine = graph.embed_ids(ids)
-    yield stages.erring(stages.QUANTIZED, source, exact)
-    yield stages.erring(stages.GRAPH, source, engine)
-    yield stages.erring(stages.RUNTIME, source, found)
+    yield from stages.through(
+        comparison.chain, source,
+        {stages.QUANTIZED: exact, stages.GRAPH: engine, stages.RUNTIME: found},
+        lambda one: embed_earlier(comparison, one, texts), stages.erring,
+    )  # fmt: skip
 
 
 def in_batches(comparison: Comparison, texts: Sequence[str]) -> Float32:
@@ -62,6 +65,16 @@ def in_batches(comparison: Comparison, texts: Sequence[str]) -> Float32:
         comparison.worker.embed(part)
     ))  # fmt: skip
     return np.stack(found) if found else np.zeros((0, 1), np.float32)
+
+
+def embed_earlier(comparison: Comparison, one: Earlier, texts: Sequence[str]) -> Float32:
+    """An earlier model's answers [n, width] to texts, in its own tokens."""
+
+    def run(part: Sequence[str]) -> list[Float32]:
+        with one.asked() as reference:
+            return list(reference.embed(need(one.tokens).encode(part)))
+
+    return np.stack(comparison.each(one.what, texts, str, run))
 
 
 def embed(comparison: Comparison, ids: Ids, what: str) -> Float32:

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgecompile.model import Model, Source
+from edgecompile import sources
+from edgecompile.model import Model, Reshaped, Source
+from edgecompile.passes import CHECKPOINT, NOTE
 from edgecompile.pruning.axes import Shape
 from edgecompile.sources import huggingface
 from edgecompile.tokenizer import dumps
@@ -98,6 +100,20 @@ def adopt(model: Model, folder: Path, note: str = "") -> Model:
         model, folder=folder, config=found.config, weights=found.weights, source=source,
         pooling=found.pooling and model.pooling, origin=model.origin or model,
     )  # fmt: skip
+
+
+def taken_up(model: Model, folder: Path, stage: str) -> Model:
+    """What a pass of `stage` made of the model, from its folder; a later `check` finds it too."""
+    note = (folder / NOTE).read_text(encoding="utf-8")
+    found = adopt(model, folder / CHECKPOINT, note)
+    sources.remember(found.source.digest, folder / CHECKPOINT)
+    made = Reshaped(stage, found.source.digest)
+    earlier = model.reshaped
+    if earlier and earlier[-1].stage == stage:
+        earlier = earlier[:-1]  # several passes of one stage
+    elif earlier:
+        earlier = (*earlier[:-1], dataclasses.replace(earlier[-1], model=model))
+    return dataclasses.replace(found, reshaped=(*earlier, made))
 
 
 def parameters_of(shapes: Mapping[str, tuple[int, ...]]) -> int:

@@ -44,9 +44,12 @@ class Row:
 
 @dataclass(frozen=True)
 class StageValue:
-    """A metric's value after one stage, against the source, on the inputs of the export's check."""
+    """A metric's value after one stage, against the source, on the inputs of the export's check.
 
-    stage: str  # pruned, distilled, quantized, graph or runtime, in this order
+    Against the model that came in where the metric's name begins with `kept_`.
+    """
+
+    stage: str  # windowed, pruned, distilled, quantized, learned, graph or runtime, in this order
     metric: str
     value: float
     samples: int

@@ -2,9 +2,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from edgecompile.report import CheckReport, Row, StageValue
+from edgecompile.report.words import number
 
 # What a step compares says what it stands for, whatever the numbers.
 BY_STEP = {"sealed": "sealed", "tokenizer": "tokenizer", "cost": "cost", "device": "device",
@@ -14,7 +15,8 @@ BY_METRIC = {
     "written_differing": "runtime",
     "picture_error": "preprocessing", "audio_error": "preprocessing",
 }  # fmt: skip
-KEPT, DIRECT = "kept", "export_"
+KEPT, BEFORE, DIRECT = "kept", "kept_", "export_"
+SHIPPED = ("quantized", "learned", "graph", "runtime")  # what follows the model that was exported
 # What is wrong anywhere moves these; alone they tell of the runtime.
 SEE_ALL = ("golden_differing", "alone_error")
 
@@ -37,9 +39,18 @@ def culprit(report: CheckReport) -> str:
 
 
 def _by_numbers(bad: Sequence[Row], stages: Sequence[StageValue]) -> str:
+    """`kept_` rows are measured against the model that came in, others against what was exported.
+
+    Where those alone fail, quantizing and the engine kept within their own limits.
+    """
+    came_in = [one for one in stages if one.metric.startswith(BEFORE)]
+    exported = [one for one in stages if not one.metric.startswith(BEFORE)]
     if any(row.metric.startswith(DIRECT) for row in bad):
-        return "graph" if _moved(stages) != "runtime" else "runtime"
-    return _moved(stages) or ("pruned" if bad[0].step == KEPT else "quantized")
+        return "graph" if _moved(exported) != "runtime" else "runtime"
+    of_kept = [row.step == KEPT for row in bad]
+    if all(of_kept):
+        return _moved([one for one in came_in if one.stage.split()[0] not in SHIPPED]) or "pruned"
+    return (_moved(came_in) if any(of_kept) else "") or _moved(exported) or "quantized"
 
 
 def _moved(stages: Sequence[StageValue]) -> str:
@@ -57,5 +68,12 @@ def _moved(stages: Sequence[StageValue]) -> str:
 
 def _loss(one: StageValue) -> float:
     """Cosines and agreements lose from 1, divergences and errors from 0."""
-    from_one = one.metric.startswith(("cosine", "class", "top", "accuracy"))
+    from_one = one.metric.removeprefix(BEFORE).startswith(("cosine", "class", "top", "accuracy"))
     return abs(1 - one.value) if from_one else abs(one.value)
+
+
+def way(report: CheckReport) -> Iterator[tuple[str, str]]:
+    """Each metric with its values after one stage and the next, in their order."""
+    for metric in dict.fromkeys(one.metric for one in report.stages):
+        found = [one for one in report.stages if one.metric == metric]
+        yield metric, " → ".join(f"{one.stage} {number(one.value, 4)}" for one in found)

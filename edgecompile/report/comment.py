@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from edgecompile.report import CheckReport, Row
+from edgecompile.report.attribution import way
 from edgecompile.report.words import interval, limited, number, valued
 
 SIGNS = {"pass": "✅", "fail": "❌", "unproven": "⚠️", "measured": ""}
@@ -24,6 +25,7 @@ def markdown(report: CheckReport) -> str:
         f"{report.where[0].upper()}{_plain(report.where[1:])}; manifest "
         f"{report.manifest_sha256[:16]}.",
         *_wrong(report.rows),
+        *_at_fault(report),
     ]
     head = [row for row in report.rows if row.limit != 0 and row.verdict != "measured"]
     lines += ["", *_table([replace(row, detail="") for row in head])] if head else []
@@ -48,6 +50,13 @@ def _wrong(rows: Sequence[Row]) -> Iterator[str]:
         )
 
 
+def _at_fault(report: CheckReport) -> Iterator[str]:
+    """The stage that the report names."""
+    if report.culprit:
+        said = "At fault" if report.verdict == "fail" else "Most was lost at"
+        yield from ("", f"{said}: **{_plain(report.culprit)}**.")
+
+
 def _summed(rows: Sequence[Row]) -> Iterator[str]:
     """The costs and the exact comparisons, one line each."""
     costs = [
@@ -70,6 +79,8 @@ def _folded(report: CheckReport) -> Iterator[str]:
                         ("seconds", report.seconds)):  # fmt: skip
         if table:
             yield f"- {name}: " + ", ".join(f"{key} {_plain(str(table[key]))}" for key in table)
+    for metric, values in way(report):
+        yield f"- {metric} by stage: {_plain(values)}"
     yield f"- allowed by name: {', '.join(map(_plain, report.allowed)) or 'nothing'}"
     yield f"- manifest: {report.manifest_sha256}"
     yield ""

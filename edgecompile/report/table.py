@@ -11,6 +11,7 @@ from rich.table import Table
 
 from edgecompile.errors import UsageError
 from edgecompile.report import CheckReport, Row
+from edgecompile.report.attribution import way
 from edgecompile.report.words import interval, limited, needs, valued
 
 COLOURS = {"pass": "green", "fail": "bold red", "unproven": "yellow", "measured": "dim"}
@@ -42,6 +43,11 @@ def show(report: CheckReport, console: Console) -> None:
     for row in report.rows:
         if row.step == "cost" and row.unit in ("ms", "tokens/s") and row.detail:
             console.print(f"[dim]{row.metric}:[/] {escape(row.detail)}")
+    for metric, stages in way(report):
+        console.print(f"stages {metric}: {stages}")
+    if report.culprit:
+        said = "at fault" if report.verdict == "fail" else "most was lost at"
+        console.print(f"{said}: [bold]{escape(report.culprit)}[/]")
     for note in (*_needs(report), *report.notes):
         console.print(f"note: {escape(note)}")
     if report.ranking:

@@ -9,6 +9,7 @@ from typing import Any
 from edgecompile.metrics import Measurement
 from edgecompile.report import Row
 from edgecompile.report.plots import Tick, finite, place, ticks
+from edgecompile.report.words import KEPT
 from edgecompile.statistics.verdicts import ideal
 
 
@@ -43,6 +44,11 @@ class Waterfall:
     limit: float | None
     samples: int
     ticks: tuple[Tick, ...]
+
+    @property
+    def before(self) -> bool:
+        """Whether it is beside the model that came in, not the one that was exported."""
+        return self.metric.startswith(KEPT)
 
 
 def waterfalls(stages: Sequence[Any], rows: Sequence[Row]) -> list[Waterfall]:
