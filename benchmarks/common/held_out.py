@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecompile.metrics.logits import LogitComparison
+from edgecompile.metrics.logits import compared_window
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Float32
 from edgecompile.reference import Reference
@@ -105,13 +105,9 @@ def compare(source: Source, found: Iterable[Float32]) -> list[Score]:
     """One score a window; `found` yields float32 [WINDOW, vocabulary] in the windows' order."""
     scores = []
     for index, (ids, logits) in enumerate(zip(source.windows, found, strict=True)):
-        both = LogitComparison()
-        both.add(ids, [source.logits(index)], [logits])
-        values = {measured.metric: measured.value for measured in both.measure()}
-        scores.append(Score(
-            values["kl_mean"], values["top1_agreement"],
-            math.log(values["perplexity"]), math.log(values["perplexity_source"]),
-        ))  # fmt: skip
+        rows = compared_window(ids, [source.logits(index)], [logits])
+        means = (rows.kl, rows.top1, rows.found, rows.source)
+        scores.append(Score(*(float(column.mean()) for column in means)))
     return scores
 
 

@@ -12,11 +12,14 @@ import argparse
 import json
 import os
 import random
+import sys
 import time
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: for cores that others use too
+sys.path.append(str(Path(__file__).resolve().parents[1] / "common"))
 
+import options as common
 import sections
 import steps
 
@@ -25,16 +28,9 @@ SHARE = 0.15
 
 def main() -> None:
     """One line a candidate."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--model", default="all-minilm-l6-v2")
-    parser.add_argument("--threads", type=int, default=2)
+    parser = common.parser(__doc__, "all-minilm-l6-v2")
     parser.add_argument("candidates", type=Path)
-    options = parser.parse_args()
-    import torch
-
-    torch.set_num_threads(options.threads)
+    options = common.given(parser)
     options.data = parted(options.data / steps.TRAIN, options.work / "parted")
     teacher = sections.fine_tuned(options, 0)
     base = steps.float_answers(teacher, options.data)

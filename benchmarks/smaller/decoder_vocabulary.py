@@ -10,7 +10,6 @@ FOLDER keeps models and numbers: a stopped run goes on.
 """
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Mapping
@@ -21,25 +20,19 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "common"))
 
 import language_model as lm
 import measured
+import options as common
 
 TARGETS = ("cpu", "gguf")
 
 
 def main() -> None:
     """Make what is not there yet, measure it, print a table (tokens a second by engine)."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--model", default="smollm2-135m-instruct")
+    parser = common.parser(__doc__, "smollm2-135m-instruct")
     parser.add_argument("--min-count", type=int, default=1)
     parser.add_argument("--measured", type=int, default=4096, help="tokens a text")
-    parser.add_argument("--threads", type=int, default=2)
-    given = parser.parse_args()
+    given = common.given(parser)
     run = lm.Run(given.data, given.work, given.model, 0, 0, 0, given.measured, [], given.threads)
     run.work.mkdir(parents=True, exist_ok=True)
-    import torch
-
-    torch.set_num_threads(run.threads)
     print(lm.machine(run), flush=True)
     lm.split(run)
     settings = (f"prune.vocab.min_count={given.min_count}",)

@@ -9,20 +9,20 @@ and number: a stopped run goes on. Prints the machine, the versions and two tabl
 """
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
-import platform
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: for cores that others use too
 sys.path.append(str(Path(__file__).resolve().parents[1] / "common"))
 
 import measured
+import options as common
 
 TASK = "text-generation"
 BATCH, LENGTH = 4, 256  # windows a step, tokens a window
@@ -80,18 +80,14 @@ class Run:
 
 def main() -> None:
     """Make what is not there yet, measure it, print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--model", default="smollm2-135m-instruct")
+    parser = common.parser(__doc__, "smollm2-135m-instruct")
     parser.add_argument("--parts", nargs="+", default=["finetune", "depth"])
     parser.add_argument("--tokens", type=int, default=102_400, help="to fine-tune on")
     parser.add_argument("--lora-tokens", type=int, default=0, help="0: as many")
     parser.add_argument("--recovery", type=int, default=204_800, help="to distill on")
     parser.add_argument("--measured", type=int, default=8192, help="tokens a text")
     parser.add_argument("--kinds", nargs="*", default=KINDS, choices=KINDS)
-    parser.add_argument("--threads", type=int, default=2)
-    options = vars(parser.parse_args())
+    options = vars(common.given(parser))
     parts, run = options.pop("parts"), Run(**options)
     run.work.mkdir(parents=True, exist_ok=True)
     print(machine(run), flush=True)
@@ -101,12 +97,8 @@ def main() -> None:
 
 
 def machine(run: Run) -> str:
-    """Numbers without it mean little."""
-    from edgecompile.host import cpu_level, cpu_name, usable_cores
-    from edgecompile.train.run import versions
-
-    cores = f"{usable_cores()} cores, {run.threads} threads to train and to generate"
-    return f"{cpu_name()}, {cpu_level()}, {cores}, {platform.python_version()}\n{versions()}"
+    """Where the numbers come from."""
+    return f"{common.machine()}\n{run.threads} threads to train and to generate"
 
 
 def split(run: Run) -> None:
@@ -164,7 +156,7 @@ def rate(metrics: Path) -> str:
     if not metrics.is_file():
         return ""
     rows = [json.loads(line) for line in metrics.read_text("utf-8").splitlines()]
-    return f"{len(rows)}, {measured.median([row['tokens_per_second'] for row in rows]):.0f}"
+    return f"{len(rows)}, {median([row['tokens_per_second'] for row in rows]):.0f}"
 
 
 # -- depth ---------------------------------------------------------------------------------------

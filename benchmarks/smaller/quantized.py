@@ -12,7 +12,6 @@ file holds (tests/passes/test_distill_codes.py).
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -25,16 +24,15 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "common"))
 
 import held_out
 import numpy as np
+import options as common
 
 from edgecompile import build, sources
-from edgecompile.host import cpu_level, cpu_name, usable_cores
 from edgecompile.metrics import cosine, rank, recall, worst
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Float32
 from edgecompile.plan import Request, plan
 from edgecompile.reference import Reference
 from edgecompile.text.source_tokens import FolderTokens
-from edgecompile.train.run import versions
 
 
 def main() -> None:
@@ -50,7 +48,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=4096, help="Tokens of a text.")
     parser.add_argument("--work", type=Path, help="For the source's logits.")
     options = parser.parse_args()
-    say(f"{cpu_name()}, {cpu_level()}, {usable_cores()} cores; {json.dumps(versions())}")
+    say(common.machine())
     say(f"{Path(options.model).name}: {' '.join(options.settings)}; {' '.join(options.codes)}")
     with tempfile.TemporaryDirectory() as folder:
         compare(options, options.work or Path(folder))
@@ -147,12 +145,13 @@ class Paragraphs:
     def _score(expected: Float32, found: Float32) -> str:
         cosines = cosine.cosines(expected, found)
         error = cosines.std(ddof=1) / len(cosines) ** 0.5
-        near = [np.where(np.eye(len(v), dtype=bool), -1.0, v @ v.T) for v in (expected, found)]
+        near, other = (np.where(np.eye(len(v), dtype=bool), -1.0, v @ v.T)
+                       for v in (expected, found))  # fmt: skip
         return (
             f"1 - cosine {1 - cosines.mean():.5f} ± {error:.5f} | "
             f"p1 {worst(cosines, 0.01, 'higher'):.4f} | "
             f"rank correlation {rank.measure(expected, found).value:.4f} | "
-            f"recall at 10 {recall.shared_nearest(*near).mean():.3f}"
+            f"recall at 10 {recall.shared_nearest(near, other).mean():.3f}"
         )
 
 

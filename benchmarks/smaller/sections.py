@@ -12,12 +12,15 @@ import argparse
 import dataclasses
 import json
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: for cores that others use too
+sys.path.append(str(Path(__file__).resolve().parents[1] / "common"))
 
+import options as common
 import steps
 
 TUNED = ("train.epochs=4", "train.lr=2e-4", "train.batch=16")
@@ -27,17 +30,10 @@ def main() -> None:
     """One file of answers a seed and method; those that are there are not made again."""
     from methods import METHODS
 
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--model", default="all-minilm-l6-v2")
+    parser = common.parser(__doc__, "all-minilm-l6-v2")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
-    import torch
-
-    torch.set_num_threads(options.threads)
+    options = common.given(parser)
     about(options)
     for seed in options.seeds:
         teacher = fine_tuned(options, seed)
@@ -52,12 +48,10 @@ def main() -> None:
 
 def about(options: argparse.Namespace) -> None:
     """The machine, the versions and the options, printed and kept."""
-    from edgecompile.host import cpu_level, cpu_name, usable_cores
-    from edgecompile.train.run import versions
-
+    here, libraries = common.machine().splitlines()
     found = {
-        "machine": f"{cpu_name()}, {cpu_level()}, {usable_cores()} cores",
-        "versions": versions(), "model": options.model, "threads": options.threads,
+        "machine": here, "versions": json.loads(libraries),
+        "model": options.model, "threads": options.threads,
     }  # fmt: skip
     print(json.dumps(found), flush=True)
     steps.saved(options.work / "about.json", found)

@@ -11,11 +11,10 @@ texts of 2048 tokens. What zeros do to speed and size is zeros_speed.py's.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
-import platform
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,11 +22,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: for cores that others use too
+sys.path.append(str(Path(__file__).resolve().parents[1] / "common"))
+
+import options as common
 
 if TYPE_CHECKING:
     from edgecompile.model import Model
 
-ZEROS = {"50 %": {"sparsity": 0.5}, "2:4": {"pattern": "2:4"}}
+ZEROS: Mapping[str, Mapping[str, Any]] = {"50 %": {"sparsity": 0.5}, "2:4": {"pattern": "2:4"}}
 METHODS = ("wanda", "sparsegpt")
 WINDOWS = (256, 0), (512, 0), (1024, 0), (512, 4), (512, 2)  # positions, every n-th layer dense
 SHORT, LONG = 512, 2048  # tokens of a text
@@ -45,11 +47,7 @@ def main() -> None:
     parser.add_argument("--patterns", nargs="+", choices=ZEROS, default=list(ZEROS))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     options = parser.parse_args()
-    from edgecompile.host import cpu_level, cpu_name, usable_cores
-    from edgecompile.train.run import versions
-
-    print(f"{cpu_name()}, {cpu_level()}, {usable_cores()} cores, {platform.python_version()}")
-    print(json.dumps(versions()))
+    print(common.machine())
     print(f"{options.model}, {options.tokens} tokens of python-tutorial.txt; calibrated on "
           f"{options.texts} x 512 of python-library.txt", flush=True)  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
@@ -109,7 +107,7 @@ def load(name: str) -> Model:
     return sources.load(sources.resolve(name), lambda *_: None)
 
 
-def by_magnitude(model: Model, pattern: Mapping[str, Any]) -> Mapping[str, Any]:
+def by_magnitude(model: Model, pattern: Mapping[str, Any]) -> dict[str, Any]:
     """The matrices of its blocks without their smallest values; the model itself under ``."""
     from edgecompile.numerics.sparse import Pattern, magnitude
     from edgecompile.structure import roles
@@ -136,11 +134,11 @@ def perplexity(given: Model | Mapping[str, Any], texts: Iterable[Sequence[int]])
     from edgecompile.numerics.swap import parameter_names
     from edgecompile.reference import Reference
 
-    changed = dict(given) if isinstance(given, Mapping) else {"": given}
+    changed: dict[str, Any] = dict(given) if isinstance(given, Mapping) else {"": given}
     reference = Reference(changed.pop(""), "sdpa")
     names = parameter_names(reference.body, changed)
-    for name, value in changed.items():
-        reference.body.get_parameter(names[name]).data = value
+    for name, weights in changed.items():
+        reference.body.get_parameter(names[name]).data = weights
     total, count = 0.0, 0
     for ids in texts:
         row = torch.tensor([list(ids)])

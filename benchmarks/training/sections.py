@@ -9,15 +9,17 @@ versions, and for each seed the accuracy and macro F1 on the validation rows and
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: for cores that others use too
+sys.path.append(str(Path(__file__).resolve().parents[1] / "common"))
+
+import options as common
 
 
 def main() -> None:
@@ -29,11 +31,7 @@ def main() -> None:
     parser.add_argument("--set", dest="settings", action="append", default=[])
     parser.add_argument("--keep", type=Path, help="Folder for the trained models; default: none.")
     options = parser.parse_args()
-    from edgecompile.host import cpu_level, cpu_name, usable_cores
-    from edgecompile.train.run import versions
-
-    print(f"{cpu_name()}, {cpu_level()}, {usable_cores()} cores, {platform.python_version()}")
-    print(json.dumps(versions()))
+    print(common.machine())
     print(f"{options.model}, {' '.join(options.settings) or 'defaults'}")
     with tempfile.TemporaryDirectory() as folder:
         keep = options.keep or Path(folder)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -23,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: for cores that others use too
-sys.path.append(str(Path(__file__).resolve().parents[1] / "smaller"))
+sys.path += [str(Path(__file__).resolve().parents[1] / name) for name in ("common", "smaller")]
 
+import options as common
 import steps
 from table import against
 
@@ -61,22 +61,11 @@ ROWS = {
 
 def main() -> None:
     """Make and ask what is not there yet, then print all rows that are."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--model", default="all-minilm-l6-v2")
+    parser = common.parser(__doc__, "all-minilm-l6-v2")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rows", nargs="*", choices=ROWS, default=list(ROWS))
-    parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
-    import torch
-
-    from edgecompile.host import cpu_level, cpu_name, usable_cores
-    from edgecompile.train.run import versions
-
-    torch.set_num_threads(options.threads)
-    print(f"{cpu_name()}, {cpu_level()}, {usable_cores()} cores, {platform.python_version()}, "
-          f"threads: {options.threads}\n{json.dumps(versions())}", flush=True)  # fmt: skip
+    options = common.given(parser)
+    print(f"{common.machine()}\nthreads: {options.threads}", flush=True)
     for name in options.rows:
         if not answers_of(options, name).exists():
             steps.saved(answers_of(options, name), run(options, name, ROWS[name]))
@@ -108,12 +97,12 @@ def trained(options: argparse.Namespace, folder: Path, way: Way) -> None:
     """`edgecompile train`."""
     from edgecompile.train.run import Request, train
 
-    fixed = (f"train.seed={options.seed}", f"train.threads={options.threads}")
+    fixed = [f"train.seed={options.seed}", f"train.threads={options.threads}"]
     given: dict[str, Any] = {"model": options.model, "task": "classification"}
     if way.asked == ("home",):
         given = {"model": HOME}
     elif len(way.asked) > 1:
-        fixed = (*fixed, *tasks(options))
+        fixed += tasks(options)
         given["data"] = options.data / steps.TRAIN
     else:
         given |= {"data": options.data / steps.TRAIN, "held_out": options.data / steps.VALIDATION}
