@@ -72,7 +72,7 @@ class Aotinductor:
         version = metadata.version("torch").partition("+")[0]
         options: dict[str, Any] = {
             "device": self.device, "platform": platform_name(), **done.options,
-            "compiler": compiler_version(), "vocabulary": model.text_config.get("vocab_size", 0),
+            "compiler": compiler_version(),
         }  # fmt: skip
         options |= activation_option(model.task, model.config)
         return Export(

@@ -18,6 +18,7 @@ from .manifest import Manifest
 from .named_inputs import check_arrays, padded
 
 MODEL = "model"  # the name of the only one in a package
+TENSORS = "weights.safetensors"  # beside it
 FOLDED = "_FOLDED_CONST_"  # constants that the code computes from others
 MACHINES = {"aarch64": "arm64", "amd64": "x86_64"}
 
@@ -31,10 +32,10 @@ class AotinductorEngine:
         _refuse_other_machines(self._torch, self._options)
         self._inputs = {port["name"]: str(port["dtype"]) for port in manifest.data["inputs"]}
         self._outputs = [str(port["name"]) for port in manifest.data["outputs"]]
-        self._device = str(self._options.get("device", "cpu"))
+        self._device = _stated(self._options, "device")
         file = bundle / manifest.engine.file
         self._loader = self._load(file)
-        tensors = tensor_file.read(file.with_name(str(self._options["tensors"])))
+        tensors = tensor_file.read(file.with_name(TENSORS))
         self._kept = self._give(file, tensors)
 
     def run(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -113,17 +114,25 @@ def _refuse_other_machines(torch: Any, options: Mapping[str, Any]) -> None:
     """Native code ends the process on a processor that lacks an instruction."""
     machine = platform.machine().lower()
     here = f"{platform.system().lower()}-{MACHINES.get(machine, machine)}"
-    if here != options["platform"]:
+    if here != (wanted := _stated(options, "platform")):
         raise UnsupportedError(
-            "this machine", here, str(options["platform"]), "build the bundle on such a machine"
+            "this machine", here, wanted, "build the bundle on such a machine"
         )
-    if lacking := missing_for(str(options["level"])):
+    if lacking := missing_for(level := _stated(options, "level")):
         raise UnsupportedError(
-            "this processor", f"no {', '.join(lacking)}", str(options["level"]),
+            "this processor", f"no {', '.join(lacking)}", level,
             "another target, for example --target cpu",
         )  # fmt: skip
-    if options["device"] == "cuda":
-        _refuse_other_gpus(torch, str(options["compute_capability"]))
+    if _stated(options, "device") == "cuda":
+        _refuse_other_gpus(torch, _stated(options, "compute_capability"))
+
+
+def _stated(options: Mapping[str, Any], key: str) -> str:
+    found = options.get(key)
+    if not isinstance(found, str) or (key == "device" and found not in ("cpu", "cuda")):
+        expected = "cpu or cuda" if key == "device" else "a text"
+        raise BadInputError(f"engine.options.{key}", repr(found), expected)
+    return found
 
 
 def _refuse_other_gpus(torch: Any, wanted: str) -> None:

@@ -9,12 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecompile.backends import Decoded, Extent, ReadWhenAsked, packing
+from edgecompile.backends.aotinductor_graph.coded import CODES, INPUTS, SCALES, WEIGHTS
 from edgecompile.errors import BadInputError
 from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme
 from edgecompile.runtime import tensor_file
-
-WEIGHTS, CODES, SCALES, INPUTS = "weights.", ".codes", ".scales", ".inputs"
-TENSORS = "weights.safetensors"
+from edgecompile.runtime.aotinductor_engine import TENSORS
 
 
 def decode(folder: Path, manifest: Mapping[str, Any]) -> Decoded:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from edgecompile.backends import Port
 from edgecompile.backends.aotinductor_graph import package
@@ -19,8 +19,7 @@ from edgecompile.host import platform_name
 from edgecompile.model import Model
 from edgecompile.passes import Progress
 from edgecompile.reference import Reference, flat_outputs
-
-TENSORS = "weights.safetensors"
+from edgecompile.runtime.aotinductor_engine import TENSORS
 
 
 @dataclass(frozen=True)
@@ -49,13 +48,13 @@ def write(model: Model, folder: Path, device: str, progress: Progress) -> Writte
 
     one, constants = with_axes_if_possible(compiled, one, model.task)
     progress("write file", 1, 2)
-    save_file(constants, str(folder / TENSORS))
+    (folder / TENSORS).write_bytes(save(constants))
     progress("write file", 2, 2)
     held = {name.removeprefix(WEIGHTS) for name in _sources(constants, model)}
     shared = {name: held_by for name, held_by in found.shared.items() if held_by in held}
     absent = [name for name in model.weights if name not in held and name not in shared]
     _refuse_changed([name for name in absent if name in model.quantized])
-    options: dict[str, Any] = {"tensors": TENSORS, "level": level.name, **_capability(device)}
+    options: dict[str, Any] = {"level": level.name, **_capability(device)}
     if shared:
         options["shared"] = dict(sorted(shared.items()))
     unused = dict.fromkeys(absent, "not part of the exported graph")
