@@ -12,19 +12,20 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from edgecompile.backends import Decoded, Export, Extent, schemes_of
+from edgecompile.backends.aotinductor_graph.levels import LEVELS
 from edgecompile.backends.quiet import quiet
 from edgecompile.errors import UnsupportedError
 from edgecompile.host import platform_name
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme
 from edgecompile.passes import Progress
+from edgecompile.runtime.cpu import missing_for
 from edgecompile.sources.heads import activation_option
 from edgecompile.structure import roles
 from edgecompile.tasks import EVERY, generates, has_several_graphs
 
 WHERE = "aotinductor backend"
 TASKS_HERE = tuple(task for task in EVERY if not (generates(task) or has_several_graphs(task)))
-PLATFORMS = ("linux-x86_64", "linux-arm64")
 CODE_BYTES, CODE_BYTES_PER_TENSOR = 400_000, 3_000  # native code, names
 
 
@@ -96,8 +97,11 @@ class Aotinductor:
 
 def _lacking(device: str) -> str:
     """What this machine does not have that compiling for `device` needs; empty if nothing."""
-    if (here := platform_name()) not in PLATFORMS:
-        return f"this machine is {here}; AOTInductor is used on {' and '.join(PLATFORMS)}"
+    if (here := platform_name()) not in LEVELS:
+        return f"this machine is {here}; AOTInductor is used on {' and '.join(LEVELS)}"
+    if lacking := missing_for(LEVELS[here].name):
+        found = f"this processor has no {', '.join(lacking)}"
+        return f"{found}, and its code is compiled for {LEVELS[here].name}"
     if not shutil.which("g++"):
         return "no C++ compiler is here (g++), and AOTInductor writes C++: apt-get install g++"
     if device == "cuda" and not _has_cuda():

@@ -2,11 +2,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import tempfile
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import torch
 from torch import Tensor
 
 from edgecompile.backends.aotinductor_graph.coded import Coded
+from edgecompile.backends.aotinductor_graph.levels import Level
 from edgecompile.backends.quiet import quiet
 from edgecompile.errors import UnsupportedError
 from edgecompile.graphs import Graph
@@ -31,21 +30,6 @@ MARKS = {  # what marks an archive as a .pt2
 COMPILER = """#!/bin/sh
 exec g++ -ffile-prefix-map="$TORCHINDUCTOR_CACHE_DIR"=. -ffile-prefix-map={torch}=torch "$@"
 """
-
-
-@dataclass(frozen=True)
-class Level:
-    """What native code may use of a processor: the compiler's name and the width of vectors."""
-
-    name: str
-    march: str
-    bits: int
-
-
-LEVELS = {
-    "x86_64": Level("x86-64-v3", "x86-64-v3", 256),
-    "arm64": Level("arm64", "armv8-a", 128),
-}  # fmt: skip
 
 
 def settings(level: Level) -> dict[str, Any]:
@@ -112,7 +96,7 @@ def repack(made: Path, file: Path) -> None:
 
 
 def _is_needed(name: str) -> bool:
-    return name.endswith((".so", "wrapper_metadata.json", ".cubin", ".fatbin"))
+    return "/data/aotinductor/" in name and not name.endswith((".cpp", "kernel_metadata.json"))
 
 
 def _constants(
@@ -126,11 +110,3 @@ def _constants(
     if lost := sorted(set(names) - set(values)):
         raise UnsupportedError(WHERE, f"the compiled code reads {lost[0]!r}", "a known constant")
     return {name: values[name].detach().cpu().contiguous() for name in sorted(names)}
-
-
-def metadata_of(file: Path) -> dict[str, str]:
-    """What AOTInductor noted of the machine that it compiled for."""
-    with zipfile.ZipFile(file) as whole:
-        name = next(n for n in whole.namelist() if n.endswith("wrapper_metadata.json"))
-        found: dict[str, str] = json.loads(whole.read(name))
-    return found

@@ -13,6 +13,7 @@ from safetensors.torch import save
 from edgecompile.backends import Port
 from edgecompile.backends.aotinductor_graph import package
 from edgecompile.backends.aotinductor_graph.coded import WEIGHTS, Coded, find
+from edgecompile.backends.aotinductor_graph.levels import LEVELS
 from edgecompile.errors import UnsupportedError
 from edgecompile.graphs import Graph, graph, with_axes_if_possible
 from edgecompile.host import platform_name
@@ -36,7 +37,7 @@ class Written:
 def write(model: Model, folder: Path, device: str, progress: Progress) -> Written:
     """Compile, then keep the tensors that the code reads; the rest are `unused`."""
     progress("compile", 0, 2)
-    level, file = package.LEVELS[platform_name().partition("-")[2]], folder / package.FILE
+    level, file = LEVELS[platform_name()], folder / package.FILE
     reference = _reference(model)
     one = graph(reference)
     found = find(reference, one.module)
