@@ -21,6 +21,7 @@ from edgecompile.model import Model
 from edgecompile.passes import Progress
 from edgecompile.reference import Reference, flat_outputs
 from edgecompile.runtime.aotinductor_engine import TENSORS
+from edgecompile.structure import filled_in
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,14 @@ def write(model: Model, folder: Path, device: str, progress: Progress) -> Writte
 
 
 def _reference(model: Model) -> Reference:
-    """With torch's one operator of attention, where the architecture has it."""
-    if model.entry_point:
+    """With torch's one operator of attention, where the architecture has it.
+
+    Not where layers see a window: a padded place that sees nothing may give NaN in that operator.
+    """
+    windows = not model.entry_point and "sliding_attention" in (
+        getattr(filled_in(model), "layer_types", None) or ()
+    )
+    if model.entry_point or windows:
         return Reference(model)
     try:
         return Reference(model, "sdpa")
