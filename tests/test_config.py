@@ -118,7 +118,7 @@ def test_every_recipe_on_the_shelf_can_be_read() -> None:
 
 def test_plug_ins_are_the_files_that_define_their_own_class() -> None:
     found = registry.names("backends")
-    assert found == ["executorch", "gguf", "null", "onnxruntime", "openvino"]
+    assert found == ["aotinductor", "executorch", "gguf", "null", "onnxruntime", "openvino"]
 
 
 def test_an_unknown_pass_names_the_nearest_one() -> None:

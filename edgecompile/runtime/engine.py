@@ -89,4 +89,9 @@ def open_engine(
         from .executorch_engine import ExecutorchEngine
 
         return ExecutorchEngine(bundle, manifest, threads)
-    raise UnsupportedError("engine", repr(name), "onnxruntime, llama_cpp, openvino or executorch")
+    if name == "aotinductor":
+        from .aotinductor_engine import AotinductorEngine
+
+        return AotinductorEngine(bundle, manifest, threads, pad_id)
+    known = "onnxruntime, llama_cpp, openvino, executorch or aotinductor"
+    raise UnsupportedError("engine", repr(name), known)

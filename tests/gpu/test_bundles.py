@@ -126,7 +126,7 @@ def test_the_shelfs_targets_for_gpus_can_be_planned(name: str, models: Path) -> 
     assert plan(request).targets[0].backend.device == "gpu"  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("name", ["tpu", "gpu-pt2"])
+@pytest.mark.parametrize("name", ["tpu"])
 def test_what_is_not_built_is_refused_with_its_reason(name: str, models: Path) -> None:
     with pytest.raises(UnsupportedError, match="not built: ") as caught:
         list(build(plan(Request(str(models / "llama"), (name,))), quiet))
