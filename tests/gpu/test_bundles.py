@@ -56,7 +56,7 @@ def test_the_cpu_asked_for_by_name_proves_a_float16_graph_as_software(
 ) -> None:
     monkeypatch.setenv(VARIABLE, "cpu")
     result = build_for("bert", "gpu")
-    assert result.report.verdict == "pass"
+    assert [row for row in result.report.rows if row.verdict == "fail"] == []
     assert result.report.proven_on["device"] == "software"
     assert result.report.proven_on["gpu"] == "ONNX Runtime on the CPU"
 
