@@ -154,7 +154,7 @@ def test_every_library_that_is_imported_is_declared() -> None:
 def test_the_runtime_knows_numpy_tokenizers_jinja2_pillow_and_engines_only() -> None:
     wanted = {top for name in modules("edgecompile/runtime") for top in imports.outside(name)}
     engines = {"executorch", "llama_cpp", "onnxruntime", "openvino"}
-    tensors = {"torch"}  # ExecuTorch's bindings pass them
+    tensors = {"torch"}  # ExecuTorch's bindings pass them; it loads what AOTInductor compiled
     assert wanted <= {"numpy", "tokenizers", "jinja2", "PIL", *engines, *tensors}
 
 
