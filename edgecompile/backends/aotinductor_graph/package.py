@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 import tempfile
 import zipfile
 from collections.abc import Mapping
@@ -76,8 +77,12 @@ def _compile(program: Any, made: Path, level: Level, scratch: Path) -> None:
     compiler.write_text(COMPILER.format(torch=Path(torch.__file__).parent))
     compiler.chmod(0o755)
     configs = settings(level) | {"cpp.cxx": (str(compiler),)}
-    with fresh_cache(dir=str(scratch)):
-        aoti_compile_and_package(program, package_path=str(made), inductor_configs=configs)
+    kept = list(sys.path)
+    try:
+        with fresh_cache(dir=str(scratch)):
+            aoti_compile_and_package(program, package_path=str(made), inductor_configs=configs)
+    finally:
+        sys.path[:] = kept  # torch imports setuptools, which puts copies of libraries there
 
 
 def repack(made: Path, file: Path) -> None:
