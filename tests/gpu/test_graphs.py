@@ -25,6 +25,7 @@ from edgecompile.runtime.onnxruntime_decoder import cache_names
 from edgecompile.runtime.onnxruntime_device import DeviceDecoder, DeviceLayout
 from edgecompile.sources.huggingface import describe
 from tests import tiny
+from tests.backends import codes
 from tests.backends.test_onnx_decoders import (
     CONFIGS,
     PROMPT,
@@ -196,7 +197,7 @@ def encoded(folder: Path) -> NDArray[np.float32]:
 
 @pytest.mark.slow
 def test_an_encoder_in_float16_answers_in_float32_as_in_float32(tmp_path: Path) -> None:
-    model = rounded(encoder(tmp_path / "model"))
+    model = codes.rounded(encoder(tmp_path / "model"), tmp_path / "codes", 8)
     answers = {}
     for name, backend in (("full", FULL), ("half", HALF)):
         export(backend, model, tmp_path / name)
