@@ -72,8 +72,8 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cut_too_far(
     classifier: Path, labelled: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> BuildResult:
-    """A classifier of which pruning left too little for a few steps to mend."""
-    settings = ("prune.method=l2", "prune.ratio=0.6", "prune.multiple=16", "distill.train.steps=4")
+    """A classifier of which pruning left too little for a step to mend."""
+    settings = ("prune.method=l2", "prune.ratio=0.85", "prune.multiple=8", "distill.train.steps=1")
     out = tmp_path_factory.mktemp("cut")
     return built(classifier, out, *TAUGHT, *settings, data=labelled)
 
