@@ -152,7 +152,7 @@ def names() -> dict[str, Path]:
 
 def read(path: Path, variant: str = "", settings: Iterable[str] = ()) -> Recipe:
     """Read a recipe file, apply a variant, then `--set` changes."""
-    name = path.parent.name if path.name == "recipe.toml" else path.stem
+    name = path.absolute().parent.name if path.name == "recipe.toml" else path.stem
     return parse(name, path.parent, read_toml(path), variant, settings)
 
 

@@ -57,6 +57,14 @@ def test_a_misspelt_recipe_section_names_the_nearest_one() -> None:
         recipe.parse("m", Path(), {"quantise": {"bits": 4}})
 
 
+def test_a_recipe_in_the_current_folder_has_that_folders_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "recipe.toml").write_text("")
+    monkeypatch.chdir(tmp_path)
+    assert recipe.read(Path("recipe.toml")).name == tmp_path.name
+
+
 def test_a_variant_changes_only_what_it_names() -> None:
     table = {
         "quantize": {"bits": 4, "embedding_bits": 8},
