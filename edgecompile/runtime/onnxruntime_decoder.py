@@ -97,6 +97,21 @@ def logits_port(
     return np.dtype(np.float32 if port.type == "tensor(float)" else np.float16), vocabulary
 
 
+def capacity_for(length: int, tokens: int, capacity: int, context_length: int) -> int:
+    """Tokens that a cache must have room for to take `tokens` more: it doubles, up to the context.
+
+    UsageError for none, and for more than the context holds.
+    """
+    wanted = length + tokens
+    if not tokens or wanted > context_length:
+        limit = f"1 to {context_length} (the model's context)"
+        raise UsageError("tokens", f"{wanted} with those before", limit)
+    grown = capacity
+    while grown < wanted:
+        grown *= 2
+    return max(capacity, min(grown, context_length))
+
+
 class OnnxDecoder:
     """One past and the buffers around it. ONNX Runtime reads and writes numpy's memory directly."""
 
@@ -197,15 +212,9 @@ class OnnxDecoder:
 
     def _reserve(self, tokens: int) -> None:
         """Grow the cache to hold `tokens` more."""
-        wanted = self._length + tokens
-        if not tokens or wanted > self._layout.context_length:
-            limit = f"1 to {self._layout.context_length} (the model's context)"
-            raise UsageError("tokens", f"{wanted} with those before", limit)
-        capacity = self._capacity
-        while capacity < wanted:
-            capacity *= 2
-        if capacity > self._capacity:
-            self._grow(min(capacity, self._layout.context_length))
+        wanted = capacity_for(self._length, tokens, self._capacity, self._layout.context_length)
+        if wanted > self._capacity:
+            self._grow(wanted)
 
     def _grow(self, capacity: int) -> None:
         layout = self._layout

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .engine import LOGIT_ROWS, Float32
-from .errors import BadInputError, UnsupportedError, UsageError
+from .errors import BadInputError, UnsupportedError
 from .manifest import Manifest
-from .onnxruntime_decoder import FIRST_CAPACITY, cache_names, logits_port
+from .onnxruntime_decoder import FIRST_CAPACITY, cache_names, capacity_for, logits_port
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -134,15 +134,9 @@ class DeviceDecoder:
 
     def _reserve(self, tokens: int) -> None:
         """Grow the cache to hold `tokens` more."""
-        wanted = self._length + tokens
-        if not tokens or wanted > self._layout.context_length:
-            limit = f"1 to {self._layout.context_length} (the model's context)"
-            raise UsageError("tokens", f"{wanted} with those before", limit)
-        capacity = self._capacity
-        while capacity < wanted:
-            capacity *= 2
-        if capacity > self._capacity:
-            self._grow(min(capacity, self._layout.context_length))
+        wanted = capacity_for(self._length, tokens, self._capacity, self._layout.context_length)
+        if wanted > self._capacity:
+            self._grow(wanted)
 
     def _grow(self, capacity: int) -> None:
         """A larger cache with what the old one holds, which passes through the CPU's memory."""
