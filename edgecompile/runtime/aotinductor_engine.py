@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from . import tensor_file
 from .cpu import missing_for
-from .engine import Decoder, Float32
+from .engine import Decoder
 from .errors import BadInputError, MissingLibraryError, UnsupportedError, UsageError
 from .manifest import Manifest
-from .named_inputs import check_arrays, padded
+from .named_inputs import NamedInputs
 
 MODEL = "model"  # the name of the only one in a package
 TENSORS = "weights.safetensors"  # beside it
@@ -23,32 +23,22 @@ FOLDED = "_FOLDED_CONST_"  # constants that the code computes from others
 MACHINES = {"aarch64": "arm64", "amd64": "x86_64"}
 
 
-class AotinductorEngine:
+class AotinductorEngine(NamedInputs):
     """One package; its code waits where two callers come at once."""
 
     def __init__(self, bundle: Path, manifest: Manifest, threads: int, pad_id: int) -> None:
         self._torch, self.version = _library(manifest)
-        self._options, self._threads, self._pad_id = manifest.engine.options, threads, pad_id
+        super().__init__(
+            {port["name"]: str(port["dtype"]) for port in manifest.data["inputs"]}, pad_id
+        )
+        self._options, self._threads = manifest.engine.options, threads
         _refuse_other_machines(self._torch, self._options)
-        self._inputs = {port["name"]: str(port["dtype"]) for port in manifest.data["inputs"]}
         self._outputs = [str(port["name"]) for port in manifest.data["outputs"]]
         self._device = _stated(self._options, "device")
         file = bundle / manifest.engine.file
         self._loader = self._load(file)
         tensors = tensor_file.read(file.with_name(TENSORS))
         self._kept = self._give(file, tensors)
-
-    def run(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """The outputs by name; inputs are checked by name and dtype first."""
-        check_arrays(arrays, self._inputs)
-        return self._call(arrays)
-
-    def encode(
-        self, ids: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None = None
-    ) -> Float32:
-        """The first output [n, width] or [n, longest, width] of the ids, padded."""
-        arrays = padded(ids, self._pad_id, self._inputs, types)
-        return np.asarray(self._call(arrays)[self._outputs[0]], np.float32)
 
     def decoder(self, length: int) -> AbstractContextManager[Decoder]:
         """None: decoders are not written for this engine."""

@@ -1,6 +1,7 @@
 """What a graph with named inputs is given: a caller's arrays, checked, or token ids, padded."""
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,6 +9,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import BadInputError, UsageError
+
+
+class NamedInputs(ABC):
+    """The half of an engine that answers arrays and texts by calling one graph, outputs in order.
+
+    `dtypes` of its inputs by name, in numpy's names.
+    """
+
+    def __init__(self, dtypes: Mapping[str, str], pad_id: int) -> None:
+        self._inputs, self._pad_id = dict(dtypes), pad_id
+
+    def run(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """The graph's outputs by name; inputs are checked by name and dtype first."""
+        check_arrays(arrays, self._inputs)
+        return self._call(arrays)
+
+    def encode(
+        self, ids: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None = None
+    ) -> NDArray[np.float32]:
+        """The graph's first output [n, width] or [n, longest, width] of the ids, padded."""
+        arrays = padded(ids, self._pad_id, self._inputs, types)
+        first = next(iter(self._call(arrays).values()))
+        return np.asarray(first, np.float32)
+
+    @abstractmethod
+    def _call(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """The graph's outputs by name, in its order."""
 
 
 def check_arrays(arrays: Mapping[str, NDArray[Any]], dtypes: Mapping[str, str]) -> None:

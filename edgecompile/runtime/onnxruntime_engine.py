@@ -7,15 +7,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from .cpu import has_vnni
 from .device_probe import prompt_step
-from .engine import Decoder, Float32
+from .engine import Decoder
 from .errors import BadInputError, MissingLibraryError, UnsupportedError, UsageError
 from .manifest import GENERATING, Manifest
-from .named_inputs import check_arrays, padded
+from .named_inputs import NamedInputs, padded
 from .onnxruntime_decoder import PROMPT_CHUNK, DecoderLayout, OnnxDecoder
 from .onnxruntime_device import DeviceDecoder, DeviceLayout
 from .pool import Pool
@@ -31,7 +30,7 @@ DTYPES = {
 }
 
 
-class OnnxEngine:
+class OnnxEngine(NamedInputs):
     """One InferenceSession; ONNX Runtime allows calls to it from any number of threads."""
 
     def __init__(
@@ -45,10 +44,8 @@ class OnnxEngine:
             "provider": opened.provider.name, "name": opened.device,
             "software": opened.software, "host_nodes": opened.host_nodes,
         }  # fmt: skip
-        self._inputs = {
-            port.name: DTYPES.get(port.type, port.type) for port in self._session.get_inputs()
-        }
-        self._pad_id = pad_id
+        ports = self._session.get_inputs()
+        super().__init__({port.name: DTYPES.get(port.type, port.type) for port in ports}, pad_id)
         self._decoders: Pool[OnnxDecoder] | Pool[DeviceDecoder] | None = None
         if manifest.task == "text-generation" and on_device(manifest):
             layout = DeviceLayout.from_manifest(self._session, manifest)
@@ -56,19 +53,6 @@ class OnnxEngine:
             self._decoders = _device_pool(opened, layout)
         elif manifest.task == "text-generation":
             self._decoders = _decoder_pool(self._session, manifest)
-
-    def run(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """The graph's outputs by name; inputs are checked by name and dtype first."""
-        check_arrays(arrays, self._inputs)
-        return self._call(arrays)
-
-    def encode(
-        self, ids: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None = None
-    ) -> Float32:
-        """The graph's first output [n, width] or [n, longest, width] of the ids, padded."""
-        arrays = padded(ids, self._pad_id, self._inputs, types)
-        first = next(iter(self._call(arrays).values()))
-        return np.asarray(first, np.float32)
 
     def decoder(self, length: int) -> AbstractContextManager[Decoder]:
         """A decoder whose cache grows as it is fed."""

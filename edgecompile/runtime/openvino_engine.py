@@ -1,7 +1,7 @@
 """OpenVINO on the CPU: encoders and plain modules in one call, decoders with a cache of its own."""
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import ModuleType
@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .engine import Float32
 from .errors import BadInputError, MissingLibraryError, UnsupportedError, UsageError
 from .manifest import Manifest
-from .named_inputs import check_arrays, padded
+from .named_inputs import NamedInputs
 from .openvino_decoder import OpenvinoDecoder
 from .pool import Pool
 
@@ -29,7 +28,7 @@ KV_CACHES = ("u8", "f16", "f32")
 Choice = TypeVar("Choice", str, int)
 
 
-class OpenvinoEngine:
+class OpenvinoEngine(NamedInputs):
     """One compiled model; each caller has an infer request of its own."""
 
     def __init__(self, bundle: Path, manifest: Manifest, threads: int, pad_id: int) -> None:
@@ -39,25 +38,13 @@ class OpenvinoEngine:
         data = file.with_name(DATA) if manifest.engine.graphs else None
         self._compiled = open_file(opened, file, manifest, threads, data)
         ports = self._compiled.inputs
-        self._inputs = {p.get_any_name(): p.get_element_type().to_dtype().name for p in ports}
+        dtypes = {p.get_any_name(): p.get_element_type().to_dtype().name for p in ports}
+        super().__init__(dtypes, pad_id)
         self._outputs = [port.get_any_name() for port in self._compiled.outputs]
-        self._pad_id = pad_id
         self._requests: Pool[_Request] = Pool(self._create_request, end=lambda: None, keep=4)
         self._decoders: Pool[OpenvinoDecoder] | None = None
         if manifest.task == "text-generation":
             self._decoders = Pool(self._create_decoder, end=lambda: None)
-
-    def run(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """The graph's outputs by name; inputs are checked by name and dtype first."""
-        check_arrays(arrays, self._inputs)
-        return self._call(arrays)
-
-    def encode(
-        self, ids: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None = None
-    ) -> Float32:
-        """The graph's first output [n, width] or [n, longest, width] of the ids, padded."""
-        arrays = padded(ids, self._pad_id, self._inputs, types)
-        return np.asarray(self._call(arrays)[self._outputs[0]], np.float32)
 
     def decoder(self, length: int) -> AbstractContextManager[OpenvinoDecoder]:
         """A decoder whose cache grows as it is fed."""
