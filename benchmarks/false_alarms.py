@@ -26,9 +26,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecompile import baseline_file, host
-from edgecompile.baseline import JUDGED, Baseline, Kept
-from edgecompile.regression import Rule, compare, estimate, verdict_of
+from edgecompile import host
+from edgecompile.releases import baseline_file
+from edgecompile.releases.baseline import JUDGED, Baseline, Kept
+from edgecompile.releases.regression import Rule, compare, estimate, verdict_of
 from edgecompile.report import CheckReport, Row
 
 LOSSES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)  # shares of what the limit allows
@@ -215,9 +216,10 @@ def check_again(
     bundle: Path, model: str, data: Path | None, checks: int, seconds: float
 ) -> None:  # fmt: skip
     """The bundle's check with other seeds and threads, each compared with the first as well."""
-    from edgecompile import baseline, build, sources
+    from edgecompile import build, sources
     from edgecompile.check import check_bundle
     from edgecompile.checks import Limits
+    from edgecompile.releases import baseline
     from edgecompile.runtime.manifest import read_manifest
     from edgecompile.target import Budget
 

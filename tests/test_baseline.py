@@ -17,14 +17,14 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgecompile import baseline_file, release
-from edgecompile.baseline import Baseline, Cost, Header, Kept, pseudo_values, single
 from edgecompile.build import build
 from edgecompile.cli import cli
 from edgecompile.errors import BadInputError, LimitError, UsageError
 from edgecompile.metrics import Measurement, rank
 from edgecompile.plan import Request, plan
-from edgecompile.regression import Rule, compare, verdict_of
+from edgecompile.releases import baseline_file, release
+from edgecompile.releases.baseline import Baseline, Cost, Header, Kept, pseudo_values, single
+from edgecompile.releases.regression import Rule, compare, verdict_of
 from edgecompile.report import CheckReport, Row, judged
 from edgecompile.statistics.evidence import Function
 from tests.tiny import TEXT, bert

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgecompile import baseline_file, recipe, regression, release
+from edgecompile import recipe
 from edgecompile.build import BuildResult, build
 from edgecompile.checks import own
 from edgecompile.checks.own import OwnMetricError
@@ -21,6 +21,7 @@ from edgecompile.errors import UsageError
 from edgecompile.metrics.own import OwnMetric, measure
 from edgecompile.plan import Request, plan
 from edgecompile.recheck import Recheck, recheck
+from edgecompile.releases import baseline_file, regression, release
 from edgecompile.report import CheckReport, Row
 from edgecompile.report.files import folder_of
 from edgecompile.runtime.manifest import read_manifest
@@ -298,7 +299,7 @@ def test_a_recorded_release_is_compared_sample_by_sample(
 
 
 def _of(result: BuildResult) -> Any:
-    from edgecompile.baseline import of_report
+    from edgecompile.releases.baseline import of_report
 
     return of_report(result.report, read_manifest(result.bundle))
 

@@ -197,10 +197,10 @@ def check_command(
     record: bool, against: Path | None, rule: Any, recipe: Path | None,
 ) -> None:  # fmt: skip
     """Prove a sealed bundle again against its source; writes BUNDLE.report/."""
-    from edgecompile import release
     from edgecompile.errors import LimitError
     from edgecompile.progress import Bars
     from edgecompile.recheck import Recheck, recheck
+    from edgecompile.releases import release
     from edgecompile.report.table import show
 
     same = release.Request(source, data, allow, recipe)

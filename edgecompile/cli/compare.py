@@ -12,7 +12,7 @@ import click
 from edgecompile.cli import cli, output
 
 if TYPE_CHECKING:
-    from edgecompile.release import Release
+    from edgecompile.releases.release import Release
     from edgecompile.report import Row
 
 PATH = click.Path(path_type=Path)
@@ -33,7 +33,7 @@ def rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def wrapped(**values: Any) -> Any:
-        from edgecompile.regression import Rule
+        from edgecompile.releases.regression import Rule
 
         fields = ("tolerance", "size", "time", "memory", "unpaired")
         rule = Rule(**{name: values.pop(name) for name in fields})
@@ -59,8 +59,8 @@ def compare_command(
     context: click.Context, /, old: Path, new: Path, rule: Any, form: str, **asked: Any,
 ) -> None:  # fmt: skip
     """Fail on a regression of NEW against OLD: bundles, or baselines that check --record wrote."""
-    from edgecompile import regression, release
     from edgecompile.progress import Bars
+    from edgecompile.releases import regression, release
 
     request = release.Request(**asked)
     with Bars(output.errors(), context.obj["quiet"]) as bars:

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edgecompile.baseline import JUDGED, Baseline, Cost, Header, Kept
 from edgecompile.checks.limits import COSTS
 from edgecompile.errors import UsageError
 from edgecompile.metrics import Measurement
+from edgecompile.releases.baseline import JUDGED, Baseline, Cost, Header, Kept
 from edgecompile.report import Row, Verdict, judged, unproven, weighed
 from edgecompile.statistics.differences import Apart, Changed, Counted, Growth
 from edgecompile.statistics.evidence import Evidence, Mean

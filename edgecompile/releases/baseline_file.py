@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecompile import __version__
-from edgecompile.baseline import Baseline, Cost, Header, Kept, Kind
 from edgecompile.checks.limits import COSTS
 from edgecompile.errors import BadInputError
+from edgecompile.releases.baseline import Baseline, Cost, Header, Kept, Kind
 from edgecompile.runtime.sections import Section
 
 FORMAT = 1

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgecompile import baseline_file, regression
-from edgecompile.baseline import Baseline, of_report, path_of
 from edgecompile.errors import LimitError, UsageError
 from edgecompile.passes import Progress
-from edgecompile.regression import Rule
+from edgecompile.releases import baseline_file, regression
+from edgecompile.releases.baseline import Baseline, of_report, path_of
+from edgecompile.releases.regression import Rule
 from edgecompile.report import CheckReport, Row
 from edgecompile.report.files import folder_of, write_reports
 from edgecompile.runtime.manifest import read_manifest
