@@ -1,11 +1,12 @@
-"""The last row of the encoder's table in five folds: each row of both files is held out once.
+"""The last rows of the encoder's table in five folds: each row of both files is held out once.
 
     python benchmarks/smaller/folds.py --data DIR --work FOLDER [--folds 0 1 2 3 4] [--threads N]
 
 In each fold a model is fine-tuned on four parts with seed 0, pruned by gradient and recovered on
-them, loses the tokens that they do not use, is built in int8, and answers the fifth part. Options
-are those of sections.py. FOLDER keeps models and answers: a stopped run goes on, and folds may run
-in several processes. Prints each fold, and all with a paired interval over all rows.
+them, loses tokens that they do not use (all of them, or down to 12,288 or 16,384), is built in
+int8, and answers the fifth part. Options are those of sections.py. FOLDER keeps models and answers:
+a stopped run goes on, and folds may run in several processes. Prints each fold, and all with a
+paired interval over all rows.
 """
 from __future__ import annotations
 
@@ -28,7 +29,9 @@ import steps
 from table import against
 
 FOLDS = 5
-METHODS = ("none", "gradient", "gradient-vocab")  # "none" is what the others are beside
+METHODS = (  # "none" is what the others are beside
+    "none", "gradient", "gradient-16384", "gradient-12288", "gradient-vocab",
+)  # fmt: skip
 Rows = Mapping[str, Mapping[str, Any]]  # by method
 
 
