@@ -261,10 +261,9 @@ def decoder_options(graph: onnx.GraphProto) -> dict[str, Any]:
     if not keys or not attention:
         raise UnsupportedError("onnxruntime backend", "the exported decoder has no KV cache inputs")
     names = {value.name for value in graph.input}
-    cos = next(t for t in graph.initializer if t.name == "cos_cache")
     dims = [d.dim_value for d in keys[0].type.tensor_type.shape.dim]
     options: dict[str, Any] = {
-        "layers": len(keys), "kv_heads": dims[1], "head_size": dims[3] or cos.dims[1] * 2,
+        "layers": len(keys), "kv_heads": dims[1], "head_size": dims[3],
         "kv_dtype": ports(keys[:1])[0].dtype,
         "past": decoder_graph.PAST, "present": decoder_graph.PRESENT,
         "input_ids": "input_ids",
