@@ -45,6 +45,17 @@ class Names:
             start = f"model.layers.{number}."
         return ".".join((start + self.modules.get(module, module), leaf))
 
+    def stored(self, name: str) -> str:
+        """What `common` made that name of, with the prefix."""
+        if name.startswith("lm_head."):
+            return name
+        module, _, leaf = name.removeprefix("model.").rpartition(".")
+        start = self.prefix
+        if module.startswith("layers."):
+            number, _, module = module.removeprefix("layers.").partition(".")
+            start += f"{self.layer}{number}."
+        return f"{start}{self.own(module)}.{leaf}"
+
     def own(self, module: str) -> str:
         """What is called `module` in Llama's checkpoints, below the prefix or a layer."""
         return next((own for own, name in self.modules.items() if name == module), module)
