@@ -24,7 +24,13 @@ from edgecompile.backends.onnx_graph import (
 )
 from edgecompile.backends.onnx_graph.activations import Form
 from edgecompile.backends.onnx_graph.decode import decode, extents
-from edgecompile.backends.onnx_graph.form import LAST_TOKENS, LENGTHS, LOGITS_START, GraphForm
+from edgecompile.backends.onnx_graph.form import (
+    LAST_TOKENS,
+    LENGTHS,
+    LOGITS_START,
+    POSITION_IDS,
+    GraphForm,
+)
 from edgecompile.backends.onnx_graph.rewrite import Rewritten, rewrite
 from edgecompile.errors import UnsupportedError
 from edgecompile.graphs import part_of, unread
@@ -268,9 +274,7 @@ def decoder_options(graph: onnx.GraphProto) -> dict[str, Any]:
         "past": decoder_graph.PAST, "present": decoder_graph.PRESENT,
         "input_ids": "input_ids",
     }  # fmt: skip
+    options |= {name: name for name in (POSITION_IDS,) if name in names}
     if LOGITS_START in names:
         return options | {name: name for name in (*LENGTHS, LOGITS_START)}
-    options |= {"attention_mask": "attention_mask", "last_tokens": LAST_TOKENS}
-    if "position_ids" in names:
-        options["position_ids"] = "position_ids"
-    return options
+    return options | {"attention_mask": "attention_mask", "last_tokens": LAST_TOKENS}

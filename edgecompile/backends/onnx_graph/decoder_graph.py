@@ -28,7 +28,13 @@ from edgecompile.backends.decoders import (
 from edgecompile.backends.joining import joinable
 from edgecompile.backends.onnx_graph import encode, probe, storage
 from edgecompile.backends.onnx_graph.canvas import Canvas as _Canvas
-from edgecompile.backends.onnx_graph.form import LAST_TOKENS, LENGTHS, LOGITS_START, GraphForm
+from edgecompile.backends.onnx_graph.form import (
+    LAST_TOKENS,
+    LENGTHS,
+    LOGITS_START,
+    POSITION_IDS,
+    GraphForm,
+)
 from edgecompile.backends.onnx_graph.norms import norm_of, norm_of_sum
 from edgecompile.backends.onnx_graph.positions import positions
 from edgecompile.model import Model
@@ -326,7 +332,9 @@ def _given(canvas: _Canvas) -> tuple[list[onnx.ValueInfoProto], onnx.ValueInfoPr
     ids = port("input_ids", int64, ["batch_size", "sequence_length"])
     if canvas.form.gpu:
         lengths = port(SEQLENS, int32, ["batch_size"]), port(TOTAL, int32, [])
-        return [ids, *lengths], port(LOGITS_START, int64, [1])
+        places = [port(POSITION_IDS, int64, ["batch_size", "sequence_length"])]
+        given = places if canvas.plan.family.positions else []
+        return [ids, *given, *lengths], port(LOGITS_START, int64, [1])
     mask = port("attention_mask", int64, ["batch_size", "total_sequence_length"])
     return [ids, mask], port(LAST_TOKENS, int64, [1])
 

@@ -5,11 +5,16 @@ import numpy as np
 from onnx import TensorProto
 
 from edgecompile.backends.onnx_graph.canvas import Canvas
-from edgecompile.backends.onnx_graph.form import LENGTHS
+from edgecompile.backends.onnx_graph.form import LENGTHS, POSITION_IDS
 
 
 def positions(canvas: Canvas) -> str:
-    """Of each token int64 [batch, length]: those before it, as GroupQueryAttention counts them."""
+    """Of each token int64 [batch, length]: those before it, as GroupQueryAttention counts them.
+
+    A GPU's graph is given them: no node of integers is in it.
+    """
+    if canvas.form.gpu:
+        return POSITION_IDS
     one = canvas.constant("one", np.array([1], np.int64))  # a number, and an axis
     zero = canvas.constant("zero.scalar", np.array(0, np.int64))
     step = canvas.constant("one.scalar", np.array(1, np.int64))
