@@ -39,7 +39,7 @@ def default_quantize(task: str, parameters: int, architecture: str = "") -> Tabl
     if task == "text-generation" and parameters > LARGEST_CALIBRATED:
         table["method"] = "rtn"
     if architecture in DECODERS and DECODERS[architecture].fused:
-        name = DECODERS[architecture].names.own("self_attn.qkv_proj")
+        _, _, name = DECODERS[architecture].names.own("self_attn.qkv_proj").rpartition(".")
         table["overrides"] = {f"*.{name}.weight": 8}  # the values are in it
     return table
 
