@@ -147,8 +147,9 @@ def common(config: Mapping[str, Any]) -> Mapping[str, Any]:
     if family is None or not family.settings:
         return config
     found = {name: config[own] for name, own in family.settings.items() if own in config}
-    if "hidden_size" in found and found.get("intermediate_size") is None:
-        found["intermediate_size"] = WIDENING * int(found["hidden_size"])
+    width = found.get("hidden_size")
+    if isinstance(width, int) and found.get("intermediate_size") is None:
+        found["intermediate_size"] = WIDENING * width
     return {**family.defaults, **config, **found}
 
 

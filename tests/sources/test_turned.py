@@ -138,6 +138,11 @@ def test_an_activation_is_refused_under_the_configs_own_name(model: Model) -> No
     assert "activation 'relu'" in cells.refusal(other, "onnxruntime")
 
 
+def test_a_width_that_is_no_number_is_named_as_the_config_has_it(model: Model) -> None:
+    other = with_config(model, n_embd="two")
+    assert "config.json has n_embd = 'two'" in cells.refusal(other, "gguf")
+
+
 def test_a_compressed_folder_is_what_transformers_opens(model: Model, tmp_path: Path) -> None:
     settings = ("prune.method=depth", "prune.layers=1", "prune.texts=4", "prune.length=16")
     done = compress(
