@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
 
@@ -26,16 +27,64 @@ class Norms:
 
 
 @dataclass(frozen=True)
+class Names:
+    """What an architecture calls modules that go by Llama's names here."""
+
+    prefix: str = "model."  # of all but the head; a checkpoint may lack it
+    layer: str = "layers."  # below it
+    modules: Mapping[str, str] = field(default_factory=dict)  # its name -> Llama's
+
+    def common(self, name: str) -> str:
+        """A tensor's name in Llama's checkpoints: `model.layers.0.` and so on."""
+        if name.startswith("lm_head."):
+            return name
+        module, _, leaf = name.removeprefix(self.prefix).rpartition(".")
+        start = "model."
+        if module.startswith(self.layer):
+            number, _, module = module.removeprefix(self.layer).partition(".")
+            start = f"model.layers.{number}."
+        return ".".join((start + self.modules.get(module, module), leaf))
+
+    def stored(self, name: str) -> str:
+        """What `common` made that name of, with the prefix."""
+        if name.startswith("lm_head."):
+            return name
+        module, _, leaf = name.removeprefix("model.").rpartition(".")
+        start = self.prefix
+        if module.startswith("layers."):
+            number, _, module = module.removeprefix("layers.").partition(".")
+            start += f"{self.layer}{number}."
+        return f"{start}{self.own(module)}.{leaf}"
+
+    def own(self, module: str) -> str:
+        """What is called `module` in Llama's checkpoints, below the prefix or a layer."""
+        return next((own for own, name in self.modules.items() if name == module), module)
+
+
+@dataclass(frozen=True)
 class Decoder:
     """What sets an architecture's decoder apart from Llama's."""
 
     norms: Norms = Norms()
+    names: Names = Names()
+    settings: Mapping[str, str] = field(default_factory=dict)  # Llama's word -> the config's
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # where the config does not say
+    turned: tuple[str, ...] = ()  # patterns of matrices that checkpoints have as [in, out]
+    epsilon: str = "rms_norm_eps"  # the config's name for what keeps norms from dividing by 0
+    centred: bool = False  # norms are LayerNorm, with biases; else RMSNorm
+    positions: bool = False  # a table of positions is added to the embedding; else heads turn
+    free_heads: bool = True  # their size is a setting; else the width is heads times size
+    gated: bool = True  # the MLP multiplies with a gate; else its activation is of `up`
     head_norms: bool = False  # each head of q and k is normalized before it is rotated
     norm_offset: float = 0.0  # what a norm multiplies with, less its tensor
     activations: Mapping[str, str] = field(default_factory=lambda: {"silu": "silu"})
     scaled_embedding: bool = False  # times the root of the width
     fused: bool = False  # q, k and v are one tensor, and so are gate and up
     refused: tuple[str, ...] = ()  # settings that no graph here computes
+
+    def setting(self, config: Any, word: str) -> Any:
+        """What the config's class says under Llama's word; None where it has no such setting."""
+        return getattr(config, self.settings.get(word, word), None)
 
 
 GELU = {"gelu_pytorch_tanh": "gelu_tanh"}  # config's word -> ours
@@ -63,20 +112,51 @@ DECODERS: Mapping[str, Decoder] = {
         norms=FOUR_NORMS, head_norms=True, norm_offset=1.0, activations=GELU,
         scaled_embedding=True, refused=(BOTH_WAYS,),
     ),
+    "gpt2": Decoder(
+        names=Names("transformer.", "h.", {
+            "wte": "embed_tokens", "wpe": "embed_positions", "ln_f": "norm",
+            "ln_1": "input_layernorm", "attn.c_attn": "self_attn.qkv_proj",
+            "attn.c_proj": "self_attn.o_proj", "ln_2": "post_attention_layernorm",
+            "mlp.c_fc": "mlp.up_proj", "mlp.c_proj": "mlp.down_proj",
+        }),
+        settings={
+            "hidden_size": "n_embd", "num_hidden_layers": "n_layer",
+            "num_attention_heads": "n_head", "num_key_value_heads": "n_head",
+            "max_position_embeddings": "n_positions", "intermediate_size": "n_inner",
+            "hidden_act": "activation_function",
+        },
+        defaults={"tie_word_embeddings": True},
+        turned=("*.c_attn.weight", "*.c_proj.weight", "*.c_fc.weight"),
+        epsilon="layer_norm_epsilon", centred=True, positions=True, free_heads=False,
+        gated=False, fused=True,
+        activations={"gelu_new": "gelu_tanh", **GELU},
+        refused=("scale_attn_by_inverse_layer_idx", "add_cross_attention"),
+    ),
 }  # fmt: skip
-
-
-# Decoders that are met often and drawn by none of the writers -> why.
-UNDRAWN: Mapping[str, str] = {
-    "gpt2": "its matrices are stored [in, out], its norms have biases, its positions are a table",
-}
+WIDENING = 4  # of a GPT-2 MLP whose config names no width
 
 
 def unknown(architecture: str, known: Iterable[str]) -> str:
     """The refusal of an architecture that is not among those known."""
-    if why := UNDRAWN.get(architecture):
-        return f"architecture {architecture!r}: {why}, and no writer draws that"
     return f"architecture {architecture!r} is not one of {', '.join(known)}"
+
+
+def common(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A config with the names that Llama's has, beside its own where those are others."""
+    family = DECODERS.get(str(config.get("model_type")))
+    if family is None or not family.settings:
+        return config
+    found = {name: config[own] for name, own in family.settings.items() if own in config}
+    width = found.get("hidden_size")
+    if isinstance(width, int) and found.get("intermediate_size") is None:
+        found["intermediate_size"] = WIDENING * width
+    return {**family.defaults, **config, **found}
+
+
+def turned(architecture: str, name: str) -> bool:
+    """Whether checkpoints have that matrix as [in, out], which is [out, in] everywhere here."""
+    patterns = DECODERS[architecture].turned if architecture in DECODERS else ()
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 @dataclass(frozen=True)

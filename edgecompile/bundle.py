@@ -202,7 +202,8 @@ def pooling_section(model: Model) -> dict[str, Any] | None:
     """How token vectors become a text's; None where they do not."""
     if model.pooling is None:
         return None
-    dimension = int(model.config.get("hidden_size") or model.config.get("dim") or 0)
+    config = model.common_config
+    dimension = int(config.get("hidden_size") or config.get("dim") or 0)
     return {
         "mode": model.pooling.mode, "normalize": model.pooling.normalize, "dimension": dimension
     }

@@ -91,6 +91,7 @@ def _cache_bytes_per_token(model: Model, backend: Backend) -> float:
     if model.task == TEXT_TO_TEXT:  # float32, of the source and of the answer
         layers = int(config.get("num_decoder_layers") or config.get("num_layers") or 0)
         return 2 * 4.0 * 2 * layers * int(config["num_heads"]) * int(config["d_kv"])
+    config = model.common_config
     heads = int(config.get("num_attention_heads") or 1)
     kv_heads = int(config.get("num_key_value_heads") or heads)
     size = int(config.get("head_dim") or int(config.get("hidden_size") or 0) // heads)
@@ -104,7 +105,7 @@ def _resident_bytes(model: Model, engine_bytes: int) -> float:
     if model.task != "text-generation" or floats <= STREAM_ABOVE:
         return floats + engine_bytes
     sizes = [math.prod(info.shape) for info in model.weights.infos.values()]
-    blocks = max(1, int(model.config.get("num_hidden_layers", 1)))
+    blocks = max(1, int(model.common_config.get("num_hidden_layers", 1)))
     return 4 * (2 * max(sizes) + model.parameters / blocks)
 
 

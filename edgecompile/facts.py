@@ -4,6 +4,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from edgecompile.architectures import common
+
 COUNTS = (
     "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "hidden_size",
     "intermediate_size", "vocab_size",
@@ -29,6 +31,7 @@ def of_config(config: Mapping[str, Any]) -> dict[str, float]:
             f"{part}.{name}": value
             for part, one in parts.items() for name, value in of_config(one or {}).items()
         }  # fmt: skip
+    config = common(config)
     found = {
         name: float(config[name])
         for name in (*COUNTS, *EPSILONS, *FACTORS)

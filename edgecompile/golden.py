@@ -91,7 +91,8 @@ def _answer_bytes(model: Model, tokens: int) -> int:
     width = len(tokenizer.labels(model.config))
     if model.task == "token-classification":
         return VALUE_BYTES * width * (tokens + 2)
-    return VALUE_BYTES * (width if model.task in LABELLED else int(model.config["hidden_size"]))
+    row = width if model.task in LABELLED else int(model.common_config["hidden_size"])
+    return VALUE_BYTES * row
 
 
 def tolerance(manifest: dict[str, Any]) -> float:

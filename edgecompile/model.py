@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgecompile.architectures import common
 from edgecompile.errors import BadInputError
 from edgecompile.numerics.ranges import Range
 from edgecompile.numerics.schemes import Float32, QuantizedTensor
@@ -27,7 +28,7 @@ class TensorInfo:
     shape: tuple[int, ...]
     dtype: str
     stored: str = ""  # its name in the file, where it goes by another
-
+    turned: bool = False  # [in, out] in the file; `shape` and what is read are [out, in]
 
     @property
     def matrix(self) -> tuple[int, int]:
@@ -49,14 +50,14 @@ class Weights(Mapping[str, "torch.Tensor"]):
         return len(self.infos)
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        """The tensor in its own dtype, a view of the file."""
+        """The tensor in its own dtype: a view of the file, or a copy where that has it turned."""
         from safetensors import safe_open
 
         info = self.infos[name]
         if info.file not in self._open:
             self._open[info.file] = safe_open(str(info.file), framework="pt")
         tensor: torch.Tensor = self._open[info.file].get_tensor(info.stored or name)
-        return tensor
+        return tensor.t().contiguous() if info.turned else tensor
 
     def release(self) -> None:
         """Unmap the files, as soon as no tensor read from them is in use."""
@@ -157,6 +158,11 @@ class Model:
     def architecture(self) -> str:
         """The config's model_type (bert, llama, ...); `torch` for a module."""
         return str(self.config.get("model_type", "torch"))
+
+    @property
+    def common_config(self) -> Mapping[str, Any]:
+        """The config with the names that most decoders have for their sizes."""
+        return common(self.config)
 
     @property
     def picture_shape(self) -> tuple[int, int, int]:

@@ -39,7 +39,8 @@ def default_quantize(task: str, parameters: int, architecture: str = "") -> Tabl
     if task == "text-generation" and parameters > LARGEST_CALIBRATED:
         table["method"] = "rtn"
     if architecture in DECODERS and DECODERS[architecture].fused:
-        table["overrides"] = {"*.qkv_proj.weight": 8}  # the values are in it
+        _, _, name = DECODERS[architecture].names.own("self_attn.qkv_proj").rpartition(".")
+        table["overrides"] = {f"*.{name}.weight": 8}  # the values are in it
     return table
 
 # Measures for the types of an engine's own: options of our grid have no say then.

@@ -6,12 +6,13 @@ import sys
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecompile.architectures import turned
 from edgecompile.entry import imported
 from edgecompile.errors import (
     BadInputError,
@@ -320,6 +321,7 @@ def build_transformer(model: Model, attention: str) -> nn.Module:
             f"{transformers.__version__}",
             way_out="give it as package.module:function; code from a model folder never runs",
         )
+    from edgecompile.numerics.linears import as_linear
     from edgecompile.structure import filled_in
 
     config = filled_in(model)
@@ -336,6 +338,7 @@ def build_transformer(model: Model, attention: str) -> nn.Module:
     if model.task == "embedding" and getattr(module, "pooler", None) is not None:
         module.pooler = None  # sentence embeddings are pooled from token vectors
     built: nn.Module = module
+    as_linear(built, partial(turned, model.architecture))
     return built
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgecompile.architectures import common
 from edgecompile.errors import BadInputError
 from edgecompile.model import Model
 from edgecompile.sources.huggingface import read_json
@@ -94,7 +95,7 @@ def max_length(model: Model, settings: Mapping[str, Any]) -> int:
     """Tokens that the model takes at once, special ones included."""
     if model.pooling is not None:
         return model.pooling.max_length
-    longest = int(model.text_config.get("max_position_embeddings", 0))
+    longest = int(common(model.text_config).get("max_position_embeddings", 0))
     stated = settings.get("model_max_length", longest)
     usable = isinstance(stated, int) and 0 < stated < 10**9
     return min(stated, longest) if usable and longest else longest
@@ -142,7 +143,7 @@ def context_length(model: Model) -> int:
     if model.task == SPEECH:
         return int(model.config.get("max_target_positions", 448))
     if model.task not in HALVES:
-        return int(model.config.get("max_position_embeddings", 2048))
+        return int(model.common_config.get("max_position_embeddings", 2048))
     stated = _settings(model.folder).get("model_max_length")
     trained = stated if isinstance(stated, int) and 0 < stated < 10**9 else 512
     return int(model.config.get("n_positions") or trained)

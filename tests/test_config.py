@@ -135,7 +135,8 @@ def test_an_unknown_pass_names_the_nearest_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("architecture", "pattern"), [("llama", "*.v_proj.weight"), ("phi3", "*.qkv_proj.weight")]
+    ("architecture", "pattern"),
+    [("llama", "*.v_proj.weight"), ("phi3", "*.qkv_proj.weight"), ("gpt2", "*.c_attn.weight")],
 )
 def test_a_plain_build_keeps_a_decoders_values_at_8_bits(architecture: str, pattern: str) -> None:
     table = recipe.default_quantize("text-generation", 1, architecture)

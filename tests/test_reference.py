@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ import transformers
 
 from edgecompile import sources
 from edgecompile.errors import BadInputError, UnsupportedError, UsageError
-from edgecompile.model import Licence, Model, Pooling, Source, TensorInfo, Weights
+from edgecompile.model import Model, Pooling, TensorInfo
 from edgecompile.numerics import swap
 from edgecompile.numerics.pooled import pool
 from edgecompile.numerics.schemes import QuantizedTensor, Scheme, representable_scale
 from edgecompile.reference import Reference, build_entry_point
+from edgecompile.sources.huggingface import describe
 from edgecompile.structure import filled_in
 from tests import tiny
 
@@ -37,18 +39,7 @@ def saved(folder: Path, auto: Any, kind: str, **changes: Any) -> tuple[Any, Path
 
 
 def opened(folder: Path, task: str, pooling: Pooling | None = None) -> Model:
-    from safetensors import safe_open
-
-    file = folder / "model.safetensors"
-    with safe_open(str(file), framework="pt") as tensors:
-        slices = {name: tensors.get_slice(name) for name in list(tensors.keys())}
-        infos = {
-            name: TensorInfo(file, tuple(part.get_shape()), part.get_dtype())
-            for name, part in slices.items()
-        }
-    config = json.loads((folder / "config.json").read_text("utf-8"))
-    source = Source("huggingface", folder.name, "")
-    return Model("m", task, folder, config, Weights(infos), source, Licence("unknown"), pooling)
+    return replace(describe(folder, "m", task), pooling=pooling)
 
 
 def rounded(model: Model, name: str) -> QuantizedTensor:

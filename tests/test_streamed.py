@@ -38,7 +38,8 @@ KINDS = {
     "qwen2": transformers.Qwen2Config,
     "gemma2": transformers.Gemma2Config,
     "bloom": transformers.BloomConfig,  # its blocks give tuples
-    "gpt2": transformers.GPT2Config,  # no nn.Linear in its blocks: it runs as a whole
+    "gpt2": transformers.GPT2Config,  # its matrices are stored [in, out]
+    "openai-gpt": transformers.OpenAIGPTConfig,  # no nn.Linear in its blocks: it runs as a whole
 }
 COMPARED = ("kl_mean", "perplexity_ratio", "top1_agreement", "export_kl_mean")
 

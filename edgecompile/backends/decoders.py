@@ -20,11 +20,17 @@ ROPES = ("default", "linear", "llama3", "yarn", "longrope")
 EMBEDDING, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 HEAD_NORMS = ("self_attn.q_norm", "self_attn.k_norm")
 QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
-GATE_UP = ("mlp.gate_proj", "mlp.up_proj")
+UP = "mlp.up_proj"
+GATE_UP = ("mlp.gate_proj", UP)
 FUSED_QKV, FUSED_GATE_UP = "self_attn.qkv_proj", "mlp.gate_up_proj"  # phi3
+POSITION_TABLE = "model.embed_positions.weight"  # gpt2
 OUT, DOWN = "self_attn.o_proj", "mlp.down_proj"
+MASK = "the mask of attention, which is computed"
 ATTENTION_CAP, LOGITS_CAP = "attn_logit_softcapping", "final_logit_softcapping"
-COMPUTED = {"*rotary_emb.inv_freq": "computed from rope_theta"}  # left out, with the reason
+COMPUTED = {  # left out, with the reason
+    "*rotary_emb.inv_freq": "computed from rope_theta",
+    "model.layers.*.attn.bias": MASK, "model.layers.*.attn.masked_bias": MASK,  # of old GPT-2
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -79,8 +85,8 @@ class DecoderPlan:
 
     @property
     def gate_up(self) -> tuple[str, ...]:
-        """Names of the products before the activation, in a layer."""
-        return (FUSED_GATE_UP,) if self.family.fused else GATE_UP
+        """Names of the products before the activation, in a layer; `up` alone without a gate."""
+        return _gate_up(self.family)
 
     @property
     def head_counts(self) -> tuple[int, int, int]:
@@ -113,8 +119,9 @@ def refusal(model: Model) -> str:
             return f"rope {rope} is not one of {', '.join(ROPES)}"
         if turned(config, rope) % 2:
             return f"rope turns {turned(config, rope)} numbers of a head, not pairs"
-    if _activation(config) not in family.activations:
-        return f"activation {_activation(config)!r} is not one of {', '.join(family.activations)}"
+    activation = _activation(config, family)
+    if activation not in family.activations:
+        return f"activation {activation!r} is not one of {', '.join(family.activations)}"
     if wrong := [name for name in family.refused if getattr(config, name, None)]:
         return f"{wrong[0]} is {getattr(config, wrong[0])!r}"
     sources = _sources(model)
@@ -140,12 +147,12 @@ def plan(model: Model) -> DecoderPlan:
     needed = set(_needed(config, sources))
     return DecoderPlan(
         layers=config.num_hidden_layers, heads=config.num_attention_heads,
-        kv_heads=config.num_key_value_heads, head_size=size,
+        kv_heads=family.setting(config, "num_key_value_heads"), head_size=size,
         vocabulary=model.weights.infos[sources[EMBEDDING]].shape[0],
-        epsilon=config.rms_norm_eps, windows=tuple(windows(config)),
+        epsilon=getattr(config, family.epsilon), windows=tuple(windows(config)),
         tied=bool(config.tie_word_embeddings),
         rotaries=tuple(rotary(config, kind) for kind in ropes), turns=tuple(_turns(config)),
-        activation=family.activations[_activation(config)],
+        activation=family.activations[_activation(config, family)],
         embedding_scale=_embedding_scale(config, family),
         attention_scale=_attention_scale(config, size),
         residual_scale=float(getattr(config, "residual_multiplier", 1.0)),
@@ -166,6 +173,8 @@ def _embedding_scale(config: PretrainedConfig, family: Decoder) -> float:
 
 
 def _attention_scale(config: PretrainedConfig, size: int) -> float:
+    if not getattr(config, "scale_attn_weights", True):  # GPT-2's
+        return 1.0
     multiplier = getattr(config, "attention_multiplier", None)
     if multiplier is not None:
         return float(multiplier)
@@ -175,8 +184,6 @@ def _attention_scale(config: PretrainedConfig, size: int) -> float:
 def rotary_width(model: Model) -> int:
     """Numbers in one position's rows of all cos and sin tables, from the config alone."""
     config = filled_in(model)
-    if not getattr(config, "rope_parameters", None):
-        return 0
     return sum(turned(config, rope) for rope in _ropes(config).values())
 
 
@@ -209,14 +216,13 @@ def context_limit(model: Model) -> int:
 def context_option(model: Model) -> dict[str, int]:
     """What the manifest says of it where the model says more."""
     limit = context_limit(model)
-    stated = int(model.config.get("max_position_embeddings", limit))
+    stated = int(model.common_config.get("max_position_embeddings", limit))
     return {"context_length": limit} if limit < stated else {}
 
 
 def _positions(config: PretrainedConfig) -> int:
-    ropes = _ropes(config).values() if getattr(config, "rope_parameters", None) else ()
     trained = [
-        int(rope["original_max_position_embeddings"]) for rope in ropes
+        int(rope["original_max_position_embeddings"]) for rope in _ropes(config).values()
         if rope.get("rope_type") == "longrope"
     ]  # fmt: skip
     return min([int(config.max_position_embeddings), *trained])
@@ -229,23 +235,35 @@ def turned(config: PretrainedConfig, rope: Mapping[str, Any]) -> int:
 
 def _ropes(config: PretrainedConfig) -> dict[str, Mapping[str, Any]]:
     """Rotation rules by kind of layer; under an empty name where all layers share one."""
-    ropes = config.rope_parameters
+    ropes = getattr(config, "rope_parameters", None)
+    if not ropes:
+        return {}
     if "rope_type" in ropes:
         return {"": ropes}
     return {kind: ropes[kind] for kind in sorted(set(config.layer_types))}
 
 
 def _turns(config: PretrainedConfig) -> Iterator[int]:
-    """Each layer's rotation, by number; SmolLM3 has layers without."""
+    """Each layer's rotation, by number; SmolLM3 has layers without, GPT-2 has none."""
     kinds = list(_ropes(config))
+    if not kinds:
+        yield from [-1] * config.num_hidden_layers
+        return
     turned = getattr(config, "no_rope_layers", None) or [1] * config.num_hidden_layers
     for layer, has_rope in enumerate(turned):
         kind = kinds[0] if len(kinds) == 1 else config.layer_types[layer]
         yield kinds.index(kind) if has_rope else -1
 
 
-def _activation(config: PretrainedConfig) -> str:
-    return str(getattr(config, "hidden_activation", None) or config.hidden_act)
+def _activation(config: PretrainedConfig, family: Decoder) -> str:
+    named = getattr(config, "hidden_activation", None)
+    return str(named or family.setting(config, "hidden_act"))
+
+
+def _gate_up(family: Decoder) -> tuple[str, ...]:
+    if not family.gated:
+        return (UP,)
+    return (FUSED_GATE_UP,) if family.fused else GATE_UP
 
 
 def head_size(config: PretrainedConfig) -> int:
@@ -265,29 +283,35 @@ def windows(config: PretrainedConfig) -> Iterator[int]:
 
 
 def _sources(model: Model) -> dict[str, str]:
-    """Name in a causal model -> the source's, which may lack the prefix `model.`."""
-    found = {}
-    for source in model.weights:
-        prefixed = source.startswith(("model.", "lm_head."))
-        found[source if prefixed else f"model.{source}"] = source
-    return found
+    """Name in a causal model -> the source's, which may lack a prefix, or name parts otherwise."""
+    names = DECODERS[model.architecture].names
+    return {names.common(source): source for source in model.weights}
 
 
 def _needed(config: PretrainedConfig, sources: Mapping[str, str]) -> Iterator[str]:
     """Tensors of the graph: every weight, and the biases that there are."""
-    yield from (EMBEDDING, NORM)
+    family = DECODERS[config.model_type]
+    yield EMBEDDING
+    if family.positions:
+        yield POSITION_TABLE
+    yield from _norm_tensors(NORM.removesuffix(".weight"), family)
     if not config.tie_word_embeddings:
         yield HEAD
-    family = DECODERS[config.model_type]
     head_norms = HEAD_NORMS if family.head_norms else ()
     for layer in range(config.num_hidden_layers):
         start = f"model.layers.{layer}."
-        yield from (f"{start}{name}.weight" for name in (*family.norms.names, *head_norms))
-        first = (FUSED_QKV, FUSED_GATE_UP) if family.fused else (*QKV, *GATE_UP)
-        for name in (*first, OUT, DOWN):
+        for name in (*family.norms.names, *head_norms):
+            yield from _norm_tensors(start + name, family)
+        for name in (*((FUSED_QKV,) if family.fused else QKV), *_gate_up(family), OUT, DOWN):
             yield f"{start}{name}.weight"
             if f"{start}{name}.bias" in sources:
                 yield f"{start}{name}.bias"
+
+
+def _norm_tensors(name: str, family: Decoder) -> Iterator[str]:
+    yield f"{name}.weight"
+    if family.centred:
+        yield f"{name}.bias"
 
 
 def _computed(name: str) -> str:

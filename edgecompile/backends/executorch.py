@@ -301,7 +301,7 @@ def _refuse_schemes(
     model: Model, schemes: Mapping[str, Scheme], used: Mapping[str, str]
 ) -> None:
     """XNNPACK has no kernels for some schemes; ExecuTorch's embeddings take all."""
-    tied = model.task == "text-generation" and bool(model.config.get("tie_word_embeddings"))
+    tied = model.task == "text-generation" and bool(model.common_config.get("tie_word_embeddings"))
     tied = tied or (model.task in HALVES and not used.keys() & HEADS)
     for name, scheme in schemes.items():
         if used.get(name) == "convolution":

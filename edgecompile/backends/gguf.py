@@ -294,7 +294,7 @@ def _half(source: str, values: Float32) -> NDArray[np.float16]:
 
 def _tensor_refusal(model: Model, layout: Layout) -> str:
     """The first tensor without a place, or quantized where llama.cpp wants floats; or empty."""
-    layers = int(model.config["num_hidden_layers"])
+    layers = int(model.common_config["num_hidden_layers"])
     for source, stored in stored_names(layout, layers, model.weights).items():
         if not has_place(layout, stored) and not unused_reason(source, model.config):
             return f"llama.cpp's {layout.name} has no place for tensor {source!r}"
@@ -331,7 +331,7 @@ def _export(
     if wrong:
         notes += (f"llama.cpp's own tokenizer differs on {wrong} of {compared} hard strings",)
     ids = Port("input_ids", "int64", ("batch", "length"))
-    output = Port("embedding", "float32", ("batch", int(model.config["hidden_size"])))
+    output = Port("embedding", "float32", ("batch", int(model.common_config["hidden_size"])))
     if model.task == "text-generation":
         output = Port("logits", "float32", ("batch", "length", vocabulary_rows(model)))
     left = {s: unused_reason(s, model.config) for s in model.weights if s not in there}

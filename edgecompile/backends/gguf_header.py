@@ -24,7 +24,7 @@ _FILE_TYPES = {
 
 def places(model: Model, layout: Layout) -> dict[str, str]:
     """Source name -> GGUF name of the tensors that are written, in the source's order."""
-    names = stored_names(layout, int(model.config["num_hidden_layers"]), model.weights)
+    names = stored_names(layout, int(model.common_config["num_hidden_layers"]), model.weights)
     return {
         source: stored
         for source, stored in names.items()

@@ -8,6 +8,8 @@ from typing import Any
 
 import gguf
 
+from edgecompile.architectures import common
+
 # Of a metadata key
 Value = int | float | bool | str | list[str] | list[int] | list[float] | list[bool]
 
@@ -44,6 +46,9 @@ LAYOUTS: Mapping[str, Layout] = {
     "gemma2": Layout(gguf.MODEL_ARCH.GEMMA2, "model.", activations=GELU, windows=True),
     "smollm3": Layout(gguf.MODEL_ARCH.SMOLLM3, "model.", permuted=True),
     "gemma3_text": Layout(gguf.MODEL_ARCH.GEMMA3, "model.", activations=GELU, windows=True),
+    "gpt2": Layout(
+        gguf.MODEL_ARCH.GPT2, "transformer.", activations=("gelu_new", *GELU), biases=("*",)
+    ),
     "bert": Layout(
         gguf.MODEL_ARCH.BERT, "bert.", encoder=True, activations=("gelu",), biases=("*",)
     ),
@@ -54,6 +59,8 @@ _UNUSED = {
     "*rotary_emb.inv_freq": "computed from rope_theta",
     "*pooler.dense.*": "not part of a sentence embedding",
     "cls.*": "the head of pre-training",
+    "*h.*.attn.bias": "the mask of attention, which is computed",
+    "*h.*.attn.masked_bias": "the mask of attention, which is computed",
 }
 # Small tensors that llama.cpp adds or multiplies in float32 whatever their shape
 _ALWAYS_FLOAT32 = ("token_types.weight", "position_embd.weight")
@@ -61,7 +68,7 @@ _ALWAYS_FLOAT32 = ("token_types.weight", "position_embd.weight")
 
 def unused_reason(name: str, config: Mapping[str, Any]) -> str:
     """Why a source tensor is left out of the file; empty if it must have a place."""
-    if name == "lm_head.weight" and config.get("tie_word_embeddings"):
+    if name == "lm_head.weight" and common(config).get("tie_word_embeddings"):
         return "the same as the embedding, which is stored once"
     return next((why for pattern, why in _UNUSED.items() if fnmatchcase(name, pattern)), "")
 

@@ -53,7 +53,7 @@ NO_ROPE_STEP = 4  # SmolLM3: llama.cpp leaves every fourth layer without rotatio
 
 def hyperparameters(model: Model) -> dict[str, Value]:
     """GGUF keys and values of the model's architecture, in the order they are written."""
-    config, layout = model.config, LAYOUTS[model.architecture]
+    config, layout = model.common_config, LAYOUTS[model.architecture]
     name = layout.name
     values: dict[str, Value] = {
         f"{name}.{key}": int(config[source])
@@ -74,20 +74,32 @@ def hyperparameters(model: Model) -> dict[str, Value]:
 
 
 def _decoder(config: PretrainedConfig, name: str) -> dict[str, Value]:
-    size, rope = head_size(config), _rope(config)
+    size, family = head_size(config), DECODERS[config.model_type]
+    kind = "norm" if family.centred else "norm_rms"
     values: dict[str, Value] = {
-        f"{name}.attention.layer_norm_rms_epsilon": float(config.rms_norm_eps),
+        f"{name}.attention.layer_{kind}_epsilon": float(getattr(config, family.epsilon)),
         f"{name}.attention.key_length": size,
         f"{name}.attention.value_length": size,
+        **_rotation(config, name),
+    }
+    for key, stored in FACTORS.items():
+        if getattr(config, key, None) is not None:
+            values[f"{name}.{stored}"] = float(getattr(config, key))
+    return values
+
+
+def _rotation(config: PretrainedConfig, name: str) -> dict[str, Value]:
+    """How heads turn; nothing where positions are a table."""
+    rope = _rope(config)
+    if not rope:
+        return {}
+    values: dict[str, Value] = {
         f"{name}.rope.dimension_count": turned(config, rope),
         f"{name}.rope.freq_base": float(rope["rope_theta"]),
     }
     if rope["rope_type"] == "linear":
         values[f"{name}.rope.scaling.type"] = "linear"
         values[f"{name}.rope.scaling.factor"] = float(rope["factor"])
-    for key, stored in FACTORS.items():
-        if getattr(config, key, None) is not None:
-            values[f"{name}.{stored}"] = float(getattr(config, key))
     return values
 
 
@@ -102,9 +114,9 @@ def _windows(config: PretrainedConfig, name: str) -> dict[str, Value]:
 
 
 def _rope(config: PretrainedConfig, kind: str = WHOLE) -> Mapping[str, Any]:
-    """Rotation rule; `kind` of layer matters where the two kinds turn differently."""
-    ropes: Mapping[str, Any] = config.rope_parameters
-    return ropes if "rope_type" in ropes else ropes[kind]
+    """Rotation rule; `kind` of layer matters where the two kinds turn differently. Empty: none."""
+    ropes: Mapping[str, Any] = getattr(config, "rope_parameters", None) or {}
+    return ropes if not ropes or "rope_type" in ropes else ropes[kind]
 
 
 def rope_factors(model: Model) -> np.ndarray[Any, Any] | None:
@@ -113,7 +125,7 @@ def rope_factors(model: Model) -> np.ndarray[Any, Any] | None:
         return None
     config = filled_in(model)
     rope = _rope(config)
-    if rope["rope_type"] != "llama3":
+    if rope.get("rope_type") != "llama3":
         return None
     factors = llama3_factors(float(rope["rope_theta"]), head_size(config) // 2, rope)
     return factors.astype(np.float32)
@@ -121,13 +133,15 @@ def rope_factors(model: Model) -> np.ndarray[Any, Any] | None:
 
 def config_refusal(model: Model, layout: Layout) -> str:
     """What in the config is missing, or llama.cpp would compute differently; empty if nothing."""
-    config = model.config
+    config = model.common_config
     wrong = [key for key in _needed(model, layout) if not _is_number(config.get(key))]
     if wrong:
-        return f"config.json has {wrong[0]} = {config.get(wrong[0])!r}, not a positive number"
+        name = _own(model, wrong[0])
+        return f"config.json has {name} = {config.get(wrong[0])!r}, not a positive number"
     activation = config.get("hidden_activation") or config.get("hidden_act", layout.activations[0])
     if activation not in layout.activations:
-        return f"hidden_act is {activation!r}; llama.cpp computes {layout.activations[0]!r}"
+        name = _own(model, "hidden_act")
+        return f"{name} is {activation!r}; llama.cpp computes {layout.activations[0]!r}"
     if model.pooling and model.pooling.mode not in POOLING:
         return f"pooling is {model.pooling.mode!r}; llama.cpp knows {', '.join(POOLING)}"
     if layout.encoder:
@@ -137,7 +151,11 @@ def config_refusal(model: Model, layout: Layout) -> str:
 
 
 def _decoder_refusal(config: PretrainedConfig, layout: Layout) -> str:
+    if not getattr(config, "scale_attn_weights", True):
+        return "scale_attn_weights is False; llama.cpp always divides scores"
     rope, size = _rope(config), head_size(config)
+    if not rope:
+        return _family_refusal(config, layout)
     if rope["rope_type"] not in _ROPES:
         return f"rope_type is {rope['rope_type']!r}; supported: {', '.join(_ROPES)}"
     if reason := _family_refusal(config, layout):
@@ -199,7 +217,14 @@ def _needed(model: Model, layout: Layout) -> list[str]:
     named = ("qwen3", "gemma", "gemma2", "gemma3_text")
     extra = ["head_dim"] if model.architecture in named else []
     extra += ["sliding_window"] if layout.windows else []
-    return [*(key for key in _INTEGERS if key != "num_key_value_heads"), "rms_norm_eps", *extra]
+    epsilon = DECODERS[model.architecture].epsilon
+    return [*(key for key in _INTEGERS if key != "num_key_value_heads"), epsilon, *extra]
+
+
+def _own(model: Model, key: str) -> str:
+    """What the architecture's config calls it."""
+    family = DECODERS.get(model.architecture)
+    return family.settings.get(key, key) if family else key
 
 
 def _is_number(value: Any) -> bool:
@@ -208,7 +233,7 @@ def _is_number(value: Any) -> bool:
 
 def context_length(model: Model) -> int:
     """Tokens for which attention is the source's: a window that llama.cpp has not ends it."""
-    longest = int(model.config["max_position_embeddings"])
+    longest = int(model.common_config["max_position_embeddings"])
     if LAYOUTS[model.architecture].windows:
         return longest
     return min([longest, *(size for size in windows(filled_in(model)) if size > 0)])
@@ -226,4 +251,5 @@ def facts(file: GgufFile) -> dict[str, float]:
     for key, stored in (_FLOATS | FACTORS).items():
         if f"{name}.{stored}" in file.metadata:
             found[key] = exact(file.need(f"{name}.{stored}", float))
-    return found
+    epsilons = [found[key] for key in ("rms_norm_eps", "layer_norm_eps") if key in found]
+    return found | ({"norm_eps": epsilons[0]} if epsilons else {})

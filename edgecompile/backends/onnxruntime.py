@@ -24,7 +24,13 @@ from edgecompile.backends.onnx_graph import (
 )
 from edgecompile.backends.onnx_graph.activations import Form
 from edgecompile.backends.onnx_graph.decode import decode, extents
-from edgecompile.backends.onnx_graph.form import LAST_TOKENS, LENGTHS, LOGITS_START, GraphForm
+from edgecompile.backends.onnx_graph.form import (
+    LAST_TOKENS,
+    LENGTHS,
+    LOGITS_START,
+    POSITION_IDS,
+    GraphForm,
+)
 from edgecompile.backends.onnx_graph.rewrite import Rewritten, rewrite
 from edgecompile.errors import UnsupportedError
 from edgecompile.graphs import part_of, unread
@@ -261,17 +267,14 @@ def decoder_options(graph: onnx.GraphProto) -> dict[str, Any]:
     if not keys or not attention:
         raise UnsupportedError("onnxruntime backend", "the exported decoder has no KV cache inputs")
     names = {value.name for value in graph.input}
-    cos = next(t for t in graph.initializer if t.name == "cos_cache")
     dims = [d.dim_value for d in keys[0].type.tensor_type.shape.dim]
     options: dict[str, Any] = {
-        "layers": len(keys), "kv_heads": dims[1], "head_size": dims[3] or cos.dims[1] * 2,
+        "layers": len(keys), "kv_heads": dims[1], "head_size": dims[3],
         "kv_dtype": ports(keys[:1])[0].dtype,
         "past": decoder_graph.PAST, "present": decoder_graph.PRESENT,
         "input_ids": "input_ids",
     }  # fmt: skip
+    options |= {name: name for name in (POSITION_IDS,) if name in names}
     if LOGITS_START in names:
         return options | {name: name for name in (*LENGTHS, LOGITS_START)}
-    options |= {"attention_mask": "attention_mask", "last_tokens": LAST_TOKENS}
-    if "position_ids" in names:
-        options["position_ids"] = "position_ids"
-    return options
+    return options | {"attention_mask": "attention_mask", "last_tokens": LAST_TOKENS}

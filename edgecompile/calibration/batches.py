@@ -96,7 +96,7 @@ def _nothing(documents: Sequence[Document]) -> BadInputError:
 def longest(model: Model, length: int) -> int:
     """Tokens of a window: as asked for, at most what the model takes."""
     pooled = model.pooling.max_length if model.pooling else 0
-    allowed = int(pooled or model.config.get("max_position_embeddings") or length)
+    allowed = int(pooled or model.common_config.get("max_position_embeddings") or length)
     return min(length, allowed)
 
 

@@ -45,7 +45,8 @@ def compare(comparison: Comparison, pieces: Pieces, few: Pieces) -> Steps:
 
 def _refuse_full_disk(folder: Path, model: Model, pieces: Pieces) -> None:
     """A full disk under a memory map would be a signal and no error."""
-    widths = int(model.config.get("vocab_size", 0)) + 2 * int(model.config.get("hidden_size", 0))
+    config = model.common_config
+    widths = int(config.get("vocab_size", 0)) + 2 * int(config.get("hidden_size", 0))
     tokens = sum(len(piece.ids) for piece in pieces)
     needed, free = 4 * tokens * widths, shutil.disk_usage(folder).free
     if free < needed:

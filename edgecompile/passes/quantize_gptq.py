@@ -62,7 +62,7 @@ class QuantizeGptq(GridOptions):
         moments = sum(columns * columns for _, columns in shapes) * tokens / 2
         solved = sum(out * columns**2 for out, columns in shapes) * (4 + 5 * self.sweeps)
         widest = max((columns for _, columns in shapes), default=0)
-        blocks = max(1, int(model.config.get("num_hidden_layers", 1)))
+        blocks = max(1, int(model.common_config.get("num_hidden_layers", 1)))
         memory = 8 * sum(math.prod(shape) for shape in shapes) / blocks + 16 * widest**2
         return Effort(run + moments + solved, super().effort(model).rounded, memory)
 

@@ -86,7 +86,7 @@ class SparseOptions:
         run = sum(out * columns for out, columns in shapes) * tokens * RUNS
         moments = sum(columns * columns for _, columns in shapes) * tokens / 2
         solved = sum(out * columns**2 for out, columns in shapes) * 4
-        blocks = max(1, int(model.config.get("num_hidden_layers", 1)))
+        blocks = max(1, int(model.common_config.get("num_hidden_layers", 1)))
         widest = max((columns for _, columns in shapes), default=0)
         memory = 8 * sum(map(math.prod, shapes)) / blocks + 16 * widest**2
         return Effort(run + moments + solved, float(model.parameters), memory)

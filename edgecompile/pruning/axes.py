@@ -110,9 +110,10 @@ def smaller_config(model: Model, shape: Shape, widths: Mapping[str, int]) -> dic
     neurons = encoder.neurons if encoder else "intermediate_size"
     new = {neurons: widths[MLP], "hidden_size": widths[HIDDEN]}
     new["num_attention_heads"] = widths[HEADS] * shape.queries
-    if model.architecture in DECODERS:
+    decoder = DECODERS.get(model.architecture)
+    if decoder and decoder.free_heads:
         new |= {"num_key_value_heads": widths[HEADS], "head_dim": shape.head_size}
-    names = config.attribute_map
+    names = {**config.attribute_map, **(decoder.settings if decoder else {})}
     return {**model.config, **{names.get(name, name): value for name, value in new.items()}}
 
 
@@ -164,52 +165,68 @@ def _encoder_head(model: Model, names: Encoder, prefix: str) -> Iterator[Cut]:
 
 
 def _decoder(
-    model: Model, names: Decoder, config: PretrainedConfig, multiple: int
+    model: Model, family: Decoder, config: PretrainedConfig, multiple: int
 ) -> Shape:
-    groups, channels = int(config.num_key_value_heads), int(config.intermediate_size)
+    names, groups = family.names, int(family.setting(config, "num_key_value_heads"))
+    prefix = names.prefix if any(name.startswith(names.prefix) for name in model.weights) else ""
+    stated = family.setting(config, "intermediate_size")
+    channels = int(stated or model.common_config["intermediate_size"])
     queries, width = int(config.num_attention_heads) // groups, int(config.hidden_size)
     size = int(getattr(config, "head_dim", None) or width // int(config.num_attention_heads))
-    hidden = list(_along(model, ["model.embed_tokens", "lm_head"], 1))
-    hidden += _along(model, ["model.norm"], 0)
+    tables = [prefix + names.own(name) for name in ("embed_tokens", "embed_positions")]
+    hidden = list(_along(model, [*tables, "lm_head"], 1))
+    hidden += _along(model, [prefix + names.own("norm")], 0)
     axes: list[Axis] = []
     for index in range(int(config.num_hidden_layers)):
-        at = f"model.layers.{index}."
-        first, heads = _attention_inputs(model, at, names.fused, (queries * size, size, groups))
-        up, neurons = _mlp_inputs(model, at, names.fused, channels)
-        out, down = at + "self_attn.o_proj", at + "mlp.down_proj"
+        at = f"{prefix}{names.layer}{index}."
+        first, heads = _attention_inputs(model, at, family, (queries * size, size, groups))
+        up, neurons = _mlp_inputs(model, at, family, channels)
+        out, down = (at + names.own(name) for name in ("self_attn.o_proj", "mlp.down_proj"))
         axes.append(Axis(HEADS, index, groups, (
             *heads, *_along(model, [out], 1, queries * size),
         )))  # fmt: skip
         axes.append(Axis(MLP, index, channels, (*neurons, *_along(model, [down], 1))))
         hidden += _along(model, [*first, *up], 1)
-        hidden += _along(model, [out, down, *(at + norm for norm in names.norms.names)], 0)
+        norms = (at + names.own(norm) for norm in family.norms.names)
+        hidden += _along(model, [out, down, *norms], 0)
     axes.append(Axis(HIDDEN, -1, width, tuple(hidden)))
-    levers = [Lever(HEADS, {HEADS: 1}), Lever(MLP, {MLP: math.gcd(multiple, channels)})]
-    if not names.scaled_embedding:  # by the root of the width: fewer channels would be scaled anew
-        levers.append(Lever(HIDDEN, {HIDDEN: math.gcd(multiple, width)}))
-    return Shape(tuple(axes), tuple(levers), queries, size, "model.layers.")
+    levers = tuple(_levers(family, math.gcd(multiple, channels), math.gcd(multiple, width), size))
+    return Shape(tuple(axes), levers, queries, size, prefix + names.layer)
+
+
+def _levers(family: Decoder, neurons: int, channels: int, size: int) -> Iterator[Lever]:
+    """By so many neurons or channels at a time."""
+    if family.free_heads:
+        yield Lever(HEADS, {HEADS: 1})
+    yield Lever(MLP, {MLP: neurons})
+    if not family.free_heads:  # the width is heads times their size: both shrink together
+        step = math.lcm(size, channels)
+        yield Lever(HIDDEN, {HIDDEN: step, HEADS: step // size})
+    elif not family.scaled_embedding:  # by the root of the width: fewer would be scaled anew
+        yield Lever(HIDDEN, {HIDDEN: channels})
 
 
 def _attention_inputs(
-    model: Model, at: str, fused: bool, sizes: tuple[int, int, int]
+    model: Model, at: str, family: Decoder, sizes: tuple[int, int, int]
 ) -> tuple[list[str], list[Cut]]:
     """Names of q, k and v (or of the tensor they are), and their cuts by key-value head."""
     query, size, groups = sizes
-    if not fused:
+    if not family.fused:
         names = [f"{at}self_attn.{one}_proj" for one in "qkv"]
         return names, [
             *_along(model, names[:1], 0, query), *_along(model, names[1:], 0, size)
         ]  # fmt: skip
-    name = at + "self_attn.qkv_proj"
+    name = at + family.names.own("self_attn.qkv_proj")
     starts = (query, 0), (size, query * groups), (size, (query + size) * groups)
     return [name], [cut for one in starts for cut in _along(model, [name], 0, *one)]
 
 
 def _mlp_inputs(
-    model: Model, at: str, fused: bool, channels: int
+    model: Model, at: str, family: Decoder, channels: int
 ) -> tuple[list[str], list[Cut]]:
-    if not fused:
-        names = [at + "mlp.gate_proj", at + "mlp.up_proj"]
+    if not family.fused or not family.gated:
+        before = ("mlp.gate_proj", "mlp.up_proj") if family.gated else ("mlp.up_proj",)
+        names = [at + family.names.own(name) for name in before]
         return names, list(_along(model, names, 0))
     name = at + "mlp.gate_up_proj"
     return [name], [cut for start in (0, channels) for cut in _along(model, [name], 0, 1, start)]

@@ -3,13 +3,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgecompile.errors import UnsupportedError, UsageError
-from edgecompile.model import Model, TensorInfo, Weights
+from edgecompile.model import Model, Weights
 from edgecompile.pruning.axes import Lever, Shape
 
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8}
@@ -149,9 +149,4 @@ def smaller_shapes(
 def resized(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> Weights:
     """Headers alone with other shapes, for a plan; such weights cannot be read."""
     infos = model.weights.infos
-    return Weights(
-        {
-            name: TensorInfo(infos[name].file, size, infos[name].dtype, infos[name].stored)
-            for name, size in shapes.items()
-        }
-    )
+    return Weights({name: replace(infos[name], shape=size) for name, size in shapes.items()})

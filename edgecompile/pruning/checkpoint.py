@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from edgecompile import sources
+from edgecompile.architectures import turned
 from edgecompile.model import Model, Reshaped, Source
 from edgecompile.passes import CHECKPOINT, NOTE
 from edgecompile.pruning.axes import Shape
@@ -51,7 +52,7 @@ def write(
         if (model.folder / name).is_dir():
             shutil.copytree(model.folder / name, folder / name, dirs_exist_ok=True)
     (folder / "config.json").write_text(dumps(_as_json(config)), encoding="utf-8")
-    _write_weights(folder, names, tensor)
+    _write_weights(folder, model.architecture, names, tensor)
 
 
 def _as_json(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,7 +60,14 @@ def _as_json(config: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _write_weights(folder: Path, names: Iterable[str], tensor: Callable[[str], Tensor]) -> None:
+def as_published(architecture: str, name: str, value: Tensor) -> Tensor:
+    """A tensor as checkpoints of the architecture have it: some matrices as [in, out]."""
+    return value.t().contiguous() if turned(architecture, name) else value
+
+
+def _write_weights(
+    folder: Path, architecture: str, names: Iterable[str], tensor: Callable[[str], Tensor]
+) -> None:
     shards: list[list[str]] = []
     waiting: dict[str, Tensor] = {}
 
@@ -71,7 +79,7 @@ def _write_weights(folder: Path, names: Iterable[str], tensor: Callable[[str], T
         waiting.clear()
 
     for name in names:
-        value = tensor(name)
+        value = as_published(architecture, name, tensor(name))
         held = sum(t.numel() * t.element_size() for t in waiting.values())
         if waiting and held + value.numel() * value.element_size() > SHARD_BYTES:
             flush()

@@ -36,6 +36,7 @@ class DeviceLayout:
     logits_dtype: np.dtype[Any]
     vocabulary: int
     context_length: int
+    position_ids: str = ""  # int64 [1, tokens]; empty when the graph has none
 
     @classmethod
     def from_manifest(cls, session: InferenceSession, manifest: Manifest) -> DeviceLayout:
@@ -45,12 +46,13 @@ class DeviceLayout:
             raise BadInputError("manifest", "no generation section", "one for text-generation")
         try:
             names = [str(options[key]) for key in ("input_ids", *LENGTHS)]
+            places = str(options.get("position_ids") or "")
             caches = cache_names(options)
             shape = int(options["kv_heads"]), int(options["head_size"])
             kv_dtype: np.dtype[Any] = np.dtype(options["kv_dtype"])
         except (KeyError, TypeError, ValueError) as error:
             raise BadInputError(where, repr(error), "what docs/bundle-format.md lists") from error
-        used = {*names, *(past for past, _ in caches)}
+        used = {*names, *(past for past, _ in caches)} | ({places} if places else set())
         graph = {port.name for port in session.get_inputs()}
         if used != graph:
             raise BadInputError(where, f"inputs {sorted(used ^ graph)[:4]}", "the graph's own")
@@ -59,7 +61,7 @@ class DeviceLayout:
         context = manifest.generation.context_length
         return cls(
             caches, shape, kv_dtype, names[0], names[1], names[2], names[3], logits, dtype,
-            vocabulary, context,
+            vocabulary, context, places,
         )  # fmt: skip
 
 
@@ -117,8 +119,9 @@ class DeviceDecoder:
             (layout.lengths, np.array([total - 1], np.int32)),
             (layout.total, np.array(total, np.int32)),
             (layout.logits_start, np.array([-rows], np.int64)),
+            (layout.position_ids, np.arange(self._length, total, dtype=np.int64)[None]),
         )
-        for name, array in given:
+        for name, array in (one for one in given if one[0]):
             binding.bind_cpu_input(name, array)
         binding.bind_output(layout.logits, "cpu")  # else the last call's value, of its shape
         try:

@@ -18,8 +18,8 @@ PROMPT_CHUNK = 512  # tokens a call
 class OpenvinoDecoder:
     """One past: an infer request whose state is the KV cache."""
 
-    def __init__(self, request: InferRequest, vocabulary: int) -> None:
-        self._request, self._vocabulary = request, vocabulary
+    def __init__(self, request: InferRequest, vocabulary: int, context: int) -> None:
+        self._request, self._vocabulary, self._context = request, vocabulary, context
         self._length = 0
 
     def fits(self, size: int) -> bool:
@@ -50,8 +50,12 @@ class OpenvinoDecoder:
             yield self._run(part, len(part))
 
     def _check(self, ids: Sequence[int]) -> None:
-        if not ids or max(ids) >= self._vocabulary:  # the engine would read zeros, silently
+        """Beyond its tables the engine would read zeros, silently."""
+        if not ids or max(ids) >= self._vocabulary:
             raise UsageError("token ids", f"{list(ids[:9])}", f"1 or more below {self._vocabulary}")
+        if (wanted := self._length + len(ids)) > self._context:
+            limit = f"1 to {self._context} (the model's context)"
+            raise UsageError("tokens", f"{wanted} with those before", limit)
 
     def _run(self, ids: Sequence[int], rows: int) -> Float32:
         """Append tokens; logits float32 [rows, vocab] of the last `rows` of them."""

@@ -43,6 +43,7 @@ class OpenvinoEngine(NamedInputs):
         self._outputs = [port.get_any_name() for port in self._compiled.outputs]
         self._requests: Pool[_Request] = Pool(self._create_request, end=lambda: None, keep=4)
         self._decoders: Pool[OpenvinoDecoder] | None = None
+        self._context = manifest.generation.context_length if manifest.generation else 0
         if manifest.task == "text-generation":
             self._decoders = Pool(self._create_decoder, end=lambda: None)
 
@@ -63,7 +64,8 @@ class OpenvinoEngine(NamedInputs):
 
     def _create_decoder(self, _: int) -> OpenvinoDecoder:
         vocabulary = self._compiled.output("logits").get_partial_shape()[2].get_length()
-        return OpenvinoDecoder(self._compiled.create_infer_request(), vocabulary)
+        request = self._compiled.create_infer_request()
+        return OpenvinoDecoder(request, vocabulary, self._context)
 
     def _call(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         with self._requests.lease() as leased:

@@ -13,10 +13,10 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecompile.architectures import norm_offsets
+from edgecompile.architectures import common, norm_offsets, turned
 from edgecompile.errors import BadInputError, ResourceError, UnsupportedError
 from edgecompile.passes import Progress
-from edgecompile.sources import card, gguf_card, gguf_config, gguf_tokenizer
+from edgecompile.sources import card, gguf_card, gguf_config, gguf_tensors, gguf_tokenizer
 from edgecompile.sources.gguf_file import AGAIN, GgufFile, GgufTensor, read_gguf
 from edgecompile.sources.gguf_rows import restored
 
@@ -41,7 +41,7 @@ def describe(path: Path) -> Description:
     config = gguf_config.config(file)
     tensors = {
         name: (file.tensors[stored].shape, _dtype(path, file.tensors[stored])[0])
-        for name, stored in gguf_config.tensor_names(file, config).items()
+        for name, stored in gguf_tensors.tensor_names(file, config).items()
     }
     gguf_tokenizer.check_kind(file)
     return Description(config, tensors, _licence(file), _notes(file))
@@ -55,17 +55,18 @@ def parts(path: Path) -> tuple[Path, ...]:
 def convert(path: Path, folder: Path, progress: Progress) -> tuple[str, ...]:
     """Write the model as safetensors, config, tokenizer and card into the empty `folder`.
 
-    Memory stays at one chunk of one tensor; the same file gives the same bytes. Returns notes.
+    Memory stays at one chunk of one tensor, or one matrix that checkpoints have turned. The same
+    file gives the same bytes. Returns notes.
     """
     file = read_gguf(path)
     config = gguf_config.config(file)
-    names = gguf_config.tensor_names(file, config)
+    names = gguf_tensors.tensor_names(file, config)
     documents = {
         "config.json": config,
         "generation_config.json": gguf_tokenizer.generation_config(file),
         "tokenizer.json": gguf_tokenizer.tokenizer_json(file),
         "tokenizer_config.json": gguf_tokenizer.tokenizer_config(
-            file, config["max_position_embeddings"]
+            file, common(config)["max_position_embeddings"]
         ),
     }
     for name, document in documents.items():
@@ -83,7 +84,7 @@ def _write_weights(
     target: Path,
     progress: Progress,
 ) -> None:
-    header, total = _header(file, names)
+    header, total = _header(file, names, config)
     free = shutil.disk_usage(target.parent).free
     if total > free:
         found = f"{free >> 20} MiB free where the weights take {total >> 20} MiB"
@@ -94,14 +95,19 @@ def _write_weights(
             progress(f"dequantize {stored}", step, len(names))
             heads = _permuted_heads(file, name, config)
             offset = norm_offsets(config["model_type"], [name]).get(name)
-            for chunk in _chunks(file, file.tensors[stored], heads):
+            chunks = _chunks(file, file.tensors[stored], heads)
+            if turned(config["model_type"], name):
+                chunks = iter([np.ascontiguousarray(np.concatenate(list(chunks)).T)])
+            for chunk in chunks:
                 _check_finite(file, file.tensors[stored], chunk)
                 values = chunk if offset is None else _less(chunk, offset, file.tensors[stored])
                 out.write(values.tobytes())
     progress("dequantize", len(names), len(names))
 
 
-def _header(file: GgufFile, names: Mapping[str, str]) -> tuple[bytes, int]:
+def _header(
+    file: GgufFile, names: Mapping[str, str], config: Mapping[str, Any]
+) -> tuple[bytes, int]:
     """The safetensors header (8 bytes of length, then JSON) and the size of the whole file."""
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -109,7 +115,8 @@ def _header(file: GgufFile, names: Mapping[str, str]) -> tuple[bytes, int]:
         tensor = file.tensors[stored]
         dtype, size = _dtype(file.path, tensor)
         start, end = end, end + tensor.rows * tensor.shape[-1] * size
-        entries[name] = {"dtype": dtype, "shape": tensor.shape, "data_offsets": [start, end]}
+        shape = tensor.shape[::-1] if turned(config["model_type"], name) else tensor.shape
+        entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text, 8 + len(text) + end

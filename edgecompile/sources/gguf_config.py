@@ -9,7 +9,7 @@ from typing import Any
 import gguf
 import numpy as np
 
-from edgecompile.architectures import DECODERS
+from edgecompile.architectures import DECODERS, Decoder
 from edgecompile.errors import BadInputError, UnsupportedError
 from edgecompile.sources.gguf_file import AGAIN, FROM_FOLDER, GgufFile
 from edgecompile.sources.gguf_tokenizer import SPECIAL_IDS, special_id
@@ -49,6 +49,7 @@ FAMILIES: Mapping[str, Family] = {
     "granite": Family(gguf.MODEL_ARCH.GRANITE, "GraniteForCausalLM", "granite", permuted=True),
     "gemma": Family(gguf.MODEL_ARCH.GEMMA, "GemmaForCausalLM", "gemma"),
     "gemma2": Family(gguf.MODEL_ARCH.GEMMA2, "Gemma2ForCausalLM", "gemma2"),
+    "gpt2": Family(gguf.MODEL_ARCH.GPT2, "GPT2LMHeadModel", "gpt2"),
     "gemma3": Family(gguf.MODEL_ARCH.GEMMA3, "Gemma3ForCausalLM", "gemma3_text"),
 }
 
@@ -70,7 +71,7 @@ def exact(value: float) -> float:
 def config(file: GgufFile) -> dict[str, Any]:
     """config.json of the model: hyperparameters from metadata, flags from the tensors present."""
     kind = family(file)
-    name = file.metadata["general.architecture"]
+    name, described = file.metadata["general.architecture"], DECODERS[kind.model_type]
     sizes = _sizes(file, name)
     result: dict[str, Any] = {
         "architectures": [kind.class_name],
@@ -81,8 +82,7 @@ def config(file: GgufFile) -> dict[str, Any]:
         "initializer_range": 0.02,
         "use_cache": True,
         **sizes,
-        "rms_norm_eps": _positive_float(file, f"{name}.attention.layer_norm_rms_epsilon"),
-        "rope_theta": _positive_float(file, f"{name}.rope.freq_base", 10000.0),
+        **_norms_and_rope(file, name, described),
         "tie_word_embeddings": "output.weight" not in file.tensors,
         **_flags(file, name),
     }
@@ -102,22 +102,23 @@ def config(file: GgufFile) -> dict[str, Any]:
     for token, key in SPECIAL_IDS.items():
         if token != "unk_token" and special_id(file, key) is not None:
             result[f"{token}_id"] = special_id(file, key)
-    return {"pad_token_id": None, **result}  # a family's own default may be out of range
+    return {"pad_token_id": None, **_own_words(described, result)}  # its default may be no token
 
 
-def tensor_names(file: GgufFile, config: Mapping[str, Any]) -> dict[str, str]:
-    """Hugging Face tensor name -> GGUF name; each present with its shape, and none left over."""
-    kind = family(file)
-    wanted = _shapes(kind, config)
-    names = gguf.get_tensor_name_map(kind.arch, config["num_hidden_layers"])
-    result = {name: names.get_name(name, (".weight", ".bias")) or name for name in wanted}
-    for name, shape in wanted.items():
-        _check_tensor(file, result[name], shape)
-    left = sorted(set(file.tensors) - set(result.values()) - {ROPE_FREQS})
-    if left:
-        found = f"{len(left)} tensors that a {config['model_type']} model has no place for: "
-        raise UnsupportedError(str(file.path), found + ", ".join(left[:4]), "", FROM_FOLDER)
-    return result
+def _norms_and_rope(file: GgufFile, name: str, described: Decoder) -> dict[str, float]:
+    kind = "norm" if described.centred else "norm_rms"
+    epsilon = _positive_float(file, f"{name}.attention.layer_{kind}_epsilon")
+    if described.positions:
+        return {described.epsilon: epsilon}
+    theta = _positive_float(file, f"{name}.rope.freq_base", 10000.0)
+    return {described.epsilon: epsilon, "rope_theta": theta}
+
+
+def _own_words(described: Decoder, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config as the architecture's own class calls its settings, without what it has not."""
+    absent = () if described.free_heads else ("num_key_value_heads", "head_dim", "attention_bias")
+    words = described.settings
+    return {words.get(key, key): value for key, value in config.items() if key not in absent}
 
 
 def _sizes(file: GgufFile, name: str) -> dict[str, int]:
@@ -190,8 +191,9 @@ def _flags(file: GgufFile, name: str) -> dict[str, Any]:
 
 
 def _activation(kind: Family) -> dict[str, str]:
-    word = next(iter(DECODERS[kind.model_type].activations))
-    older = word == "silu" or kind.model_type == "gemma"
+    described = DECODERS[kind.model_type]
+    word = next(iter(described.activations))
+    older = word == "silu" or kind.model_type == "gemma" or "hidden_act" in described.settings
     return {"hidden_act" if older else "hidden_activation": word}
 
 
@@ -271,59 +273,3 @@ def llama3_factors(theta: float, half: int, rule: Mapping[str, Any]) -> np.ndarr
     smooth = np.clip((turns - low) / (high - low), 0.0, 1.0)
     factors: np.ndarray[Any, Any] = 1.0 / ((1.0 - smooth) / rule["factor"] + smooth)
     return factors
-
-
-def _shapes(kind: Family, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    hidden, vocabulary = config["hidden_size"], config["vocab_size"]
-    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocabulary, hidden)}
-    for layer in range(config["num_hidden_layers"]):
-        for name, shape in _layer_shapes(kind, config).items():
-            shapes[f"model.layers.{layer}.{name}"] = shape
-    shapes["model.norm.weight"] = (hidden,)
-    if not config["tie_word_embeddings"]:
-        shapes["lm_head.weight"] = (vocabulary, hidden)
-    return shapes
-
-
-def _layer_shapes(kind: Family, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    hidden, inner, size = (config[k] for k in ("hidden_size", "intermediate_size", "head_dim"))
-    queries = config["num_attention_heads"] * size
-    keys = config["num_key_value_heads"] * size
-    linear = {
-        "self_attn.q_proj": (queries, hidden),
-        "self_attn.k_proj": (keys, hidden),
-        "self_attn.v_proj": (keys, hidden),
-        "self_attn.o_proj": (hidden, queries),
-        "mlp.gate_proj": (inner, hidden),
-        "mlp.up_proj": (inner, hidden),
-        "mlp.down_proj": (hidden, inner),
-    }
-    described = DECODERS[kind.model_type]
-    if described.fused:
-        linear = {
-            "self_attn.qkv_proj": (queries + 2 * keys, hidden),
-            "self_attn.o_proj": (hidden, queries),
-            "mlp.gate_up_proj": (2 * inner, hidden),
-            "mlp.down_proj": (hidden, inner),
-        }
-    shapes: dict[str, tuple[int, ...]] = {f"{k}.weight": shape for k, shape in linear.items()}
-    for name, shape in linear.items():
-        in_attention = name.startswith("self_attn")
-        if config.get("attention_bias" if in_attention else "mlp_bias") or (
-            kind.qkv_bias and in_attention and not name.endswith("o_proj")
-        ):
-            shapes[f"{name}.bias"] = shape[:1]
-    for name in described.norms.names:
-        shapes[f"{name}.weight"] = (hidden,)
-    if described.head_norms:
-        shapes |= {f"self_attn.{which}_norm.weight": (size,) for which in "qk"}
-    return shapes
-
-
-def _check_tensor(file: GgufFile, name: str, shape: tuple[int, ...]) -> None:
-    tensor = file.tensors.get(name)
-    if tensor is None:
-        raise BadInputError(str(file.path), f"tensor {name!r} is missing", str(shape), AGAIN)
-    if tensor.shape != shape:
-        found = f"tensor {name!r} has shape {tensor.shape}"
-        raise BadInputError(str(file.path), found, str(shape), AGAIN)

@@ -6,9 +6,11 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from edgecompile.architectures import common, turned
 from edgecompile.errors import BadInputError, UnsupportedError, UsageError
 from edgecompile.model import Licence, Model, Pooling, Source, TensorInfo, Weights
 from edgecompile.runtime.audio import AudioInput
@@ -52,7 +54,10 @@ def describe(folder: Path, name: str, task: str = "") -> Model:
         for tensor, info in read_header(file).items()
     }
     config, infos, notes = text_part.of(config, infos)
-    infos = {name: info for name, info in infos.items() if not _copied(name, infos, config)}
+    infos = {
+        name: _as_out_in(info) if turned(str(config.get("model_type")), name) else info
+        for name, info in infos.items() if not _copied(name, infos, config)
+    }
     task = task or task_of(folder, config)
     if task == "text-ranking":
         heads.refuse_ranking(folder, config)
@@ -64,6 +69,11 @@ def describe(folder: Path, name: str, task: str = "") -> Model:
         audio=_audio(folder, config) if TASKS[task].takes == "sound" else None,
     )  # fmt: skip
     return towers.described(found) if task == IMAGE_TEXT else found
+
+
+def _as_out_in(info: TensorInfo) -> TensorInfo:
+    """A matrix that the file has as [in, out]."""
+    return replace(info, shape=info.shape[::-1], turned=True)
 
 
 def _copied(name: str, infos: Mapping[str, TensorInfo], config: Mapping[str, Any]) -> bool:
@@ -79,7 +89,8 @@ def _copied(name: str, infos: Mapping[str, TensorInfo], config: Mapping[str, Any
     if name != "lm_head.weight" or len(infos) == 1:
         return False
     scaled = config.get("model_type") != "t5" or config.get("scale_decoder_outputs", True)
-    return bool(config.get("tie_word_embeddings", config.get("model_type") == "t5") and scaled)
+    tied = common(config).get("tie_word_embeddings", config.get("model_type") == "t5")
+    return bool(tied and scaled)
 
 
 def _pictures(folder: Path) -> PictureInput:
@@ -200,7 +211,7 @@ def task_of(folder: Path, config: dict[str, Any]) -> str:
 
 def _pooling(folder: Path, config: dict[str, Any]) -> Pooling:
     """From modules.json (sentence-transformers); a bare encoder gets mean pooling, normalized."""
-    longest = int(config.get("max_position_embeddings", 512))
+    longest = int(common(config).get("max_position_embeddings", 512))
     if not (folder / "modules.json").is_file():
         return Pooling("mean", True, longest)
     modules = read_json(folder / "modules.json")["modules"]

@@ -5,7 +5,7 @@ import dataclasses
 
 from edgecompile.model import Model, Weights
 
-HEAD, EMBEDDING = "lm_head.weight", "embed_tokens.weight"  # the latter's name ends so
+HEAD, EMBEDDING = "lm_head.weight", ("embed_tokens.weight", "wte.weight")  # names end so
 COMPARED = 1 << 24  # elements at a time
 NOTE = f"{HEAD} equals the embedding, though the config does not tie the two: they are one tensor"
 

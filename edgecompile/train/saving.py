@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from edgecompile import bundle, tokenizer
+from edgecompile.architectures import turned
 from edgecompile.model import Model, Pooling
+from edgecompile.pruning.checkpoint import as_published
 from edgecompile.sources import card
 from edgecompile.sources.huggingface import TOKENIZER_FILES
 
@@ -22,7 +24,7 @@ KEPT_FIELDS = ("license", "license_name", "license_link", "language")  # of the 
 def write(staging: Path, module: nn.Module, model: Model, numbers: Mapping[str, Any]) -> None:
     """Fill `staging` with config, weights, tokenizer, licence and card."""
     saved: Any = module
-    saved.save_pretrained(staging)
+    saved.save_pretrained(staging, state_dict=_published(module, model.architecture))
     for file in staging.glob("*.safetensors"):
         file.chmod(0o644)  # safetensors makes it its owner's alone
     tidy_config(staging / "config.json")
@@ -33,6 +35,14 @@ def write(staging: Path, module: nn.Module, model: Model, numbers: Mapping[str, 
         if file.name != card.CARD:
             shutil.copyfile(file, staging / file.name)
     (staging / card.CARD).write_text(readme(model, numbers), encoding="utf-8", newline="\n")
+
+
+def _published(module: nn.Module, architecture: str) -> dict[str, Tensor] | None:
+    """The tensors as the architecture's checkpoints have them; None where that is as they are."""
+    state = module.state_dict()
+    if not any(turned(architecture, name) for name in state):
+        return None
+    return {name: as_published(architecture, name, value) for name, value in state.items()}
 
 
 def publish(staging: Path, final: Path, overwrite: bool) -> None:

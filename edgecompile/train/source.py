@@ -5,6 +5,7 @@ import dataclasses
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import torch
 from torch import nn
 
 from edgecompile import tokenizer
+from edgecompile.architectures import turned
 from edgecompile.errors import UnsupportedError, UsageError
 from edgecompile.model import Model
+from edgecompile.numerics.linears import as_linear
 from edgecompile.passes import Progress
 from edgecompile.reference import without_torchao
 from edgecompile.runtime.tokens import Tokens
@@ -71,6 +74,7 @@ def module_of(model: Model, labels: tuple[str, ...], dropout: float = -1.0) -> n
     if model.task == "embedding" and getattr(module, "pooler", None) is not None:
         module.pooler = None  # sentence embeddings are pooled from token vectors
     built: nn.Module = module
+    as_linear(built, partial(turned, model.architecture))
     return built
 
 
@@ -114,6 +118,7 @@ def tokens_of(model: Model, length: int) -> Tokens:
 
 def longest(model: Model) -> int:
     """Tokens that the model takes at most, special ones included."""
-    said = int(model.config.get("max_position_embeddings") or model.config.get("n_positions") or 0)
+    config = model.common_config
+    said = int(config.get("max_position_embeddings") or config.get("n_positions") or 0)
     padding_first = model.architecture in ("roberta", "xlm-roberta", "camembert")
     return (said - 2 * padding_first) or 1 << 20

@@ -73,6 +73,10 @@ CLIP_SIZES: dict[str, Any] = {
     "projection_dim": 48,
 }  # fmt: skip
 GATED = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+GPT2 = {
+    "n_inner": 96, "layer_norm_epsilon": 1e-2, "intermediate_size": None, "rms_norm_eps": None,
+    "num_key_value_heads": None,
+}  # fmt: skip
 SMALL_HEADS = {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 8}
 MODERN = {
     "global_attn_every_n_layers": 2, "local_attention": 8, "cls_token_id": 2, "sep_token_id": 3,
@@ -108,7 +112,7 @@ KINDS = (
     Kind("Granite", "granite", (DECODER,)),
     Kind("Gemma 2", "gemma2", (DECODER,), SMALL_HEADS),
     Kind("Phi-3", "phi3", (DECODER,)),
-    Kind("GPT-2", "gpt2", (DECODER,)),
+    Kind("GPT-2", "gpt2", (DECODER,), GPT2),
     Kind("ViT", "vit", (PICTURES,), TRANSFORMER),
     Kind("MobileNetV2", "mobilenet_v2", (PICTURES,), {"depth_multiplier": 0.25}),
     Kind("CLIP", "clip", (IMAGE_TEXT,)),
@@ -123,9 +127,9 @@ HEAD = (
     "# Architectures and engines", "",
     "Made by `python -m tests.architectures.cells`. `tests/architectures` proves each *yes* on a",
     "small seeded model of the true architecture: its answers in the engine are transformers',",
-    "which an altered epsilon, rope base or head order would break, and 8-bit codes are read back",
-    "from the file. *slowly*: ExecuTorch's own exporter draws it, in minutes for a real model. A",
-    "number is a reason below; `plan` gives it with exit 3.", "",
+    "which an altered epsilon, rope base, table of positions or head order would break, and 8-bit",
+    "codes are read back from the file. *slowly*: ExecuTorch's own exporter draws it, in minutes",
+    "for a real model. A number is a reason below; `plan` gives it with exit 3.", "",
     "| architecture | task | ONNX Runtime | OpenVINO | ExecuTorch (XNNPACK) | llama.cpp |",
     "|---|---|---|---|---|---|",
 )  # fmt: skip

@@ -159,7 +159,10 @@ def features(reference: Reference) -> NDArray[np.float32]:
 
 
 def altered(model: Model) -> Iterator[tuple[str, Model]]:
-    """The same model with another epsilon, rope base, and order of heads, where it has them."""
+    """The same model with another epsilon, rope base, order of positions or of heads.
+
+    Each where it has them.
+    """
     config = model.config
     if model.task == IMAGE_TEXT:
         yield from altered_towers(model)
@@ -172,6 +175,8 @@ def altered(model: Model) -> Iterator[tuple[str, Model]]:
         yield "reach", replace(model, config=farther)
     if rope := config.get("rope_parameters"):
         yield "rope", replace(model, config={**config, "rope_parameters": faster(rope)})
+    if table := next((n for n in model.weights if n.endswith("wpe.weight")), ""):
+        yield "positions", replace(model, replaced={table: np.roll(model.dense(table), 1, axis=0)})
     if model.task == SPEECH:
         yield "epsilon", replace(model, config={**config, EPSILON: 4e-5})
         yield "positions", replace(model, replaced=reversed_rows(model, POSITIONS))

@@ -21,6 +21,7 @@ from transformers import (
     Gemma2Config,
     Gemma3TextConfig,
     GemmaConfig,
+    GPT2Config,
     GraniteConfig,
     LlamaConfig,
     MistralConfig,
@@ -31,7 +32,7 @@ from transformers import (
     SmolLM3Config,
 )
 
-from edgecompile.architectures import norm_offsets
+from edgecompile.architectures import DECODERS, norm_offsets
 from edgecompile.backends.gguf import Gguf
 from edgecompile.errors import BadInputError, EdgecompileError, UnsupportedError
 from edgecompile.model import Pooling
@@ -76,6 +77,10 @@ CONFIGS: dict[str, PretrainedConfig] = {
     "gemma2": Gemma2Config(
         **SIZES, head_dim=32, query_pre_attn_scalar=32, sliding_window=8,
         attn_logit_softcapping=2.0, final_logit_softcapping=3.0,
+    ),
+    "gpt2": GPT2Config(
+        vocab_size=VOCABULARY, n_embd=64, n_inner=96, n_layer=2, n_head=4, n_positions=512,
+        bos_token_id=0, eos_token_id=1, layer_norm_epsilon=1e-3,
     ),
     "granite": GraniteConfig(
         **SIZES, embedding_multiplier=5.0, residual_multiplier=0.7, attention_multiplier=0.4,
@@ -201,8 +206,10 @@ def test_decoding_finds_every_float_and_the_hyperparameters(
     for name, values in decoded.floats.items():
         added = norm_offsets(model.architecture, [name]).get(name, 0)
         assert np.array_equal(values, model.weights.float32(name) + np.float32(added)), name
-    for name in ("num_hidden_layers", "num_key_value_heads", "rms_norm_eps", "hidden_size"):
-        assert decoded.facts[name] == model.config[name], name
+    for name in ("num_hidden_layers", "num_key_value_heads", "hidden_size", "intermediate_size"):
+        assert decoded.facts[name] == model.common_config[name], name
+    epsilon = DECODERS[model.architecture].epsilon
+    assert decoded.facts["norm_eps"] == pytest.approx(model.config[epsilon])
 
 
 def test_what_a_config_leaves_out_is_what_transformers_takes_for_it(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import transformers
 from numpy.typing import NDArray
 
 from edgecompile import bundle
+from edgecompile.architectures import DECODERS
 from edgecompile.backends import Export, decoders
 from edgecompile.backends.onnx_graph import storage
 from edgecompile.backends.onnxruntime import Onnxruntime
@@ -23,6 +24,7 @@ from edgecompile.errors import UnsupportedError
 from edgecompile.model import Model
 from edgecompile.numerics.rtn import quantize
 from edgecompile.numerics.schemes import QuantizedTensor, Scheme
+from edgecompile.pruning.checkpoint import as_published
 from edgecompile.sources.huggingface import describe
 from tests import tiny
 
@@ -87,6 +89,8 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma": ("gemma", {"head_dim": 32}),
     "gemma2": ("gemma2", GEMMA2),
     "granite": ("granite", GRANITE),
+    "gpt2": ("gpt2", {"n_inner": 96, "layer_norm_epsilon": 1e-3}),
+    "gpt2-unscaled": ("gpt2", {"scale_attn_weights": False, "layer_norm_epsilon": 1e-3}),
     "gemma3": ("gemma3_text", {**GEMMA3, "sliding_window": 512}),
     "gemma3-window": ("gemma3_text", GEMMA3),
 }  # fmt: skip
@@ -124,8 +128,10 @@ def make(folder: Path, kind: str, changes: Mapping[str, Any]) -> Case:
     module = auto.from_config(config, attn_implementation="eager").eval()
     with torch.no_grad():
         for name, value in module.named_parameters():
-            spread = 0.05 if "embed" in name else 0.3 if value.dim() > 1 else 0.2
-            value.copy_(torch.randn_like(value) * spread + ("norm" in name))
+            table = "embed" in name or name.endswith(("wte.weight", "wpe.weight"))
+            spread = 0.05 if table else 0.3 if value.dim() > 1 else 0.2
+            centre = "norm" in name or (".ln_" in name and name.endswith("weight"))
+            value.copy_(torch.randn_like(value) * spread + centre)
     module.save_pretrained(folder)
     tiny.byte_bpe(folder)
     return Case(folder, module, answer(module))
@@ -141,8 +147,8 @@ def rounded(model: Model, one: Scheme | None = None) -> Model:
     """Codes for every matrix: 4 bits, but 8 for the embedding and v_proj, or all on `one`."""
     codes: dict[str, QuantizedTensor] = {}
     for name, info in model.weights.infos.items():
-        if len(info.shape) == 2:
-            wide = "embed" in name or "v_proj" in name
+        if len(info.shape) == 2 and not name.endswith("wpe.weight"):  # no pass rounds positions
+            wide = "embed" in name or "wte" in name or "v_proj" in name
             scheme = one or (Scheme(8, 0) if wide else Scheme(4, 32))
             codes[name] = quantize(model.weights.float32(name), scheme, search=False)
     return replace(model, quantized=codes)
@@ -152,7 +158,11 @@ def answer_on_codes(case: Case, model: Model) -> NDArray[np.float32]:
     """torch's answer with the dequantized codes; its weights are put back."""
     before = {name: value.clone() for name, value in case.module.state_dict().items()}
     case.module.load_state_dict(
-        {name: torch.from_numpy(model.dense(name)) for name in model.quantized}, strict=False
+        {
+            name: as_published(model.architecture, name, torch.from_numpy(model.dense(name)))
+            for name in model.quantized
+        },
+        strict=False,
     )
     found = answer(case.module)
     case.module.load_state_dict(before)
@@ -201,7 +211,11 @@ def test_logits_on_codes_are_those_of_transformers(
         assert np.abs(run(tmp_path, written, PROMPT, step) - expected).max() < 1e-4
 
 
-def other_base(model: Model) -> Model:
+def other_positions(model: Model) -> Model:
+    """Another base of their rotation, or rows of their table in each other's place."""
+    table = next((name for name in model.weights if name.endswith("wpe.weight")), "")
+    if table:
+        return replace(model, replaced={table: np.roll(model.dense(table), 1, axis=0)})
     rope = model.config["rope_parameters"]
     changed = {key: faster(one) for key, one in rope.items() if isinstance(one, dict)}
     return with_config(model, rope_parameters=changed or faster(rope))
@@ -212,15 +226,16 @@ def faster(rope: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def other_epsilon(model: Model) -> Model:
-    return with_config(model, rms_norm_eps=model.config["rms_norm_eps"] * 1.05)
+    name = DECODERS[model.architecture].epsilon
+    return with_config(model, **{name: model.config[name] * 1.05})
 
 
 def other_heads(model: Model) -> Model:
     """The rows of two query heads change places, in the first layer alone."""
-    product = "qkv_proj" if model.architecture == "phi3" else "q_proj"
-    name = f"model.layers.0.self_attn.{product}.weight"
+    ends = ("self_attn.q_proj.weight", "self_attn.qkv_proj.weight", "c_attn.weight")
+    name = next(name for name in model.weights if name.endswith(ends))
     weight = model.dense(name)
-    size = model.config.get("head_dim") or 64 // model.config["num_attention_heads"]
+    size = model.config.get("head_dim") or 64 // model.common_config["num_attention_heads"]
     order = np.arange(len(weight))
     order[: 2 * size] = np.roll(order[: 2 * size], size)
     return replace(model, replaced={name: weight[order]})
@@ -230,7 +245,7 @@ def with_config(model: Model, **changes: Any) -> Model:
     return replace(model, config={**model.config, **changes})
 
 
-@pytest.mark.parametrize("alter", [other_base, other_epsilon, other_heads])
+@pytest.mark.parametrize("alter", [other_positions, other_epsilon, other_heads])
 def test_the_comparison_sees_an_altered_graph(case: Case, alter: Any, tmp_path: Path) -> None:
     written = export(alter(case.model), tmp_path)
     assert np.abs(run(tmp_path, written, PROMPT, len(PROMPT)) - case.expected).max() > 1e-3

@@ -134,12 +134,15 @@ def test_the_comparison_sees_an_altered_graph(alter: str, tmp_path: Path) -> Non
 
 
 def test_a_decoder_of_another_architecture_is_refused(tmp_path: Path) -> None:
-    config = transformers.GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=320)
-    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "m")
+    config = transformers.GPTNeoXConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+        vocab_size=320,
+    )  # fmt: skip
+    transformers.GPTNeoXForCausalLM(config).save_pretrained(tmp_path / "m")
     tiny.byte_bpe(tmp_path / "m")
-    model = describe(tmp_path / "m", "gpt2")
-    assert "'gpt2'" in EXACT.refusal(model)
-    with pytest.raises(UnsupportedError, match="'gpt2'"):
+    model = describe(tmp_path / "m", "neox")
+    assert "'gpt_neox'" in EXACT.refusal(model)
+    with pytest.raises(UnsupportedError, match="'gpt_neox'"):
         EXACT.export(model, tmp_path, quiet)
 
 

@@ -76,6 +76,7 @@ def decoder(folder: Path, written: Export, step: int) -> DeviceDecoder:
     layout = DeviceLayout(
         cache_names(options), (options["kv_heads"], options["head_size"]), kind, "input_ids",
         "seqlens_k", "total_sequence_length", "logits_start", "logits", kind, 320, 512,
+        options.get("position_ids", ""),
     )  # fmt: skip
     return DeviceDecoder(session, layout, "cpu", step)
 

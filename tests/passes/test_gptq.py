@@ -387,7 +387,7 @@ def test_layers_of_an_architecture_that_is_named_nowhere_are_found(
 
 def test_matrices_that_are_no_linear_layers_are_named_as_skipped(tmp_path: Path) -> None:
     settings = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128}
-    model = load(decoder(tmp_path / "m", "gpt2", **settings))
+    model = load(decoder(tmp_path / "m", "openai-gpt", **settings))
     found = rows(QuantizeGptq(**FEW)(model, tiny.work(tmp_path / "w", TEXT)))
     row = found["transformer.h.0.attn.c_attn.weight"]
     assert (row.action, row.detail) == (

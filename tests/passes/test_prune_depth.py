@@ -16,6 +16,7 @@ from edgecompile.errors import UnsupportedError, UsageError
 from edgecompile.model import Model
 from edgecompile.passes.prune_depth import PruneDepth
 from edgecompile.pruning import checkpoint
+from edgecompile.pruning.axes import shape_of
 from edgecompile.reference import Reference
 from tests import tiny
 from tests.architectures import cells
@@ -34,10 +35,11 @@ def of_six(architecture: str, folder: Path, task: str = "") -> Model:
 
 def idle(model: Model, layers: tuple[int, ...], folder: Path) -> Model:
     """The same model, in which those layers add nothing."""
-    ends = ("o_proj.weight", "down_proj.weight")
+    ends = ("o_proj.weight", "down_proj.weight", "c_proj.weight")
+    start = shape_of(model, 1).layer
 
     def tensor(name: str) -> torch.Tensor:
-        at = any(name.startswith(f"model.layers.{layer}.") for layer in layers)
+        at = any(name.startswith(f"{start}{layer}.") for layer in layers)
         value = model.weights[name].contiguous()
         return torch.zeros_like(value) if at and name.endswith(ends) else value
 
@@ -104,5 +106,6 @@ def test_as_many_layers_as_there_are_is_no_pruning(tmp_path: Path) -> None:
 
 
 def test_an_architecture_without_a_description_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedError, match="gpt2"):
-        PruneDepth(layers=1).headers(of_six("gpt2", tmp_path / "model"))
+    other = cells.Kind("GPT-NeoX", "gpt_neox", (cells.DECODER,))
+    with pytest.raises(UnsupportedError, match="gpt_neox"):
+        PruneDepth(layers=1).headers(cells.make(other, cells.DECODER, tmp_path / "model"))

@@ -24,6 +24,7 @@ from edgecompile.backends.decoders import (
 from edgecompile.backends.executorch_graph.layers import (
     Tables,
     activated,
+    layer_norm,
     root_mean_square,
     swaps,
     turned,
@@ -71,13 +72,20 @@ def swaps_neighbours(plan: DecoderPlan, schemes: Mapping[str, Scheme]) -> bool:
     return swaps(schemes, plan.sources[EMBEDDING], plan.tied)
 
 
-def first(sheet: DecoderSheet) -> DecoderSheet:
-    """stream, rotary rows -> cos and sin of whole heads, q, k, v of layer 0.
+def changes(plan: DecoderPlan, schemes: Mapping[str, Scheme]) -> bool:
+    """Whether the look-up's rows are not the stream yet: swapped, to be scaled, or added to."""
+    scaled = plan.embedding_scale != 1
+    return scaled or plan.family.positions or swaps_neighbours(plan, schemes)
 
-    Where the look-up's rows are not the stream yet (swapped, to be scaled), that comes first.
+
+def first(sheet: DecoderSheet) -> DecoderSheet:
+    """stream, its positions' rows, rotary rows -> cos and sin of whole heads, q, k, v of layer 0.
+
+    Where the look-up's rows are not the stream yet (see `changes`), that comes first.
     """
     d, plan = sheet.delegate, sheet.plan
     stream = sheet.input(_width(sheet))
+    places = [sheet.input(_width(sheet))] if plan.family.positions else []
     rows = [sheet.input(1, one.size) for one in plan.rotaries]
     tables = [whole_heads(sheet, one) for one in rows]
     given = stream
@@ -85,6 +93,8 @@ def first(sheet: DecoderSheet) -> DecoderSheet:
         stream = unswapped(sheet, stream)
     if plan.embedding_scale != 1:
         stream = sheet.times(stream, STREAM, plan.embedding_scale)
+    for one in places:
+        stream = d.add(stream, one)
     if stream != given:
         d.output(stream)
     for pair in tables:
@@ -130,7 +140,9 @@ def _width(sheet: DecoderSheet) -> int:
 
 
 def _norm(sheet: DecoderSheet, name: str, value: int) -> int:
-    """RMSNorm over the last dimension."""
+    """RMSNorm over the last dimension, or layer normalization where the family has that."""
+    if sheet.plan.family.centred:
+        return layer_norm(sheet, name.removesuffix(".weight"), value, sheet.plan.epsilon)
     weight = _norm_weight(sheet, name, len(sheet.delegate.shape(value)))
     return root_mean_square(sheet, value, weight, sheet.plan.epsilon)
 
@@ -223,21 +235,23 @@ def _rotated(sheet: DecoderSheet, heads: int, tables: Tables | None) -> int:
 
 
 def _rest(sheet: DecoderSheet, layer: int, attended: int, stream: int) -> int:
-    """A layer after its attention: output projection, residual, gated MLP, residual."""
+    """A layer after its attention: output projection, residual, MLP (gated or not), residual."""
     d, plan, start = sheet.delegate, sheet.plan, f"model.layers.{layer}."
     flat = d.reshape(attended, 1, 0, plan.heads * plan.head_size)
     norms = plan.norms
     out, down = ((start + name) * bool(name) for name in (norms.out_of_attention, norms.out_of_mlp))
     stream = d.add(stream, _left(sheet, out, product(sheet, [start + OUT], flat)))
     normed = _norm(sheet, f"{start}{norms.into_mlp}.weight", stream)
-    gate, up = _gate_up(sheet, start, normed)
-    hidden = d.multiply(activated(sheet, plan.activation, gate), up)
+    before, *gated = _gate_up(sheet, start, normed)
+    hidden = activated(sheet, plan.activation, before)
+    for up in gated:
+        hidden = d.multiply(hidden, up)
     return d.add(stream, _left(sheet, down, product(sheet, [start + DOWN], hidden)))
 
 
 def _gate_up(sheet: DecoderSheet, start: str, normed: int) -> Sequence[int]:
     made = products(sheet, [start + name for name in sheet.plan.gate_up], normed)
-    if len(made) == 2:
+    if len(made) == 2 or not sheet.plan.family.gated:
         return made
     d, inner = sheet.delegate, sheet.delegate.shape(made[0])[-1] // 2
     return [d.cut(made[0], 2, at, inner) for at in (0, inner)]

@@ -13,10 +13,11 @@ import numpy as np
 from executorch.exir.scalar_type import ScalarType
 
 from edgecompile.backends import schemes_of
-from edgecompile.backends.decoders import EMBEDDING, DecoderPlan
+from edgecompile.backends.decoders import EMBEDDING, POSITION_TABLE, DecoderPlan
 from edgecompile.backends.executorch_graph.blocks import (
     POSITIONS,
     DecoderSheet,
+    changes,
     first,
     last,
     middle,
@@ -87,12 +88,13 @@ def _draw(canvas: Canvas, progress: Progress) -> None:
         method, canvas.file, canvas.model, source, (ids, stream), as_linear=swapped
     )
     masks = _windows(canvas, start, end)
-    rows = [_rotary_rows(canvas, number, start, end) for number in range(len(plan.rotaries))]
+    rows = [_position_rows(canvas, start, end)] if plan.family.positions else []
+    rows += [_rotary_rows(canvas, number, start, end) for number in range(len(plan.rotaries))]
     tables = [[canvas.buffer(1, one.size) for _ in range(2)] for one in plan.rotaries]
     q, mixed = (canvas.buffer(plan.heads, plan.head_size) for _ in range(2))
     k, v = (canvas.buffer(plan.kv_heads, plan.head_size) for _ in range(2))
     made = [table for pair in tables for table in pair]
-    changed = [other] if swapped or plan.embedding_scale != 1 else []
+    changed = [other] if changes(plan, canvas.schemes) else []
     canvas.subgraph(first(_sheet(canvas)), [stream, *rows, *changed, *made, q, k, v])
     stream, other = (other, stream) if changed else (stream, other)
     for layer in range(plan.layers):
@@ -127,6 +129,17 @@ def _scalar(method: Method, tensor: int) -> int:
 
 def _width(canvas: Canvas) -> int:
     return canvas.model.weights.infos[canvas.plan.sources[EMBEDDING]].shape[1]
+
+
+def _position_rows(canvas: Canvas, start: int, end: int) -> int:
+    """float32 [1, tokens, width]: the table's rows of the positions."""
+    method, source = canvas.method, canvas.plan.sources[POSITION_TABLE]
+    values = canvas.model.dense(source)
+    at, canvas.stored[source] = canvas.file.constant(source, values)
+    table, one = method.constant(FLOAT, (1, *values.shape), at, source), method.scalar(1)
+    rows = canvas.buffer(_width(canvas))
+    method.call("aten::slice_copy.Tensor_out", table, one, start, end, one, rows)
+    return rows
 
 
 def _rotary_rows(canvas: Canvas, number: int, start: int, end: int) -> int:

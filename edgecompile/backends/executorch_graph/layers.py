@@ -39,9 +39,14 @@ class LayerSheet(Sheet):
 
 def norm(sheet: LayerSheet, name: str, value: int) -> int:
     """Layer normalization (Ba et al. 2016), with a bias where there is one."""
+    return layer_norm(sheet, name, value, sheet.epsilon)
+
+
+def layer_norm(sheet: Sheet, name: str, value: int, epsilon: float) -> int:
+    """The same, of a sheet that has no epsilon of its own."""
     d, dims = sheet.delegate, len(sheet.delegate.shape(value))
     centred = d.subtract(value, sheet.mean(value, 0.0))
-    variance = sheet.mean(d.multiply(centred, centred), sheet.epsilon)
+    variance = sheet.mean(d.multiply(centred, centred), epsilon)
     scaled = d.multiply(centred, d.inverse_root(variance))
     scaled = d.multiply(scaled, sheet.vector(f"{name}.weight", dims))
     if not sheet.source(f"{name}.bias"):

@@ -21,13 +21,22 @@ from edgecompile.backends.decoders import (
     HEAD_NORMS,
     NORM,
     OUT,
+    POSITION_TABLE,
     DecoderPlan,
     plan,
 )
 from edgecompile.backends.joining import joinable
 from edgecompile.backends.onnx_graph import encode, probe, storage
 from edgecompile.backends.onnx_graph.canvas import Canvas as _Canvas
-from edgecompile.backends.onnx_graph.form import LAST_TOKENS, LENGTHS, LOGITS_START, GraphForm
+from edgecompile.backends.onnx_graph.form import (
+    LAST_TOKENS,
+    LENGTHS,
+    LOGITS_START,
+    POSITION_IDS,
+    GraphForm,
+)
+from edgecompile.backends.onnx_graph.norms import norm_of, norm_of_sum
+from edgecompile.backends.onnx_graph.positions import positions
 from edgecompile.model import Model
 from edgecompile.passes import Progress
 
@@ -64,12 +73,12 @@ def _draw(canvas: _Canvas, progress: Progress) -> None:
     for layer in range(layers):
         progress("write file", layer, layers + 1)
         start = f"model.layers.{layer}."
-        normed, stream = _norm(canvas, f"{start}{norms.into_attention}.weight", stream, added)
+        normed, stream = norm_of_sum(canvas, f"{start}{norms.into_attention}.weight", stream, added)
         added = _left(canvas, start, norms.out_of_attention, _attention(canvas, layer, normed))
-        normed, stream = _norm(canvas, f"{start}{norms.into_mlp}.weight", stream, added)
+        normed, stream = norm_of_sum(canvas, f"{start}{norms.into_mlp}.weight", stream, added)
         added = _left(canvas, start, norms.out_of_mlp, _mlp(canvas, start, normed))
     progress("write file", layers, layers + 1)
-    normed, _ = _norm(canvas, NORM, stream, added)
+    normed, _ = norm_of_sum(canvas, NORM, stream, added)
     _head(canvas, normed)
     progress("write file", layers + 1, layers + 1)
 
@@ -87,7 +96,13 @@ def _lengths(canvas: _Canvas) -> None:
 
 
 def _embedding(canvas: _Canvas) -> str:
-    return _times(canvas, _table_rows(canvas), "embedding.scale", canvas.plan.embedding_scale)
+    plan = canvas.plan
+    rows = _times(canvas, _table_rows(canvas), "embedding.scale", plan.embedding_scale)
+    if not plan.family.positions:
+        return rows
+    table = canvas.floats(POSITION_TABLE)
+    places = canvas.node("Gather", [table, positions(canvas)], "positions.rows", axis=0)
+    return canvas.node("Add", [rows, places], "embedding.placed")
 
 
 def _table_rows(canvas: _Canvas) -> str:
@@ -106,24 +121,10 @@ def _table_rows(canvas: _Canvas) -> str:
     )  # fmt: skip
 
 
-def _norm(canvas: _Canvas, name: str, stream: str, added: str) -> tuple[str, str]:
-    """RMSNorm of the residual stream plus what the last block gave; returns it and the sum."""
-    label, weight = name.removesuffix(".weight"), canvas.norm_weight(name)
-    if not added:
-        return _rms(canvas, stream, weight, label), stream
-    total = f"{label}.sum"
-    outputs = [label] if name == NORM else [label, "", "", total]
-    canvas.node(
-        "SkipSimplifiedLayerNormalization", [stream, added, weight], label, outputs,
-        domain=encode.DOMAIN, epsilon=canvas.plan.epsilon,
-    )  # fmt: skip
-    return label, total
-
-
 def _left(canvas: _Canvas, start: str, norm: str, value: str) -> str:
     """What a block adds to the stream: its output, normalized or scaled as the family does."""
     if norm:
-        value = _rms(canvas, value, canvas.norm_weight(f"{start}{norm}.weight"), f"{start}{norm}")
+        value = norm_of(canvas, value, start + norm)
     return _times(canvas, value, "residual.scale", canvas.plan.residual_scale)
 
 
@@ -132,13 +133,6 @@ def _times(canvas: _Canvas, value: str, constant: str, factor: float) -> str:
     if factor == 1:
         return value
     return canvas.node("Mul", [value, canvas.number(constant, factor)], f"{value}.scaled")
-
-
-def _rms(canvas: _Canvas, value: str, weight: str, label: str) -> str:
-    return canvas.node(
-        "SimplifiedLayerNormalization", [value, weight], label,
-        epsilon=canvas.plan.epsilon, axis=-1, stash_type=1,
-    )  # fmt: skip
 
 
 def _attention(canvas: _Canvas, layer: int, normed: str) -> str:
@@ -189,21 +183,23 @@ def _head_norm(canvas: _Canvas, name: str, value: str, heads: int) -> str:
     one = canvas.constant(f"one_head.{size}", np.array([0, -1, size], np.int64))
     all_heads = canvas.constant(f"heads.{heads}", np.array([0, -1, heads * size], np.int64))
     split = canvas.node("Reshape", [value, one], f"{name}.split")
-    normed = _rms(canvas, split, canvas.norm_weight(f"{name}.weight"), name)
+    normed = norm_of(canvas, split, name)
     return canvas.node("Reshape", [normed, all_heads], f"{name}.joined")
 
 
 def _mlp(canvas: _Canvas, start: str, normed: str) -> str:
-    """A gated MLP (Shazeer 2020): down(activation(gate(x)) * up(x))."""
-    gate, up = _gate_up(canvas, start, normed)
-    product = canvas.node("Mul", [_activated(canvas, start, gate), up], f"{start}mlp.product")
-    return _products(canvas, [start + DOWN], product)[0]
+    """A gated MLP (Shazeer 2020): down(activation(gate(x)) * up(x)); or down(activation(up(x)))."""
+    first, *gated = _gate_up(canvas, start, normed)
+    active = _activated(canvas, start, first)
+    if gated:
+        active = canvas.node("Mul", [active, *gated], f"{start}mlp.product")
+    return _products(canvas, [start + DOWN], active)[0]
 
 
 def _gate_up(canvas: _Canvas, start: str, normed: str) -> list[str]:
     names = [start + name for name in canvas.plan.gate_up]
     made = _products(canvas, names, normed)
-    if len(made) == 2:
+    if len(made) == 2 or not canvas.plan.family.gated:
         return made
     halves = [f"{start}mlp.gate", f"{start}mlp.up"]
     canvas.node("Split", made, f"{names[0]}.cut", halves, axis=-1, num_outputs=2)
@@ -336,7 +332,9 @@ def _given(canvas: _Canvas) -> tuple[list[onnx.ValueInfoProto], onnx.ValueInfoPr
     ids = port("input_ids", int64, ["batch_size", "sequence_length"])
     if canvas.form.gpu:
         lengths = port(SEQLENS, int32, ["batch_size"]), port(TOTAL, int32, [])
-        return [ids, *lengths], port(LOGITS_START, int64, [1])
+        places = [port(POSITION_IDS, int64, ["batch_size", "sequence_length"])]
+        given = places if canvas.plan.family.positions else []
+        return [ids, *given, *lengths], port(LOGITS_START, int64, [1])
     mask = port("attention_mask", int64, ["batch_size", "total_sequence_length"])
     return [ids, mask], port(LAST_TOKENS, int64, [1])
 

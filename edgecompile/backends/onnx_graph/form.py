@@ -10,6 +10,7 @@ from onnx import TensorProto
 
 # int32: given to a GPU's graph, computed in a CPU's
 LENGTHS = ("seqlens_k", "total_sequence_length")
+POSITION_IDS = "position_ids"  # int64 [batch, length], given to a GPU's graph with such a table
 LAST_TOKENS = "last_tokens"  # int64 [1]: logits of so many last positions of a call alone
 LOGITS_START = "logits_start"  # int64 [1]: -n, where a GPU's graph begins to compute logits
 

@@ -97,11 +97,22 @@ class Canvas:
         return self.shared[label]
 
     def norm(self, name: str, value: Value) -> ov.Node:
-        """RMSNorm (Zhang & Sennrich 2019) over the last axis, as the plug-in knows it."""
+        """RMSNorm (Zhang & Sennrich 2019) over the last axis, as the plug-in knows it.
+
+        Or layer normalization (Ba et al. 2016), where the family has that.
+        """
+        if self.plan.family.centred:
+            return self._layer_norm(name, value)
         mean = ops.reduce_mean(ops.power(value, self.number(2)), self.ints([-1]), True)
         root = ops.sqrt(ops.add(mean, self.number(self.plan.epsilon)))
         normed = ops.multiply(value, ops.divide(self.number(1), root))
         return named(ops.multiply(self.norm_weight(f"{name}.weight"), normed), name)
+
+    def _layer_norm(self, name: str, value: Value) -> ov.Node:
+        epsilon = self.plan.epsilon
+        normed = ops.mvn(value, self.ints([-1]), True, epsilon, "INSIDE_SQRT")
+        scaled = ops.multiply(normed, self.norm_weight(f"{name}.weight"))
+        return named(ops.add(scaled, self.floats(f"{name}.bias")), name)
 
     def products(self, names: Sequence[str], value: Value) -> list[Value]:
         """`value` times each of the weights [out, in] transposed, plus its bias if there is one.

@@ -23,6 +23,7 @@ from edgecompile.backends.decoders import (
     HEAD_NORMS,
     NORM,
     OUT,
+    POSITION_TABLE,
     QKV,
     DecoderPlan,
     Rotary,
@@ -51,6 +52,9 @@ def draw(
     table = canvas.weight([EMBEDDING.removesuffix(".weight")])
     stream = named(ops.gather(table, canvas.inputs["input_ids"], canvas.ints(0)), "embedding")
     stream = _times(canvas, stream, plan.embedding_scale)
+    if plan.family.positions:
+        positions, axis = canvas.inputs["position_ids"], canvas.ints(0)
+        stream = ops.add(stream, ops.gather(canvas.floats(POSITION_TABLE), positions, axis))
     for layer in range(plan.layers):
         progress("draw graph", layer, plan.layers)
         start, norms = f"model.layers.{layer}.", plan.norms
@@ -238,13 +242,16 @@ def _repeated(canvas: Canvas, value: Value) -> Value:
 
 
 def _mlp(canvas: Canvas, start: str, normed: Value) -> Value:
-    """A gated MLP (Shazeer 2020): down(activation(gate(x)) * up(x))."""
-    down = canvas.plan.sources[f"{start}{DOWN}.weight"]
+    """A gated MLP (Shazeer 2020): down(activation(gate(x)) * up(x)); or down(activation(up(x)))."""
+    plan = canvas.plan
+    down = plan.sources[f"{start}{DOWN}.weight"]
     inner = canvas.model.weights.infos[down].shape[1]
-    gate, up = _parts(canvas, start, canvas.plan.gate_up, normed, [inner, inner])
-    tanh = canvas.plan.activation == "gelu_tanh"
-    active = ops.gelu(gate, "tanh") if tanh else ops.swish(gate)
-    return canvas.products([start + DOWN], ops.multiply(active, up))[0]
+    sizes = [inner] * (2 if plan.family.gated else 1)
+    first, *gated = _parts(canvas, start, plan.gate_up, normed, sizes)
+    active = ops.gelu(first, "tanh") if plan.activation == "gelu_tanh" else ops.swish(first)
+    for up in gated:
+        active = ops.multiply(active, up)
+    return canvas.products([start + DOWN], active)[0]
 
 
 def _head(canvas: Canvas, normed: Value) -> ov.Node:
