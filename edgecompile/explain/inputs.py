@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from edgecompile.errors import BadInputError
 from edgecompile.explain.subject import Subject
 from edgecompile.model import Model
-from edgecompile.tasks import PAIRS, TASKS
+from edgecompile.tasks import PAIRS
 from edgecompile.text.parts import Document
 from edgecompile.text.source_tokens import FolderTokens
 
@@ -20,6 +20,7 @@ WINDOW = 256  # tokens of a decoder's
 AT_ONCE = 1024  # tokens run together
 EVERY = 7  # tokens, of which one is hidden, as in the check
 ANSWERS = 512 << 20  # bytes of the source's answers that are kept
+TOKENS = ("input_ids", "decoder_input_ids")  # arguments of ids
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,16 @@ class Inputs:
     named: Mapping[str, Any]
     at: Tensor | None = None
     truth: Tensor | None = None
+
+    @property
+    def rows(self) -> int:
+        """Texts, pictures or windows in it."""
+        return len(next(iter(self.named.values())))
+
+    @property
+    def width(self) -> int:
+        """Tokens of a row, also those of an answer; 0 where it has none."""
+        return sum(self.named[name].shape[1] for name in TOKENS if name in self.named)
 
 
 def held_out(subject: Subject) -> list[Inputs]:
@@ -149,10 +160,12 @@ def _arrays(subject: Subject) -> Iterator[Inputs]:
 
 
 def size(inputs: Sequence[Inputs]) -> int:
-    """Elements of the first argument, tokens where it is text."""
-    return sum(math.prod(next(iter(one.named.values())).shape) for one in inputs)
+    """Tokens of all inputs; of those that have none, elements of the first argument."""
+    return sum(
+        one.rows * one.width or math.prod(next(iter(one.named.values())).shape) for one in inputs
+    )
 
 
-def shown(model: Model) -> bool:
-    """Whether the model reads text, whose tokens can be shown."""
-    return TASKS[model.task].takes == "text"
+def texts_of(subject: Subject) -> list[str]:
+    """Held-out texts."""
+    return [one.text for one in subject.corpus.held_out if one.text.strip()]

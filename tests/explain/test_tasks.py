@@ -44,7 +44,7 @@ def test_an_encoder_with_a_head_is_explained(task: str, tmp_path: Path) -> None:
     assert set(found.now.metrics) == METRICS[task]
     assert found.now.divergence > 0
     assert not isinstance(found.attention, str)
-    assert found.attention.divergence.shape == (2, 4)
+    assert found.attention[0].divergence.shape == (2, 4)
     assert not isinstance(found.saliency, str)
 
 
@@ -75,6 +75,13 @@ def test_a_classifier_of_pictures_is_explained(kind: str, tmp_path: Path, pictur
     assert found.now.divergence > 0
     assert found.saliency == "tokens are a text model's"
     assert isinstance(found.attention, str) == (kind == "mobilenet_v2")
+
+
+def test_maps_of_a_picture_are_shown(tmp_path: Path, pictures: Path) -> None:
+    cells.make(KINDS["vit"], cells.PICTURES, tmp_path / "vit")
+    found = explained(tmp_path / "vit", tmp_path / "dist", pictures)
+    assert not isinstance(found.attention, str)
+    assert {one.source.shape for one in found.attention[0].maps} == {(17, 17)}
 
 
 MODULE = """
