@@ -20,7 +20,7 @@ from edgecompile.explain.subject import Options, Subject, open_bundle
 from edgecompile.explain.yardstick import KINDS, KL, Distance, Yardstick
 from edgecompile.passes import Progress
 from edgecompile.report.files import folder_of
-from edgecompile.tasks import takes_text
+from edgecompile.tasks import IMAGE_TEXT, SPEECH, takes_text
 
 __all__ = ["Explanation", "Options", "Subject", "explain", "open_bundle"]
 
@@ -56,7 +56,7 @@ def explain(subject: Subject, progress: Progress) -> Explanation:
     """Measure layers, restore them, look at attention and saliency, and propose a change."""
     options = subject.options
     sides = Sides(subject, progress)
-    inputs = held_out(subject)
+    inputs = held_out(subject, sides.reference, progress)
     shown = shown_input(subject, inputs)
     signal = noise.layers(subject, sides, inputs, progress)
     yardstick = Yardstick(sides, inputs, progress)
@@ -110,6 +110,11 @@ def _notes(subject: Subject) -> list[str]:
     if subject.folded:
         notes.append("a pass moved scales between a layer's tensors, so layers are restored as a "
                      "whole and no tensor's output is compared alone")
+    if subject.model.task == IMAGE_TEXT:
+        notes.append("metrics are those of texts or of pictures, of which is worse; what a "
+                     "picture's vector hangs on is not measured, saliency is of a text's tokens")
+    if subject.model.task == SPEECH:
+        notes.append("maps of a sound's frames show them in blocks")
     if not takes_text(subject.model.task) and subject.options.text:
         notes.append("--text was not shown: the model reads none")
     if subject.data["engine"].get("options", {}).get("activations"):

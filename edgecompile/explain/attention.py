@@ -20,10 +20,16 @@ HEADS = 8  # maps that are shown, those of the largest divergence
 ROWS = 4  # texts or windows of each call
 SAMPLES = 16  # of held-out inputs that divergences are a mean over
 AT_ONCE = 256  # queries whose products are held at once
+MAPS = 4 << 30  # bytes of both sides' maps of one sound
 
 # What a model calls its attention, and of which tokens its queries and its keys are.
 FIELDS: Mapping[str, tuple[str, str, str]] = {
     "attentions": ("self-attention", "input_ids", "input_ids"),
+    "encoder_attentions": ("encoder self-attention", "input_ids", "input_ids"),
+    "decoder_attentions": ("decoder self-attention", "decoder_input_ids", "decoder_input_ids"),
+    "cross_attentions": ("cross-attention", "decoder_input_ids", "input_ids"),
+    "text_model_output": ("text self-attention", "input_ids", "input_ids"),
+    "vision_model_output": ("picture self-attention", "pixel_values", "pixel_values"),
 }
 Maps = dict[str, list["Tensor"]]  # by field: [batch, heads, queries, keys] a layer
 
@@ -76,6 +82,8 @@ def compare(
     """Both sides' maps of some inputs, by part; a sentence where the model shows none."""
     if subject.model.task == "module":
         return "a module of the user's own has no attention that can be asked for"
+    if (size := _size(subject)) > MAPS:
+        return f"both sides' maps of one sound have {size / 2**30:.1f} GiB: not measured"
     sums: dict[str, _Sums] = {}
     for one in _few(inputs):
         source, found = _both(sides, one)
@@ -90,6 +98,15 @@ def compare(
         _part(name, sums[name], shown, _maps(sums[name], both, name, most))
         for name in FIELDS if name in sums
     )  # fmt: skip
+
+
+def _size(subject: Subject) -> int:
+    """Bytes of both sides' maps of one window of sound, which cannot be cut."""
+    if subject.model.audio is None:
+        return 0
+    config, places = subject.model.config, subject.model.audio.frames // 2
+    maps = int(config.get("encoder_layers", 0)) * int(config.get("encoder_attention_heads", 0))
+    return 2 * 4 * maps * places * places
 
 
 def _few(inputs: Sequence[Inputs]) -> Iterator[dict[str, Any]]:
@@ -126,7 +143,8 @@ def _run(sides: Sides, named: Mapping[str, Any]) -> Maps:
     found = {}
     for name in FIELDS:
         value = getattr(result, name, None)
-        if kept := [one for one in value or () if one is not None and one.ndim == 4]:
+        maps = getattr(value, "attentions", value) or ()  # a tower has an output of its own
+        if kept := [one for one in maps if one is not None and one.ndim == 4]:
             found[name] = kept
     return found
 

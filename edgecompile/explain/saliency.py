@@ -5,7 +5,8 @@ Demiraj and de Freitas 2014, Extraction of Salient Sentences, section 3; Shrikum
 Not Just a Black Box, section 2). f is one number of the answer, the same function on both sides,
 chosen by the source: log p of the token that it thinks comes next, of its class, or the mean over
 tokens of log p of its choice; of an embedding the product of the pooled vector, before it is
-normalized, with the source's; of a score the score.
+normalized, with the source's; of a score the score. Tokens of an answer so far count as those of
+the text that it answers do.
 """
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from edgecompile.explain.shown import ShownInput
 from edgecompile.explain.sides import Sides
 from edgecompile.explain.subject import Subject
 from edgecompile.metrics import Float64, rank
-from edgecompile.tasks import PAIRS, PER_TOKEN, takes_text
+from edgecompile.tasks import IMAGE_TEXT, PAIRS, PER_TOKEN, SPEECH, TEXT_TO_TEXT, takes_text
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -45,6 +46,8 @@ class Saliency:
 
 def compare(subject: Subject, sides: Sides, shown: ShownInput | None) -> Saliency | str:
     """Both sides' saliency of the shown input; a sentence where the model reads no text."""
+    if subject.model.task == SPEECH:
+        return "tokens are a text model's: which frames of a sound count is not measured"
     if shown is None or not takes_text(subject.model.task):
         return "tokens are a text model's"
     answers = _answers(sides)
@@ -70,6 +73,9 @@ def _answers(sides: Sides) -> Callable[[ShownInput], Tensor]:
     def run(shown: ShownInput) -> Tensor:
         named = {name: shown.named[name] for name in TOKENS if name in shown.named}
         named["attention_mask"] = torch.ones_like(named["input_ids"])
+        if sides.model.task == IMAGE_TEXT:
+            vector: Tensor = sides.body.get_text_features(**named).pooler_output  # type: ignore[operator]
+            return vector[0]
         result: Any = module(**named)
         found: Tensor = result if isinstance(result, torch.Tensor) else result.logits
         return found[0]
@@ -79,12 +85,12 @@ def _answers(sides: Sides) -> Callable[[ShownInput], Tensor]:
 
 def _target(task: str, source: Tensor) -> Target:
     """f, by what the source answers."""
-    if task == "embedding":
+    if task in ("embedding", IMAGE_TEXT):
         direction = (source / source.norm()).detach()
         return lambda found: found @ direction
     if task in PAIRS:
         return lambda found: found.sum()
-    if task == "text-generation":
+    if task in ("text-generation", TEXT_TO_TEXT):
         return lambda found: found[-1].log_softmax(0)[source[-1].argmax()]
     chosen = source.argmax(-1, keepdim=True).detach()
     if task in PER_TOKEN:
@@ -120,6 +126,6 @@ def _tables(sides: Sides) -> list[nn.Module]:
     """The embeddings that ids go through: an encoder-decoder has one table in two places."""
     from torch import nn
 
-    body: Any = sides.body
+    body: Any = sides.body.text_model if sides.model.task == IMAGE_TEXT else sides.body
     weight = body.get_input_embeddings().weight
     return [m for m in body.modules() if isinstance(m, nn.Embedding) and m.weight is weight]

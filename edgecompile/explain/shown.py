@@ -1,11 +1,12 @@
-"""The short call whose attention and saliency are shown: a text or a picture."""
+"""The short call whose attention and saliency are shown: a text, the first sound, a picture."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgecompile.explain.inputs import TOKENS, Inputs, texts_of
+from edgecompile.errors import UsageError
+from edgecompile.explain.inputs import TOKENS, Inputs, halves, texts_of
 from edgecompile.explain.subject import Subject
 from edgecompile.tasks import takes_text
 from edgecompile.text.source_tokens import FolderTokens
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LONGEST = 32  # tokens of the call whose maps are shown
-BUILT_IN = ("docstrings",)  # names of corpora that are no user's
+PIXELS = ("pixel_values",)
+BUILT_IN = ("docstrings", "made-up voice")  # names of corpora that are no user's
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,9 @@ def shown_input(subject: Subject, inputs: Sequence[Inputs]) -> ShownInput | None
     named = _first(inputs[0])
     if takes_text(subject.model.task):
         texts = [subject.options.text] if subject.options.text else texts_of(subject)
-        named = _of_text(subject, texts)
+        answered = "decoder_input_ids" in named
+        ids = _of_halves(subject, texts) if answered else _of_text(subject, texts)
+        named = {n: v for n, v in named.items() if n in PIXELS} | ids
     options = subject.options
     built_in = not options.text and subject.corpus.name.split(", ")[-1] in BUILT_IN
     shown = built_in or options.with_text
@@ -46,8 +50,17 @@ def shown_input(subject: Subject, inputs: Sequence[Inputs]) -> ShownInput | None
 
 
 def _first(one: Inputs) -> dict[str, Tensor]:
-    """A row of a call."""
-    return {n: v[:1] for n, v in one.named.items() if not isinstance(v, bool)}
+    """A row of a call; of an answer its beginning."""
+    rows = {n: v[:1] for n, v in one.named.items() if not isinstance(v, bool)}
+    return {n: v[:, :LONGEST] if n == "decoder_input_ids" else v for n, v in rows.items()}
+
+
+def _of_halves(subject: Subject, texts: Sequence[str]) -> dict[str, Tensor]:
+    """Ids of the first text's halves, of which the second answers the first."""
+    pair = next(halves(subject.model, texts, LONGEST, 1), None)
+    if pair is None:
+        raise UsageError("--text", f"{len(texts[0].split())} words", "two or more", "a sentence")
+    return {name: pair.named[name] for name in TOKENS}
 
 
 def _of_text(subject: Subject, texts: Sequence[str]) -> dict[str, Tensor]:

@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 
 from edgecompile.build import build
-from edgecompile.errors import UnsupportedError
 from edgecompile.explain import Explanation, Options, explain, open_bundle
 from edgecompile.plan import Request, plan
 from tests.architectures import cells
@@ -100,17 +99,6 @@ def test_a_module_of_the_users_own_is_explained(tmp_path: Path) -> None:
     assert set(found.now.metrics) == {"relative_error"}
     assert [row.layer for row in found.noise] == ["0", "2"]
     assert isinstance(found.attention, str)
-
-
-@pytest.mark.parametrize("task", [cells.TEXT_TO_TEXT, cells.SPEECH, cells.IMAGE_TEXT])
-def test_two_models_in_one_are_refused_by_task(
-    task: str, tmp_path: Path, pictures: Path
-) -> None:
-    kind = next(kind for kind in cells.KINDS if task in kind.tasks)
-    cells.make(kind, task, tmp_path / "model")
-    data = pictures if task == cells.IMAGE_TEXT else None
-    with pytest.raises(UnsupportedError, match=task):
-        explained(tmp_path / "model", tmp_path / "dist", data)
 
 
 def test_only_a_few_tensors_are_measured_in_a_few_evaluations(tmp_path: Path) -> None:
