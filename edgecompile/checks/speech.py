@@ -10,21 +10,24 @@ from numpy.typing import NDArray
 
 from edgecompile import tokenizer
 from edgecompile.checks import own, stages
-from edgecompile.checks.comparison import EXPORT, QUALITY, Comparison
+from edgecompile.checks.comparison import EXPORT, QUALITY, Comparison, need
 from edgecompile.checks.earlier import Earlier
 from edgecompile.checks.stored import store_of
 from edgecompile.errors import BadInputError
 from edgecompile.metrics import Measurement, logits, wer
 from edgecompile.metrics.logits import Chunks
+from edgecompile.model import Model
 from edgecompile.numerics.schemes import Float32
+from edgecompile.passes import Progress
+from edgecompile.reference import Reference
 from edgecompile.report import Row, judged
-from edgecompile.runtime.audio import AudioInput
 from edgecompile.runtime.speech import TRANSCRIBE
 from edgecompile.runtime.worker_client import Worker
 from edgecompile.sources import processors
 from edgecompile.sources.speech import speech_tokens
 from edgecompile.text.parts import Document
 from edgecompile.text.sounds import open_sound
+from edgecompile.text.source_tokens import SourceTokens
 
 LEAST_WORDS = 300  # said; none that differs then bounds the loss at 3 / 300
 FEW_WORDS = f"measured, not judged: fewer than {LEAST_WORDS} words were said"
@@ -53,20 +56,21 @@ Side = Callable[[int], Chunks]  # logits of a sound's answer, by its number
 
 def rows(comparison: Comparison, documents: Sequence[Document]) -> Iterator[Row]:
     """Preparation, divergence on answers, words; `documents` longer than a window are cut to it."""
-    audio = comparison.model.audio
-    if audio is None:
-        raise BadInputError("manifest", "no audio section", "one for a model of speech")
-    clips = _clips(comparison, audio, documents)
-    found = [comparison.worker.features(clip.samples) for clip in clips]
+    options = comparison.options
+    heard = clips(
+        comparison.reference, need(comparison.source_tokens), documents[: options.texts],
+        options.tokens, comparison.progress,
+    )  # fmt: skip
+    found = [comparison.worker.features(clip.samples) for clip in heard]
     error = max(
-        float(np.abs(clip.features - one).max()) for clip, one in zip(clips, found, strict=True)
+        float(np.abs(clip.features - one).max()) for clip, one in zip(heard, found, strict=True)
     )
-    measured = Measurement("audio_error", error, "", "lower", len(clips))
+    measured = Measurement("audio_error", error, "", "lower", len(heard))
     first, failed = comparison.judge(QUALITY, measured), False
-    for row in itertools.chain([first], _heard(comparison, clips, found, documents)):
+    for row in itertools.chain([first], _heard(comparison, heard, found, documents)):
         failed = failed or row.verdict == "fail"
         yield row
-    few = clips[: _few(comparison)]
+    few = heard[: _few(comparison)]
     with comparison.same_codes():
         exported = _compare(comparison, few, found, "same codes")[0]
     row = comparison.judge(EXPORT, replace(exported, metric="export_kl_mean"))
@@ -119,46 +123,48 @@ def _stages(
         yield from stages.through(comparison.chain, stored("source"), sides, earlier, divergence)
 
 
-def _clips(
-    comparison: Comparison, audio: AudioInput, documents: Sequence[Document]
-) -> list[Clip]:
-    """Until their answers have as many tokens as are asked for."""
-    front = processors.source_front_end(comparison.model.folder)
-    start, clips, tokens = _beginning(comparison), [], 0
-    for done, document in enumerate(documents[: comparison.options.texts]):
-        comparison.progress("listen with the source", done, len(documents))
+def clips(
+    reference: Reference, tokens: SourceTokens, documents: Sequence[Document], total: int,
+    progress: Progress,
+) -> list[Clip]:  # fmt: skip
+    """Windows of sound with what the source hears, until the answers have `total` tokens."""
+    model = reference.model
+    if (audio := model.audio) is None:
+        raise BadInputError("manifest", "no audio section", "one for a model of speech")
+    front = processors.source_front_end(model.folder)
+    start, found, count = _beginning(model), list[Clip](), 0
+    for done, document in enumerate(documents):
+        progress("listen with the source", done, len(documents))
         whole = open_sound(document, audio)
         samples = whole[: audio.n_samples]
         features = np.asarray(
             front(samples, sampling_rate=audio.sampling_rate, return_tensors="np")
             .input_features[0], np.float32,
         )  # fmt: skip
-        ids, text = comparison.reference.transcribe(features)
+        ids, text = reference.transcribe(features)
         said = document.label if whole.size <= audio.n_samples else None
-        words = ids if said is None else _ids(comparison, said)
-        answer = [*start, *words][: tokenizer.context_length(comparison.model)]
-        clips.append(Clip(samples, features, answer, len(start) - 1, text, said))
-        tokens += len(answer)
-        if tokens >= comparison.options.tokens:
+        words = ids if said is None else _ids(tokens, said)
+        answer = [*start, *words][: tokenizer.context_length(model)]
+        found.append(Clip(samples, features, answer, len(start) - 1, text, said))
+        count += len(answer)
+        if count >= total:
             break
-    if not clips:
+    if not found:
         raise BadInputError("--data", "no held-out sound", "a few WAV files")
-    return clips
+    return found
 
 
-def _beginning(comparison: Comparison) -> list[int]:
+def _beginning(model: Model) -> list[int]:
     """The start token and what follows it, of the first language where there are several."""
-    section = tokenizer.generation(comparison.model)
-    known = speech_tokens(comparison.model)
+    section = tokenizer.generation(model)
+    known = speech_tokens(model)
     language = next(iter(known.languages.values()), None)
     assert section is not None
     return [int(section["start_token_id"]), *known.beginning(language, TRANSCRIBE, timed=False)]
 
 
-def _ids(comparison: Comparison, said: str) -> list[int]:
+def _ids(tokens: SourceTokens, said: str) -> list[int]:
     """Tokens of words that are in a sound, as a transcript has them: a space, then the words."""
-    tokens = comparison.source_tokens
-    assert tokens is not None
     around, whole = tokens.encode([""])[0], tokens.encode([" " + said.strip()])[0]
     before = next((n for n, (a, b) in enumerate(zip(around, whole, strict=False)) if a != b),
                   len(around))  # fmt: skip

@@ -17,9 +17,9 @@ PATH = click.Path(path_type=Path)
 @click.option("--source", help="The model it was built from; default: the shelf, then the cache.")
 @click.option("--data", type=PATH, help="Held-out text (JSONL, CSV, text), or a folder.")
 @click.option("--texts", default=64, show_default=True, type=click.IntRange(2, 4096),
-              help="Held-out texts (pictures, pairs) of an encoder.")
+              help="Held-out texts, pictures, pairs or sounds; of a decoder it is --tokens.")
 @click.option("--tokens", default=1024, show_default=True, type=click.IntRange(16, 65536),
-              help="Held-out tokens of a decoder, or to be guessed.")
+              help="Held-out tokens of a decoder, of answers, or to be guessed.")
 @click.option("--evaluations", default=64, show_default=True, type=click.IntRange(2, 100_000),
               help="Runs of the model with layers restored; more rank more layers.")
 @click.option("--limit", "limits", multiple=True, metavar="METRIC=VALUE",

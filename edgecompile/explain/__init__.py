@@ -14,11 +14,13 @@ from edgecompile.explain.apply import toml
 from edgecompile.explain.change import Change, Widths, propose
 from edgecompile.explain.inputs import held_out, size
 from edgecompile.explain.search import by_unit, restore
+from edgecompile.explain.shown import shown_input
 from edgecompile.explain.sides import Sides
 from edgecompile.explain.subject import Options, Subject, open_bundle
 from edgecompile.explain.yardstick import KINDS, KL, Distance, Yardstick
 from edgecompile.passes import Progress
 from edgecompile.report.files import folder_of
+from edgecompile.tasks import IMAGE_TEXT, SPEECH, takes_text
 
 __all__ = ["Explanation", "Options", "Subject", "explain", "open_bundle"]
 
@@ -33,7 +35,7 @@ class Explanation:
     noise: tuple[noise.LayerNoise, ...]
     restored: tuple[restored.Restored, ...]  # layers and then tensors, the worst first
     change: Change
-    attention: attention.Attention | str  # or why there is none
+    attention: tuple[attention.Attention, ...] | str  # by part, or why there is none
     saliency: saliency.Saliency | str
     inputs: Mapping[str, int]  # how many were compared, and evaluations of the model
     failed: tuple[str, ...] | None  # metrics that the last check failed on, if there was one
@@ -53,7 +55,9 @@ class Explanation:
 def explain(subject: Subject, progress: Progress) -> Explanation:
     """Measure layers, restore them, look at attention and saliency, and propose a change."""
     options = subject.options
-    sides, inputs = Sides(subject, progress), held_out(subject)
+    sides = Sides(subject, progress)
+    inputs = held_out(subject, sides.reference, progress)
+    shown = shown_input(subject, inputs)
     signal = noise.layers(subject, sides, inputs, progress)
     yardstick = Yardstick(sides, inputs, progress)
     now = yardstick()
@@ -70,11 +74,10 @@ def explain(subject: Subject, progress: Progress) -> Explanation:
     widths = Widths(subject, {**subject.ref.recipe.check.limits, **(options.limits or {})})
     failed = _failed(subject)
     change = propose(widths, yardstick, now, gains, failed)
-    text = attention.shown_input(subject)
     return Explanation(
         subject, now, widths.limits({}), tuple(signal),
         tuple(restored.rows(subject, parts, gains)), change,
-        attention.compare(subject, sides, inputs, text), saliency.compare(subject, sides, text),
+        attention.compare(subject, sides, inputs, shown), saliency.compare(subject, sides, shown),
         {"calls": len(inputs), "elements": size(inputs), "samples": yardstick.samples,
          "evaluations": yardstick.evaluations},
         failed, tuple(_notes(subject)),
@@ -107,6 +110,13 @@ def _notes(subject: Subject) -> list[str]:
     if subject.folded:
         notes.append("a pass moved scales between a layer's tensors, so layers are restored as a "
                      "whole and no tensor's output is compared alone")
+    if subject.model.task == IMAGE_TEXT:
+        notes.append("metrics are those of texts or of pictures, of which is worse; what a "
+                     "picture's vector hangs on is not measured, saliency is of a text's tokens")
+    if subject.model.task == SPEECH:
+        notes.append("maps of a sound's frames show them in blocks")
+    if not takes_text(subject.model.task) and subject.options.text:
+        notes.append("--text was not shown: the model reads none")
     if subject.data["engine"].get("options", {}).get("activations"):
         notes.append("the engine rounds activations to 8 bits; here they are floats")
     return notes

@@ -1,32 +1,37 @@
 """Attention maps of source and bundle side by side, and how far each head's are apart."""
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecompile.explain.inputs import Inputs, shown
+from edgecompile.explain.inputs import Inputs
+from edgecompile.explain.shown import LONGEST, ShownInput
 from edgecompile.explain.sides import Sides
 from edgecompile.explain.subject import Subject
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-LONGEST = 32  # tokens of the input whose maps are shown
 HEADS = 8  # maps that are shown, those of the largest divergence
-CALLS = 4  # of held-out inputs that divergences are a mean over
-ROWS = 4  # texts or windows of each
+ROWS = 4  # texts or windows of each call
+SAMPLES = 16  # of held-out inputs that divergences are a mean over
+AT_ONCE = 256  # queries whose products are held at once
+MAPS = 4 << 30  # bytes of both sides' maps of one sound
 
-
-@dataclass(frozen=True)
-class ShownInput:
-    """A short input: its ids, and its tokens where they may be shown."""
-
-    ids: tuple[int, ...]
-    tokens: tuple[str, ...]  # empty where they are the user's
+# What a model calls its attention, and of which tokens its queries and its keys are.
+FIELDS: Mapping[str, tuple[str, str, str]] = {
+    "attentions": ("self-attention", "input_ids", "input_ids"),
+    "encoder_attentions": ("encoder self-attention", "input_ids", "input_ids"),
+    "decoder_attentions": ("decoder self-attention", "decoder_input_ids", "decoder_input_ids"),
+    "cross_attentions": ("cross-attention", "decoder_input_ids", "input_ids"),
+    "text_model_output": ("text self-attention", "input_ids", "input_ids"),
+    "vision_model_output": ("picture self-attention", "pixel_values", "pixel_values"),
+}
+Maps = dict[str, list["Tensor"]]  # by field: [batch, heads, queries, keys] a layer
 
 
 @dataclass(frozen=True)
@@ -42,87 +47,87 @@ class Map:
 
 @dataclass(frozen=True)
 class Attention:
-    """Jensen-Shannon divergence by layer and head [layers, heads] in nats, mean over queries."""
+    """Jensen-Shannon divergence by layer and head [layers, heads] in nats, mean over queries.
 
+    `name` says which of a model's attentions it is; `tokens` are its queries', `keys` its keys'.
+    """
+
+    name: str
     divergence: NDArray[np.float64]
     queries: int
     tokens: tuple[str, ...]
+    keys: tuple[str, ...]
     maps: tuple[Map, ...]
 
 
-def shown_input(subject: Subject) -> ShownInput | None:
-    """The text given, else the first held-out one, cut to LONGEST tokens."""
-    from edgecompile.text.source_tokens import FolderTokens
+@dataclass
+class _Sums:
+    """Divergences [layers, heads] added up over queries, and how many those were."""
 
-    if not shown(subject.model):
-        return None
-    options = subject.options
-    texts = [options.text] if options.text else [d.text for d in subject.corpus.held_out]
-    text = next((one for one in texts if one.strip()), None)
-    if text is None:
-        return None
-    tokens = FolderTokens(subject.model, 0)
-    ids = tokens.encode([text])[0]
-    if len(ids) > LONGEST:  # the special tokens at the end stay
-        end = _ending(tokens.encode([""])[0], ids)
-        ids = [*ids[: LONGEST - len(end)], *end]
-    built_in = not options.text and subject.corpus.name == "docstrings"
-    names = _names(subject, ids) if built_in or options.with_text else []
-    return ShownInput(tuple(ids), tuple(names))
+    total: NDArray[np.float64] | float = 0.0
+    queries: int = 0
 
-
-def _ending(special: Sequence[int], ids: Sequence[int]) -> list[int]:
-    """The special tokens that close a text."""
-    count = 0
-    while count < len(special) - 1 and special[-1 - count] == ids[-1 - count]:
-        count += 1
-    return list(special[len(special) - count :])
-
-
-def _names(subject: Subject, ids: Sequence[int]) -> list[str]:
-    """Tokens as the tokenizer's file spells them."""
-    from tokenizers import Tokenizer
-
-    file = Tokenizer.from_file(str(subject.model.folder / "tokenizer.json"))
-    return [file.id_to_token(token) or "" for token in ids]
+    def add(self, source: list[Tensor], found: list[Tensor], mask: Tensor | None) -> None:
+        """One call's maps by layer; `mask` [batch, queries] is 0 where a text was padded."""
+        kept = None if mask is None else mask.bool()
+        pairs = zip(source, found, strict=True)
+        self.total = self.total + np.stack([_divergence(a, b, kept) for a, b in pairs])
+        first = source[0]
+        self.queries += int(kept.sum()) if kept is not None else first.shape[0] * first.shape[2]
 
 
 def compare(
-    subject: Subject, sides: Sides, inputs: Sequence[Inputs], text: ShownInput | None
-) -> Attention | str:
-    """Both sides' maps of some inputs; a sentence where the model shows none."""
+    subject: Subject, sides: Sides, inputs: Sequence[Inputs], shown: ShownInput | None
+) -> tuple[Attention, ...] | str:
+    """Both sides' maps of some inputs, by part; a sentence where the model shows none."""
     if subject.model.task == "module":
         return "a module of the user's own has no attention that can be asked for"
-    sums, queries = None, 0
+    if (size := _size(subject)) > MAPS:
+        return f"both sides' maps of one sound have {size / 2**30:.1f} GiB: not measured"
+    sums: dict[str, _Sums] = {}
     for one in _few(inputs):
-        both = _both(sides, one)
-        if both is None:
-            return f"{subject.model.architecture} shows no attention"
-        kept = _queries(one)
-        found = np.stack([_divergence(a, b, kept) for a, b in zip(*both, strict=True)])
-        count = int(kept.sum()) if kept is not None else both[0][0].shape[0] * both[0][0].shape[2]
-        sums, queries = found if sums is None else sums + found, queries + count
-    if sums is None:
-        return "no inputs"
-    divergence = sums / queries
-    tokens = text.tokens if text else ()
-    return Attention(divergence, queries, tokens, tuple(_maps(sides, text, divergence)))
+        source, found = _both(sides, one)
+        for name in source.keys() & found.keys():
+            mask = one.get("attention_mask")
+            sums.setdefault(name, _Sums()).add(source[name], found[name], mask)
+    if not sums:
+        return f"{subject.model.architecture} shows no attention"
+    both = _both(sides, shown.named) if shown else ({}, {})
+    most = -(-HEADS // len(sums))
+    return tuple(
+        _part(name, sums[name], shown, _maps(sums[name], both, name, most))
+        for name in FIELDS if name in sums
+    )  # fmt: skip
+
+
+def _size(subject: Subject) -> int:
+    """Bytes of both sides' maps of one window of sound, which cannot be cut."""
+    if subject.model.audio is None:
+        return 0
+    config, places = subject.model.config, subject.model.audio.frames // 2
+    maps = int(config.get("encoder_layers", 0)) * int(config.get("encoder_attention_heads", 0))
+    return 2 * 4 * maps * places * places
 
 
 def _few(inputs: Sequence[Inputs]) -> Iterator[dict[str, Any]]:
-    for one in inputs[:CALLS]:
-        yield {n: v if isinstance(v, bool) else v[:ROWS] for n, v in one.named.items()}
+    """Some rows of each call, SAMPLES in all."""
+    left = SAMPLES
+    for one in inputs:
+        if left <= 0:
+            return
+        rows = min(ROWS, left)
+        yield {n: v if isinstance(v, bool) else v[:rows] for n, v in one.named.items()}
+        left -= min(rows, one.rows)
 
 
-def _both(sides: Sides, named: dict[str, Any]) -> tuple[list[Tensor], list[Tensor]] | None:
-    """Maps [batch, heads, queries, keys] by layer; None where the model gives none."""
+def _both(sides: Sides, named: Mapping[str, Any]) -> tuple[Maps, Maps]:
+    """Both sides' maps of one call; empty where the model gives none."""
     source = _run(sides, named)
     with sides.compressed():
-        found = _run(sides, named)
-    return (source, found) if source and found else None
+        return source, _run(sides, named)
 
 
-def _run(sides: Sides, named: dict[str, Any]) -> list[Tensor]:
+def _run(sides: Sides, named: Mapping[str, Any]) -> Maps:
     import inspect
 
     import torch
@@ -132,45 +137,65 @@ def _run(sides: Sides, named: dict[str, Any]) -> list[Tensor]:
     if "output_attentions" not in parameters and not any(
         one.kind is one.VAR_KEYWORD for one in parameters.values()
     ):
-        return []
+        return {}
     with torch.inference_mode():
         result = body(**named, output_attentions=True)
-    maps = getattr(result, "attentions", None) or ()
-    return [one for one in maps if one is not None and one.ndim == 4]
-
-
-def _queries(named: dict[str, Any]) -> Tensor | None:
-    """bool [batch, queries]: those that are no padding."""
-    mask = named.get("attention_mask")
-    return None if mask is None else mask.bool()
+    found = {}
+    for name in FIELDS:
+        value = getattr(result, name, None)
+        maps = getattr(value, "attentions", value) or ()  # a tower has an output of its own
+        if kept := [one for one in maps if one is not None and one.ndim == 4]:
+            found[name] = kept
+    return found
 
 
 def _divergence(source: Tensor, found: Tensor, kept: Tensor | None) -> NDArray[np.float64]:
     """Jensen-Shannon divergences [heads] in nats, added up over queries (Lin 1991, eq. 3.1)."""
     import torch
 
-    p, q = source.double(), found.double()
-    middle = (p + q) / 2
-    both = torch.xlogy(p, p) + torch.xlogy(q, q) - 2 * torch.xlogy(middle, middle)
-    of_query = (both.sum(3) / 2).clamp(min=0)  # [batch, heads, queries]
+    parts = []
+    sides = (torch.split(one, AT_ONCE, 2) for one in (source, found))
+    for a, b in zip(*sides, strict=True):
+        p, q = a.double(), b.double()
+        middle = (p + q) / 2
+        both = torch.xlogy(p, p) + torch.xlogy(q, q) - 2 * torch.xlogy(middle, middle)
+        parts.append((both.sum(3) / 2).clamp(min=0))
+    of_query = torch.cat(parts, 2)  # [batch, heads, queries]
     if kept is not None:
         of_query = of_query * kept[:, None, :]
     total: NDArray[np.float64] = of_query.sum((0, 2)).numpy()
     return total
 
 
-def _maps(
-    sides: Sides, text: ShownInput | None, divergence: NDArray[np.float64]
-) -> Iterator[Map]:
-    """The heads that differ most, on the shown input."""
-    import torch
+def _part(
+    name: str, sums: _Sums, shown: ShownInput | None, maps: Iterable[Map]
+) -> Attention:
+    title, queries, keys = FIELDS[name]
+    words = shown.tokens if shown else {}
+    return Attention(
+        title, np.asarray(sums.total / sums.queries), sums.queries, words.get(queries, ()),
+        words.get(keys, ()), tuple(maps),
+    )  # fmt: skip
 
-    if text is None:
+
+def _maps(sums: _Sums, both: tuple[Maps, Maps], name: str, most: int) -> Iterator[Map]:
+    """The heads that differ most, on the shown input."""
+    if any(name not in side for side in both):
         return
-    both = _both(sides, {"input_ids": torch.tensor([list(text.ids)])})
-    if both is None:
-        return
-    order = np.argsort(-divergence, axis=None)[:HEADS]
+    divergence = np.asarray(sums.total / sums.queries)
+    order = np.argsort(-divergence, axis=None)[:most]
     for layer, head in zip(*np.unravel_index(order, divergence.shape), strict=True):
-        source, found = (side[layer][0, head].numpy() for side in both)
+        source, found = (_in_blocks(side[name][layer][0, head].numpy()) for side in both)
         yield Map(int(layer), int(head), float(divergence[layer, head]), source, found)
+
+
+def _in_blocks(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """At most LONGEST by LONGEST: the mean of a block's queries, the sum of a block's keys."""
+    starts = [
+        np.linspace(0, size, min(size, LONGEST), endpoint=False).astype(int)
+        for size in values.shape
+    ]
+    together = np.add.reduceat(np.add.reduceat(values, starts[0], 0), starts[1], 1)
+    counts = np.diff([*starts[0], len(values)])
+    blocks: NDArray[np.float32] = (together / counts[:, None]).astype(np.float32)
+    return blocks

@@ -14,7 +14,7 @@ from edgecompile.explain.yardstick import Distance
 from edgecompile.report import page
 from edgecompile.report.files import folder_of
 
-NAME, FORMAT = "explain.json", 1
+NAME, FORMAT = "explain.json", 2
 
 
 def write(found: Explanation) -> Path:
@@ -66,8 +66,12 @@ def _distance(found: Distance | None) -> dict[str, float] | None:
 
 
 def _part(found: Any) -> Any:
-    """A part's fields, or why there is none."""
-    return {"why": found} if isinstance(found, str) else dataclasses.asdict(found)
+    """A part's fields, those of several, or why there is none."""
+    if isinstance(found, str):
+        return {"why": found}
+    if isinstance(found, tuple):
+        return {"parts": [dataclasses.asdict(one) for one in found]}
+    return dataclasses.asdict(found)
 
 
 def _plain(value: Any) -> Any:

@@ -80,6 +80,7 @@ def layers(
         _add(sides, places, one)
     progress("signal and noise", len(few), len(few))
     schemes = {row["name"]: row["scheme"] for row in subject.data["tensors"]}
+    ran = {place.tensor for place in places if place.sums.signal}
     return [
         LayerNoise(
             place.path, place.tensor, schemes.get(place.tensor, "own type"),
@@ -88,6 +89,7 @@ def layers(
             ratio_db(place.sums.signal, place.sums.cumulative),
         )
         for place in places
+        if place.sums.signal or place.tensor not in ran  # T5's first table only lends its weight
     ]  # fmt: skip
 
 
@@ -96,11 +98,10 @@ def _few(inputs: Sequence[Inputs]) -> list[Inputs]:
     found, left = [], FEW
     for one in inputs:
         tensors = {n: v for n, v in one.named.items() if not isinstance(v, bool)}
-        first = next(iter(tensors.values()))
-        width = first.shape[1] if first.ndim == 2 else 1
-        rows = min(len(first), max(1, left // width))
+        width = max(1, one.width)  # a picture counts as one
+        rows = min(one.rows, max(1, left // width))
         cut = {name: value[:rows] for name, value in tensors.items()}
-        found.append(Inputs({**one.named, **cut} if rows < len(first) else one.named))
+        found.append(Inputs({**one.named, **cut} if rows < one.rows else one.named))
         left -= rows * width
         if left <= 0:
             break
@@ -127,7 +128,8 @@ def _add(sides: Sides, places: Sequence[_Place], one: Inputs) -> None:
         with ExitStack() as hooks:
             for place in places:
                 hook = functools.partial(_note_source, sides, place, mask)
-                hooks.callback(place.module.register_forward_hook(hook).remove)
+                handle = place.module.register_forward_hook(hook, with_kwargs=True)
+                hooks.callback(handle.remove)
             sides.body(**one.named)
         with sides.compressed(), ExitStack() as hooks:
             for place in places:
@@ -139,12 +141,13 @@ def _add(sides: Sides, places: Sequence[_Place], one: Inputs) -> None:
 
 
 def _note_source(
-    sides: Sides, place: _Place, mask: Tensor | None, module: nn.Module, args: Any, output: Tensor
-) -> None:
+    sides: Sides, place: _Place, mask: Tensor | None, module: nn.Module, args: Any, named: Any,
+    output: Tensor,
+) -> None:  # fmt: skip
     """The source's output, and what the same input gives with the bundle's weight."""
     place.module.weight.data, before = sides.found[place.tensor], place.module.weight.data
     try:
-        alone = module.forward(*args)
+        alone = module.forward(*args, **named)
     finally:
         place.module.weight.data = before
     place.sums.signal += _squares(output, mask)

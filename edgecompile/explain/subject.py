@@ -18,7 +18,6 @@ from edgecompile.passes import Progress
 from edgecompile.recheck import Recheck, loaded, source_of
 from edgecompile.runtime.manifest import Manifest, read_manifest
 from edgecompile.sources import SourceRef
-from edgecompile.tasks import HALVES, IMAGE_TEXT
 from edgecompile.text.parts import Corpus
 from edgecompile.verify import verify_files
 
@@ -34,7 +33,7 @@ class Options:
     bundle: Path
     source: str | None = None
     data: Path | None = None
-    texts: int = 64  # of an encoder
+    texts: int = 64  # of an encoder; pictures, sounds
     tokens: int = 1024  # of a decoder, or to be guessed
     evaluations: int = 64  # of the model, while layers are restored
     text: str = ""  # whose attention and saliency are shown; else a held-out one
@@ -125,13 +124,7 @@ def open_bundle(options: Options, progress: Progress) -> Subject:
 
 
 def _refuse(manifest: Manifest) -> None:
-    """What has no single row of layers in torch, or too many weights."""
-    if manifest.task in (*HALVES, IMAGE_TEXT):
-        raise UnsupportedError(
-            f"explain {manifest.name}", f"task {manifest.task}: two models in one, of two inputs",
-            "a decoder, an encoder, a classifier or a module",
-            "read the rows of its check: edgecompile check",
-        )  # fmt: skip
+    """What has too many weights."""
     parameters = int(manifest.data["model"]["parameters"])
     if parameters > LARGEST:
         raise UnsupportedError(

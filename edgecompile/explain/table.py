@@ -27,7 +27,11 @@ def show(found: Explanation, console: Console) -> None:
     _restored(found, "layer", console)
     _restored(found, "tensor", console)
     _noise(found, console)
-    _attention(found.attention, console)
+    if isinstance(found.attention, str):
+        console.print(f"\nattention: {found.attention}", markup=False)
+    else:
+        for part in found.attention:
+            _attention(part, console)
     _saliency(found.saliency, console)
     for note in found.notes:
         console.print(f"note: {note}", markup=False)
@@ -79,16 +83,14 @@ def _last(alone: float, weight: float) -> float:
     return weight if math.isnan(alone) else alone
 
 
-def _attention(found: Attention | str, console: Console) -> None:
-    if isinstance(found, str):
-        console.print(f"\nattention: {found}", markup=False)
-        return
+def _attention(found: Attention, console: Console) -> None:
     layers, heads = found.divergence.shape
     order = sorted(range(layers), key=lambda layer: -found.divergence[layer].mean())
     few = min(heads, 16)
     title = (
-        f"\nattention: Jensen-Shannon divergence of each head, 1e-3 nats, mean over "
-        f"{found.queries} queries; the {min(TOP, layers)} layers that differ most of {layers}"
+        f"\n{found.name}: Jensen-Shannon divergence of each head, 1e-3 nats, mean over "
+        f"{found.queries} queries"
+        + (f"; the {TOP} layers that differ most of {layers}" if layers > TOP else "")
     )
     columns = ("layer", "mean ", *(f"{head} " for head in range(few)))
     _table(console, title, columns, [
@@ -102,9 +104,10 @@ def _saliency(found: Saliency | str, console: Console) -> None:
     if isinstance(found, str):
         console.print(f"\nsaliency: {found}", markup=False)
         return
+    answer = f", the last {found.answer} of the answer" if found.answer else ""
     console.print(
-        f"\nsaliency (gradient x input) of {len(found.source)} tokens: rank correlation of source "
-        f"and bundle {_number(found.correlation)}"
+        f"\nsaliency (gradient x input) of {len(found.source)} tokens{answer}: rank correlation "
+        f"of source and bundle {_number(found.correlation)}"
     )
     if found.tokens:
         order = sorted(range(len(found.tokens)), key=lambda i: -found.source[i])[:TOP]

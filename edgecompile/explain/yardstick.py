@@ -12,7 +12,7 @@ from edgecompile.explain.inputs import Inputs
 from edgecompile.explain.sides import Sides
 from edgecompile.metrics import Float64, cosine, error, mean, rank, worst
 from edgecompile.passes import Progress
-from edgecompile.tasks import PAIRS
+from edgecompile.tasks import IMAGE_TEXT, PAIRS
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -24,6 +24,7 @@ KINDS = {
     "embedding": ("1 - cosine to the source", ""),
     "text-ranking": ("relative error of the scores", ""),
     "module": ("relative error of the outputs", ""),
+    IMAGE_TEXT: ("1 - cosine to the source, mean over texts and pictures", ""),
 }
 KL = ("KL divergence from the source", "nats")
 
@@ -109,6 +110,8 @@ class Yardstick:
             result = self._module(**one.named)
             if self.task == "module":
                 return torch.cat([value.flatten() for value in flat_outputs(result)])[None]
+            if self.task == IMAGE_TEXT:  # a text's vector and a picture's, side by side
+                return torch.cat([result.text_embeds, result.image_embeds], 1)
             answers = result if isinstance(result, torch.Tensor) else result.logits
             if one.at is not None:
                 answers = answers[one.at]
@@ -133,6 +136,9 @@ class Yardstick:
         if self.task in PAIRS:
             order = rank.spearman(a[:, 0].astype(float), b[:, 0].astype(float))
             return Distance(error.relative_error(a, b), {"rank_correlation": order})
+        if self.task == IMAGE_TEXT:
+            towers = zip(np.split(a, 2, 1), np.split(b, 2, 1), strict=True)
+            return _of_towers([cosine.cosines(*sides) for sides in towers])
         values = cosine.cosines(a, b)
         return Distance(1 - mean(values), {
             "cosine_mean": mean(values), "cosine_p1": worst(values, 0.01, "higher"),
@@ -140,9 +146,19 @@ class Yardstick:
         }, {"cosine_mean": _error(values)})  # fmt: skip
 
 
+def _of_towers(cosines: Sequence[Float64]) -> Distance:
+    """Of texts and of pictures: metrics of the worse, as the check judges each by itself."""
+    lower = min(cosines, key=mean)
+    return Distance(1 - mean(np.concatenate(cosines)), {
+        "cosine_mean": mean(lower),
+        "cosine_p1": min(worst(one, 0.01, "higher") for one in cosines),
+    }, {"cosine_mean": _error(lower)})  # fmt: skip
+
+
 def _answering(reference: Reference) -> nn.Module:
     """What gives the task's answers."""
-    if reference.model.task == "embedding" or reference.model.pictures is not None:
+    task = reference.model.task
+    if task != IMAGE_TEXT and (task == "embedding" or reference.model.pictures is not None):
         return reference.torch_module()
     return reference.body
 

@@ -125,19 +125,19 @@ def test_the_change_keeps_the_other_overrides(found: Explanation) -> None:
 
 def test_attention_of_every_head_is_compared(found: Explanation) -> None:
     assert not isinstance(found.attention, str)
-    assert found.attention.divergence.shape == (2, 4)
-    assert bool((found.attention.divergence > 0).all())
-    assert found.attention.divergence.max() <= math.log(2)
+    assert found.attention[0].divergence.shape == (2, 4)
+    assert bool((found.attention[0].divergence > 0).all())
+    assert found.attention[0].divergence.max() <= math.log(2)
 
 
 def test_attention_after_the_ruined_layer_is_further_off(found: Explanation) -> None:
     assert not isinstance(found.attention, str)
-    assert found.attention.divergence[1].mean() > found.attention.divergence[0].mean()
+    assert found.attention[0].divergence[1].mean() > found.attention[0].divergence[0].mean()
 
 
 def test_maps_are_distributions_over_at_most_32_tokens(found: Explanation) -> None:
     assert not isinstance(found.attention, str)
-    for shown in found.attention.maps:
+    for shown in found.attention[0].maps:
         assert shown.source.shape == shown.found.shape == (32, 32)
         assert np.allclose(shown.source.sum(1), 1, atol=1e-5)
 
@@ -232,13 +232,6 @@ def test_an_encoder_of_embeddings_is_explained(here: Path) -> None:
     assert set(found.now.metrics) == {"cosine_mean", "cosine_p1", "rank_correlation"}
     assert not isinstance(found.attention, str)
     assert not isinstance(found.saliency, str)
-
-
-def test_an_encoder_decoder_is_refused_with_the_reason(here: Path) -> None:
-    tiny.t5(here / "tiny-t5")
-    bundle = built("tiny-t5", "cpu")[0].bundle
-    with pytest.raises(UnsupportedError, match="two models in one"):
-        explained(bundle)
 
 
 def test_a_bundle_without_codes_is_refused(here: Path) -> None:

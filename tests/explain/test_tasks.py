@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 
 from edgecompile.build import build
-from edgecompile.errors import UnsupportedError
 from edgecompile.explain import Explanation, Options, explain, open_bundle
 from edgecompile.plan import Request, plan
 from tests.architectures import cells
@@ -44,7 +43,7 @@ def test_an_encoder_with_a_head_is_explained(task: str, tmp_path: Path) -> None:
     assert set(found.now.metrics) == METRICS[task]
     assert found.now.divergence > 0
     assert not isinstance(found.attention, str)
-    assert found.attention.divergence.shape == (2, 4)
+    assert found.attention[0].divergence.shape == (2, 4)
     assert not isinstance(found.saliency, str)
 
 
@@ -77,6 +76,13 @@ def test_a_classifier_of_pictures_is_explained(kind: str, tmp_path: Path, pictur
     assert isinstance(found.attention, str) == (kind == "mobilenet_v2")
 
 
+def test_maps_of_a_picture_are_shown(tmp_path: Path, pictures: Path) -> None:
+    cells.make(KINDS["vit"], cells.PICTURES, tmp_path / "vit")
+    found = explained(tmp_path / "vit", tmp_path / "dist", pictures)
+    assert not isinstance(found.attention, str)
+    assert {one.source.shape for one in found.attention[0].maps} == {(17, 17)}
+
+
 MODULE = """
 import torch
 from torch import nn
@@ -93,17 +99,6 @@ def test_a_module_of_the_users_own_is_explained(tmp_path: Path) -> None:
     assert set(found.now.metrics) == {"relative_error"}
     assert [row.layer for row in found.noise] == ["0", "2"]
     assert isinstance(found.attention, str)
-
-
-@pytest.mark.parametrize("task", [cells.TEXT_TO_TEXT, cells.SPEECH, cells.IMAGE_TEXT])
-def test_two_models_in_one_are_refused_by_task(
-    task: str, tmp_path: Path, pictures: Path
-) -> None:
-    kind = next(kind for kind in cells.KINDS if task in kind.tasks)
-    cells.make(kind, task, tmp_path / "model")
-    data = pictures if task == cells.IMAGE_TEXT else None
-    with pytest.raises(UnsupportedError, match=task):
-        explained(tmp_path / "model", tmp_path / "dist", data)
 
 
 def test_only_a_few_tensors_are_measured_in_a_few_evaluations(tmp_path: Path) -> None:

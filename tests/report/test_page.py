@@ -248,3 +248,22 @@ def test_a_model_without_attention_says_why() -> None:
     found = attention.attention({"attention": {"why": "it shows none"}})
     assert found is not None
     assert found.why == "it shows none"
+
+
+def test_a_model_whose_tokens_are_not_weighed_says_why() -> None:
+    text = html(report(), explained=EXPLAINED | {"saliency": {"why": "it reads none"}})
+    assert "it reads none" in text
+
+
+def test_each_part_that_attends_has_its_name_and_its_own_tokens() -> None:
+    one = EXPLAINED["attention"] | {"name": "cross-attention", "keys": ["<d>"]}
+    two = EXPLAINED["attention"] | {"name": "encoder self-attention", "keys": ["<b>", "c"]}
+    text = html(report(), explained=EXPLAINED | {"attention": {"parts": [two, one]}})
+    assert "<h3>encoder self-attention</h3>" in text
+    assert "To the right: <code>&lt;d&gt;</code>" in text
+    assert text.count("To the right") == 1
+
+
+def test_an_answers_tokens_are_told_from_the_texts() -> None:
+    part = EXPLAINED["saliency"] | {"answer": 1}
+    assert "the last 1: the answer so far" in html(report(), explained={"saliency": part})

@@ -22,8 +22,12 @@ class Pair:
 
 @dataclass(frozen=True)
 class Heads:
-    """Divergence by head (downwards) and layer as a picture, the worst heads' maps beside it."""
+    """Divergence by head (downwards) and layer as a picture, the worst heads' maps beside it.
 
+    `name` says which of a model's attentions it is; `keys` are tokens where they are others.
+    """
+
+    name: str
     picture: str
     layers: int
     heads: int
@@ -31,16 +35,31 @@ class Heads:
     worst: str
     pairs: tuple[Pair, ...]
     tokens: tuple[str, ...]
-    why: str  # there is none; empty otherwise
+    keys: tuple[str, ...]
 
 
-def attention(explained: Mapping[str, Any]) -> Heads | None:
-    """None where explain.json says nothing of attention."""
+@dataclass(frozen=True)
+class Attention:
+    """Each part of a model that attends, or why there is none."""
+
+    parts: tuple[Heads, ...]
+    why: str = ""
+
+
+def attention(explained: Mapping[str, Any]) -> Attention | None:
+    """None where explain.json says nothing of attention. One of format 1 has a single part."""
     part = explained.get("attention")
     if not isinstance(part, Mapping):
         return None
     if "why" in part:
-        return Heads("", 0, 0, 0.0, "", (), (), str(part["why"]))
+        return Attention((), str(part["why"]))
+    parts = [_heads(one) for one in part.get("parts", [part]) if isinstance(one, Mapping)]
+    known = tuple(one for one in parts if one is not None)
+    return Attention(known) if known else None
+
+
+def _heads(part: Mapping[str, Any]) -> Heads | None:
+    """None where nothing was measured."""
     table = [list(row) for row in part.get("divergence", ()) if isinstance(row, Sequence)]
     cells = finite([cell for row in table for cell in row])
     if not cells:
@@ -50,11 +69,13 @@ def attention(explained: Mapping[str, Any]) -> Heads | None:
         (at, row.index(top)) for at, row in enumerate(table) if top in row
     )
     pairs = [_pair(one) for one in part.get("maps", ()) if isinstance(one, Mapping)]
-    tokens = tuple(str(token) for token in part.get("tokens", ()))
+    tokens, keys = (tuple(map(str, part.get(name, ()))) for name in ("tokens", "keys"))
     turned = [list(column) for column in zip(*table, strict=False)]  # layers to the right
     return Heads(
-        png.data_uri(turned, top), len(table), len(table[0]), top, f"layer {layer}, head {head}",
-        tuple(pair for pair in pairs if pair.source and pair.found), tokens, "",
+        str(part.get("name", "self-attention")), png.data_uri(turned, top), len(table),
+        len(table[0]), top, f"layer {layer}, head {head}",
+        tuple(pair for pair in pairs if pair.source and pair.found), tokens,
+        keys if keys != tokens else (),
     )  # fmt: skip
 
 

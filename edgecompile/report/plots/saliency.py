@@ -21,18 +21,22 @@ class Token:
 
 @dataclass(frozen=True)
 class Saliency:
-    """Tokens in order; `named` where their text may be shown."""
+    """Tokens in order, those of an answer last; `named` where their text may be shown."""
 
     tokens: tuple[Token, ...]
     correlation: float | None
     named: bool
+    answer: int = 0
+    why: str = ""  # there is none; empty otherwise
 
 
 def saliency(explained: Mapping[str, Any]) -> Saliency | None:
-    """None where explain.json has none."""
+    """None where explain.json says nothing of it."""
     part = explained.get("saliency")
     if not isinstance(part, Mapping):
         return None
+    if "why" in part:
+        return Saliency((), None, named=False, why=str(part["why"]))
     source, found = (finite(part.get(side) or ()) for side in ("source", "found"))
     top = max([*source, *found], default=0.0)
     if not source or len(source) != len(found) or top <= 0:
@@ -43,5 +47,6 @@ def saliency(explained: Mapping[str, Any]) -> Saliency | None:
         Token(names[n] if named else str(n), 100 * one / top, 100 * found[n] / top)
         for n, one in enumerate(source[:LONGEST])
     ]
+    answer = min(int(part.get("answer", 0)), len(tokens))
     rho = finite([part.get("correlation")])
-    return Saliency(tuple(tokens), rho[0] if rho else None, named)
+    return Saliency(tuple(tokens), rho[0] if rho else None, named, answer)
