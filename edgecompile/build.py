@@ -39,8 +39,8 @@ from edgecompile.text import Corpus, corpus_for
 
 SOURCES = "edgecompile."
 LAYERS, BITS = "layers.json", "bits.json"  # of a pass's stage, beside its codes
-SHARED_MODULES = ("numerics.schemes", "numerics.swap", "model", "structure", "reference", "codes",
-                  "sources.tied")  # fmt: skip
+SHARED_MODULES = ("numerics.schemes", "numerics.swap", "numerics.linears", "model", "modules",
+                  "architectures", "structure", "reference", "codes", "sources.tied")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def graph(reference: Reference) -> Graph:
     """The graph of a task that one call answers; its batch varies, and so does a text's length."""
     import torch
 
-    from edgecompile.reference import flat_outputs
+    from edgecompile.modules import flat_outputs
 
     module, task = reference.torch_module(), TASKS[reference.model.task]
     if task.takes == "arrays":

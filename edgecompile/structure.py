@@ -55,7 +55,7 @@ def skeleton(model: Model) -> nn.Module:
     """The model's module on the meta device (a user's own module as it builds itself)."""
     import torch
 
-    from edgecompile.reference import build_entry_point, build_transformer
+    from edgecompile.modules import build_entry_point, build_transformer
 
     if model.entry_point:
         return build_entry_point(model.entry_point).module

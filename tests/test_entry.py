@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgecompile.entry import imported
-from edgecompile.reference import build_entry_point
+from edgecompile.modules import build_entry_point
 
 MODULE = """
 from __future__ import annotations

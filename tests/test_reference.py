@@ -14,10 +14,11 @@ import transformers
 from edgecompile import sources
 from edgecompile.errors import BadInputError, UnsupportedError, UsageError
 from edgecompile.model import Model, Pooling, TensorInfo
+from edgecompile.modules import build_entry_point
 from edgecompile.numerics import swap
 from edgecompile.numerics.pooled import pool
 from edgecompile.numerics.schemes import QuantizedTensor, Scheme, representable_scale
-from edgecompile.reference import Reference, build_entry_point
+from edgecompile.reference import Reference
 from edgecompile.sources.huggingface import describe
 from edgecompile.structure import filled_in
 from tests import tiny

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from edgecompile.errors import BadInputError, UnsupportedError
 from edgecompile.model import Model
+from edgecompile.modules import build_entry_point
 from edgecompile.passes import uncalibrated
-from edgecompile.reference import BATCH, build_entry_point
+from edgecompile.reference import BATCH
 from edgecompile.tasks import HALVES, IMAGE_TEXT, TASKS
 from edgecompile.text.parts import Document
 from edgecompile.text.pictures import open_picture

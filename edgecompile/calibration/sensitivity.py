@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from edgecompile.calibration.batches import Batch
 from edgecompile.calibration.walk import fast_attention
 from edgecompile.model import Model
+from edgecompile.modules import flat_outputs
 from edgecompile.numerics.parallel import one_thread_a_piece, spread
 from edgecompile.numerics.swap import parameter_names
-from edgecompile.reference import Reference, flat_outputs
+from edgecompile.reference import Reference
 
 SEED = 20_261_122
 Changes = Mapping[str, Sequence[Tensor]]  # source tensor -> changes [out, in] to weigh

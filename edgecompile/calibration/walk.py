@@ -24,9 +24,10 @@ from edgecompile.calibration.hidden import Hidden
 from edgecompile.calibration.moments import Moments, rows_of
 from edgecompile.errors import UnsupportedError
 from edgecompile.model import Model
+from edgecompile.modules import flat_outputs
 from edgecompile.numerics.parallel import spread
 from edgecompile.numerics.swap import parameter_names
-from edgecompile.reference import Reference, flat_outputs
+from edgecompile.reference import Reference
 from edgecompile.structure import skeleton
 
 

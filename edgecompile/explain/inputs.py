@@ -223,7 +223,7 @@ def _arrays(subject: Subject) -> Iterator[Inputs]:
     import torch
 
     from edgecompile.checks.modules import perturbed
-    from edgecompile.reference import build_entry_point
+    from edgecompile.modules import build_entry_point
 
     examples = build_entry_point(subject.model.entry_point).examples
     for arrays in perturbed(examples, 0):

@@ -104,7 +104,7 @@ class Yardstick:
         """Answers float32 [samples, width] of one call."""
         import torch
 
-        from edgecompile.reference import flat_outputs
+        from edgecompile.modules import flat_outputs
 
         with torch.inference_mode():
             result = self._module(**one.named)

@@ -13,8 +13,8 @@ from torch.nn import functional
 from edgecompile.calibration.batches import Batch
 from edgecompile.calibration.moments import rows_of
 from edgecompile.calibration.walk import find_blocks
+from edgecompile.modules import flat_outputs
 from edgecompile.numerics.parallel import spread
-from edgecompile.reference import flat_outputs
 
 Step = Callable[[int, int], None]
 

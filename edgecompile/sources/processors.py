@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from edgecompile.errors import BadInputError, MissingLibraryError, UnsupportedError
-from edgecompile.reference import without_torchao
+from edgecompile.modules import without_torchao
 from edgecompile.runtime.audio import FFT_LIMIT, MELS_LIMIT, AudioInput
 from edgecompile.runtime.pictures import PictureInput
 

@@ -25,7 +25,7 @@ def load(entry_point: str) -> Model:
     """
     from safetensors.torch import save_model
 
-    from edgecompile.reference import build_entry_point
+    from edgecompile.modules import build_entry_point
 
     module, examples, card = build_entry_point(entry_point)
     task = _task(entry_point, card)

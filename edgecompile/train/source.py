@@ -16,9 +16,9 @@ from edgecompile import tokenizer
 from edgecompile.architectures import turned
 from edgecompile.errors import UnsupportedError, UsageError
 from edgecompile.model import Model
+from edgecompile.modules import without_torchao
 from edgecompile.numerics.linears import as_linear
 from edgecompile.passes import Progress
-from edgecompile.reference import without_torchao
 from edgecompile.runtime.tokens import Tokens
 from edgecompile.sources import SourceRef, describe, load
 from edgecompile.tasks import TASKS, takes_text

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from edgecompile.backends import packing
 from edgecompile.model import Model
+from edgecompile.modules import flat_outputs
 from edgecompile.numerics.schemes import QuantizedTensor
 from edgecompile.numerics.swap import parameter_names
-from edgecompile.reference import Reference, flat_outputs
+from edgecompile.reference import Reference
 
 WEIGHTS = "weights."  # before the source's names, in the module and in the file
 CODES, SCALES, INPUTS = ".codes", ".scales", ".inputs"  # after the name of a tensor with codes

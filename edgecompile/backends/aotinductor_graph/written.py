@@ -18,8 +18,9 @@ from edgecompile.errors import UnsupportedError
 from edgecompile.graphs import Graph, graph, with_axes_if_possible
 from edgecompile.host import platform_name
 from edgecompile.model import Model
+from edgecompile.modules import flat_outputs
 from edgecompile.passes import Progress
-from edgecompile.reference import Reference, flat_outputs
+from edgecompile.reference import Reference
 from edgecompile.runtime.aotinductor_engine import TENSORS
 from edgecompile.structure import filled_in
 

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from edgecompile.errors import UnsupportedError
 from edgecompile.graphs import Graph
+from edgecompile.modules import flat_outputs
 from edgecompile.numerics.schemes import Float32
 from edgecompile.numerics.swap import parameter_names
-from edgecompile.reference import Reference, flat_outputs
+from edgecompile.reference import Reference
 
 COUNTER = "num_batches_tracked"
 SAME = 1e-3  # of the largest answer: float32 products in another order, tens of layers deep

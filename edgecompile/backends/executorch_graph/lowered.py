@@ -36,9 +36,10 @@ from edgecompile.backends.quiet import quiet
 from edgecompile.errors import UnsupportedError
 from edgecompile.graphs import PORT_AXES, Axes, Graph, graph, graphs, unread
 from edgecompile.model import Model
+from edgecompile.modules import flat_outputs
 from edgecompile.numerics.schemes import Float32, QuantizedTensor
 from edgecompile.numerics.swap import owners, parameter_names
-from edgecompile.reference import Reference, flat_outputs
+from edgecompile.reference import Reference
 from edgecompile.tasks import PAIRS, TASKS, generates
 
 METHOD = "forward"
