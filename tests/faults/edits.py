@@ -16,6 +16,8 @@ import onnx
 from numpy.typing import NDArray
 
 from edgecompile import facts
+from edgecompile.backends.executorch_graph.pte_read import PteReader
+from edgecompile.backends.executorch_graph.scope import FILE
 from edgecompile.backends.openvino_graph import ir
 from edgecompile.numerics.schemes import QuantizedTensor
 from tests.faults.planting import Plant
@@ -169,6 +171,17 @@ def xml(folder: Path, old: str, new: str) -> None:
     text = file.read_text("utf-8")
     assert old in text, f"no {old!r} in the graph"
     file.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def named_data(folder: Path, key: str, kind: Any, change: Callable[[Array], object]) -> None:
+    """The array that a .pte file holds under a key, which has a digest behind its #."""
+    file = folder / "model" / FILE
+    reader = PteReader(file)
+    (name,) = [one for one in reader.named if one.partition("#")[0] == key]
+    count = reader.segment(reader.named[name]).size // np.dtype(kind).itemsize
+    mapped = np.memmap(file, kind, "r+", reader.data_at(name), (count,))
+    change(mapped)
+    mapped.flush()
 
 
 def gguf_tensor(folder: Path, name: str, change: Callable[[Array], None]) -> None:

@@ -31,7 +31,7 @@ class Fault:
     """
 
     kind: str
-    place: str  # source, recipe, onnx, openvino, gguf, tokenizer, template, runtime
+    place: str  # source, recipe, onnx, openvino, executorch, gguf, tokenizer, template, runtime
     twin: Twin
     plant: Plant
     stage: str

@@ -47,6 +47,11 @@ def unchanged_openvino(bundle: Path, _: Clean, __: float) -> None:
     edits.constant(bundle, "model.norm.weight", nothing)
 
 
+def unchanged_pte(bundle: Path, _: Clean, __: float) -> None:
+    """What a .pte file holds by key."""
+    edits.named_data(bundle, "epsilon", "f4", nothing)
+
+
 ROUTES: list[tuple[str, Twin, Plant]] = [
     ("a copy of the source", DECODER, edits.from_wrong_source(nothing)),
     ("a copy of its config", DECODER, edits.from_wrong_config(nothing)),
@@ -54,9 +59,14 @@ ROUTES: list[tuple[str, Twin, Plant]] = [
     ("a GGUF file", DECODER, unchanged_gguf),
     ("an ONNX graph", Twin("decoder", "onnxruntime", "gptq", 8), unchanged_onnx),
     ("an OpenVINO graph", Twin("decoder", "openvino", "gptq", 8), unchanged_openvino),
+    ("a .pte file", Twin("encoder", "executorch", "rtn", 8), unchanged_pte),
 ]
 ALL = every_fault()
 TWINS = list({fault.twin.name: fault.twin for fault in ALL}.values())
+QUICK = {fault.twin.name for fault in ALL if not fault.slow}
+
+
+SLOW = {"a .pte file": pytest.mark.slow}
 
 
 def asked(fault: Fault, known: str) -> Any:
@@ -84,7 +94,10 @@ def outcomes(clones: Clones, tmp_path_factory: pytest.TempPathFactory) -> Outcom
     return outcome
 
 
-@pytest.mark.parametrize("twin", [pytest.param(twin, id=twin.name) for twin in TWINS])
+@pytest.mark.parametrize("twin", [
+    pytest.param(twin, id=twin.name, marks=() if twin.name in QUICK else pytest.mark.slow)
+    for twin in TWINS
+])
 def test_a_clean_twin_that_is_sealed_again_passes(
     twin: Twin, clones: Clones, tmp_path: Path
 ) -> None:
@@ -95,7 +108,9 @@ def test_a_clean_twin_that_is_sealed_again_passes(
     assert not outcome.caught, outcome.refused or outcome.wrong
 
 
-@pytest.mark.parametrize(("_", "twin", "route"), ROUTES, ids=[name for name, *_ in ROUTES])
+@pytest.mark.parametrize(("_", "twin", "route"), [
+    pytest.param(*route, id=route[0], marks=SLOW.get(route[0], ())) for route in ROUTES
+])
 def test_a_clean_twin_passes_by_every_route_that_a_fault_takes(
     _: str, twin: Twin, route: Plant, clones: Clones, tmp_path: Path
 ) -> None:
