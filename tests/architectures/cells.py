@@ -25,6 +25,7 @@ from edgecompile.backends.onnxruntime import Onnxruntime
 from edgecompile.backends.openvino import Openvino
 from edgecompile.model import Model, Pooling
 from tests import tiny
+from tests.architectures import mobilenet_v3
 
 PAGE = Path(__file__).parents[2] / "docs" / "architectures.md"
 BACKENDS: Mapping[str, Any] = {
@@ -115,13 +116,14 @@ KINDS = (
     Kind("GPT-2", "gpt2", (DECODER,), GPT2),
     Kind("ViT", "vit", (PICTURES,), TRANSFORMER),
     Kind("MobileNetV2", "mobilenet_v2", (PICTURES,), {"depth_multiplier": 0.25}),
+    Kind("MobileNetV3, a torch module", "torch", (PICTURES,)),
     Kind("CLIP", "clip", (IMAGE_TEXT,)),
     Kind("T5", "t5", (TEXT_TO_TEXT,)),
     Kind("T5 1.1, Flan-T5", "t5", (TEXT_TO_TEXT,), GATED),
     Kind("Whisper", "whisper", (SPEECH,)),
 )
 # torch.export, XNNPACK's passes
-LOWERED = ("mobilenet_v2", "whisper")
+LOWERED = ("mobilenet_v2", "torch", "whisper")
 SLOW = {(kind, "executorch") for kind in LOWERED}
 HEAD = (
     "# Architectures and engines", "",
@@ -152,8 +154,11 @@ AUTO = {
 
 
 def make(kind: Kind, task: str, folder: Path) -> Model:
-    """A seeded model of that architecture with a tokenizer of the folder's own."""
+    """A seeded model of that architecture; where it reads text the folder has its tokenizer."""
     torch.manual_seed(0)
+    if kind.model_type == "torch":
+        entry_point = f"{mobilenet_v3.__name__}:build"
+        return sources.load(sources.resolve(entry_point), lambda *_: None)
     if task == SPEECH:
         tiny.whisper(folder, **SPEECH_SIZES, **kind.config)
         return sources.load(sources.resolve(str(folder)), lambda *_: None)
