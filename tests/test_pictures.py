@@ -14,7 +14,7 @@ from PIL import Image
 
 from edgecompile import sources
 from edgecompile.build import BuildResult, build
-from edgecompile.errors import MissingLibraryError, UsageError
+from edgecompile.errors import BadInputError, MissingLibraryError, UsageError
 from edgecompile.plan import Request, plan
 from edgecompile.reference import Reference
 from edgecompile.report import CheckReport
@@ -121,6 +121,12 @@ def test_a_card_that_lacks_something_is_refused(change: str, said: str, tmp_path
     other = '"task": "embedding"' if "task" in change else ""
     (tmp_path / "lacks.py").write_text(MODULE.replace(change, other))
     with pytest.raises(UsageError, match=said):
+        sources.describe(sources.resolve(f"{tmp_path}/lacks.py:build"))
+
+
+def test_a_picture_setting_of_a_card_is_refused_by_the_functions_name(tmp_path: Path) -> None:
+    (tmp_path / "lacks.py").write_text(MODULE.replace('"crop": "none"', '"crop": "some"'))
+    with pytest.raises(BadInputError, match=r"lacks\.py:build: card: pictures"):
         sources.describe(sources.resolve(f"{tmp_path}/lacks.py:build"))
 
 

@@ -28,7 +28,7 @@ def load(entry_point: str) -> Model:
     from edgecompile.modules import build_entry_point
 
     module, examples, card = build_entry_point(entry_point)
-    task = _task(entry_point, card)
+    task, pictures = _task(entry_point, card), _pictures(entry_point, card)
     place, _, function = entry_point.rpartition(":")
     where = Path(place).name if place.endswith(".py") else place  # the same in any folder
     digest = hashlib.sha256(f"{where}:{function}".encode())
@@ -44,13 +44,11 @@ def load(entry_point: str) -> Model:
 
     key = cache.key("module", modules=(__name__,), state=digest.hexdigest())
     folder, _ = cache.stage("module", key, work)
-    pictures = card.get("pictures")
     return Model(
         function, task, folder, _config(card), Weights(read_header(folder / "model.safetensors")),
         Source("torch", entry_point, digest.hexdigest()),
         Licence(str(card.get("licence", "unknown"))),
-        pictures=PictureInput.from_manifest(pictures) if pictures else None,
-        entry_point=entry_point,
+        pictures=pictures, entry_point=entry_point,
     )  # fmt: skip
 
 
@@ -65,6 +63,12 @@ def _task(entry_point: str, card: Mapping[str, Any]) -> str:
     if TASKS[task].takes == "picture" and not (card.get("pictures") and card.get("labels")):
         raise UsageError(f"{entry_point}: card", f"keys {sorted(card)}", "labels and pictures")
     return task
+
+
+def _pictures(entry_point: str, card: Mapping[str, Any]) -> PictureInput | None:
+    if not (stated := card.get("pictures")):
+        return None
+    return PictureInput.from_manifest(stated, f"{entry_point}: card: pictures")
 
 
 def _config(card: Mapping[str, Any]) -> dict[str, Any]:
