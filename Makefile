@@ -3,6 +3,7 @@ PYTHON ?= $(or $(shell command -v python3.11),python3)
 DIST ?= dist
 BIN := .venv/bin
 export PYTHON DIST
+unexport PYTHONDONTWRITEBYTECODE # common in containers; each process would compile torch's modules again
 export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1

@@ -96,6 +96,14 @@ def usable_cores() -> int:
     return max(1, min([cores, *(int(quota) for quota in quotas)]))
 
 
+def let_threads_sleep() -> None:
+    """OpenMP's threads sleep while they wait: spinning, they are very slow where cores are shared.
+
+    For commands that train and ask no engine; call it before torch is imported.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 def _physical_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         allowed = os.sched_getaffinity(0)

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from edgecompile.cli import cli, output
+from edgecompile.host import let_threads_sleep
 
 PATH = click.Path(path_type=Path)
 
@@ -30,6 +31,7 @@ def compress_command(
 
     `build` does the same on its way; this stops before anything is quantized.
     """
+    let_threads_sleep()
     from edgecompile.compress import compress
     from edgecompile.plan import Request
     from edgecompile.progress import Bars

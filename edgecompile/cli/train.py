@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.progress import TimeRemainingColumn as Eta
 
 from edgecompile.cli import cli, output
+from edgecompile.host import let_threads_sleep
 
 PATH = click.Path(path_type=Path)
 TASKS = ("classification", "token-classification", "text-ranking", "embedding", "fill-mask",
@@ -39,8 +40,7 @@ def train_command(context: click.Context, /, form: str, **values: Any) -> None:
 
     Start it with `accelerate launch` or torchrun for several processes.
     """
-    # Before torch: threads that spin while they wait are very slow where cores are shared.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    let_threads_sleep()
     from edgecompile.train.parallel import leave
     from edgecompile.train.run import Request, train
 
