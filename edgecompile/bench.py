@@ -94,7 +94,7 @@ def render(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
     table = Table(box=None, pad_edge=False)
     figures = ("first_token_ms", "tokens_per_second", "latency_ms", "picture_ms")
     for name in ("bundle", "load_ms", *figures, "peak_memory_mib"):
-        table.add_column(name, justify="left" if name == "bundle" else "right")
+        table.add_column(name, justify="left" if name == "bundle" else "right", overflow="fold")
     for row in rows:
         spread = (_spread(row.get(name)) for name in figures)
         memory = row["peak_memory_mib"]

@@ -30,7 +30,9 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     drawn = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
     for column in columns:
         right = column.endswith(" ")
-        drawn.add_column(column.strip(), justify="right" if right else "left", no_wrap=right)
+        drawn.add_column(  # folded where a word is too long, never cut
+            column.strip(), justify="right" if right else "left", no_wrap=right, overflow="fold"
+        )
     for row in rows:
         drawn.add_row(*(str(cell) for cell in row))
     console().print(drawn)

@@ -119,9 +119,12 @@ def summary(folder: Path, console: Console) -> None:
     if not rows:
         raise UsageError(str(folder), "no *.report in it", "the output folder of a build")
     table = Table(box=None, pad_edge=False)
-    for name in rows[0]:
-        right = name in ("size", "speed", "perplexity")
-        table.add_column(name, justify="right" if right else "left", no_wrap=True)
+    for name in rows[0]:  # in a narrow terminal words wrap and names fold; nothing is cut
+        right, words = name in ("size", "speed", "perplexity"), name in ("speed", "quality")
+        table.add_column(
+            name, justify="right" if right else "left", overflow="fold",
+            no_wrap=not words and name != "bundle",
+        )  # fmt: skip
     for row in rows:
         colour = COLOURS[row["verdict"]]
         table.add_row(*[str(v) for v in list(row.values())[:-1]], f"[{colour}]{row['verdict']}[/]")
