@@ -78,7 +78,8 @@ class Source:
     """The source's float32 logits on `found` windows, computed once and kept as a file."""
 
     def __init__(self, model: Model, found: Sequence[Window], folder: Path) -> None:
-        digest = hashlib.sha256(np.stack(found).tobytes()).hexdigest()[:16]
+        asked = model.source.digest.encode() + np.stack(found).tobytes()
+        digest = hashlib.sha256(asked).hexdigest()[:16]
         self.windows = found
         self._file = folder / f"source-{digest}.npy"
         if not self._file.exists():

@@ -25,6 +25,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "common"))
 import held_out
 import numpy as np
 import options as common
+from numpy.typing import NDArray
 
 from edgecompile import build, sources
 from edgecompile.metrics import cosine, rank, recall, worst
@@ -33,6 +34,8 @@ from edgecompile.numerics.schemes import Float32
 from edgecompile.plan import Request, plan
 from edgecompile.reference import Reference
 from edgecompile.text.source_tokens import FolderTokens
+
+Losses = NDArray[np.float64]  # [samples]: KL divergence by window, or 1 - cosine by paragraph
 
 
 def main() -> None:
@@ -68,11 +71,20 @@ def compare(options: argparse.Namespace, work: Path) -> None:
     for method in options.methods:
         settings = (f"quantize.method={method}", *options.settings)
         learned = tuple(f"distill_codes.{one}" for one in options.codes or ["soft=1"])
+        before: dict[str, Losses] = {}
         for name, more in ((method, ()), (f"{method} + distill_codes", learned)):
             model, seconds = coded(options, (*settings, *more))
-            size = megabytes(model)
-            for text, found in judge.scores(model):
-                say(f"| {name} | {size:.2f} MB | {seconds:.0f} s | {text} | {found} |")
+            row = f"{name} | {megabytes(model):.2f} MB | {seconds:.0f} s"
+            for text, losses, found in judge.scores(model):
+                against = paired(losses, before[text]) if more else ""
+                before.setdefault(text, losses)
+                say(f"| {row} | {text} | {found} | {against} |")
+
+
+def paired(losses: Losses, before: Losses) -> str:
+    """How much less is lost than before, with its standard error over the same samples."""
+    changes = (losses - before) / before.mean()
+    return f"{changes.mean():+.1%} ± {changes.std(ddof=1) / len(changes) ** 0.5:.1%}"
 
 
 def coded(options: argparse.Namespace, settings: Sequence[str]) -> tuple[Model, float]:
@@ -110,14 +122,15 @@ class Windows:
             for name, file in held_out.DOMAINS.items()
         }
 
-    def scores(self, model: Model) -> Iterator[tuple[str, str]]:
+    def scores(self, model: Model) -> Iterator[tuple[str, Losses, str]]:
         """KL divergence from the source (with its standard error by window), perplexity, top-1."""
         reference = Reference(model, "sdpa")
         with reference.quantized(model.quantized, model.replaced):
             for name, text in self.texts.items():
                 found = (reference.logits(ids.tolist()) for ids in text.windows)
-                seen = held_out.Summary.of(held_out.compare(text, found))
-                yield name, (
+                every = held_out.compare(text, found)
+                seen = held_out.Summary.of(every)
+                yield name, np.array([one.kl for one in every]), (
                     f"KL {seen.kl:.4f} ± {seen.kl_error:.4f} | perplexity {seen.perplexity:.2f} "
                     f"({seen.source_perplexity:.2f}) | top-1 {seen.top1:.3f}"
                 )
@@ -134,16 +147,17 @@ class Paragraphs:
             ids = tokens.encode(paragraphs(options.data / file, options.limit))
             self.texts[name] = ids, reference.embed(ids)
 
-    def scores(self, model: Model) -> Iterator[tuple[str, str]]:
+    def scores(self, model: Model) -> Iterator[tuple[str, Losses, str]]:
         """Cosine with the source's vectors, rank correlation of similarities, recall at 10."""
         reference = Reference(model, "sdpa")
         with reference.quantized(model.quantized, model.replaced):
             for name, (ids, expected) in self.texts.items():
-                yield name, self._score(expected, reference.embed(ids))
+                found = reference.embed(ids)
+                cosines = cosine.cosines(expected, found)
+                yield name, 1 - cosines.astype(np.float64), self._score(expected, found, cosines)
 
     @staticmethod
-    def _score(expected: Float32, found: Float32) -> str:
-        cosines = cosine.cosines(expected, found)
+    def _score(expected: Float32, found: Float32, cosines: Float32) -> str:
         error = cosines.std(ddof=1) / len(cosines) ** 0.5
         near, other = (np.where(np.eye(len(v), dtype=bool), -1.0, v @ v.T)
                        for v in (expected, found))  # fmt: skip
