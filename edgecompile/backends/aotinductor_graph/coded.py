@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from edgecompile.backends import packing
+from edgecompile.backends.joining import CODES, SCALES
 from edgecompile.model import Model
 from edgecompile.modules import flat_outputs
 from edgecompile.numerics.schemes import QuantizedTensor
@@ -17,7 +18,7 @@ from edgecompile.numerics.swap import parameter_names
 from edgecompile.reference import Reference
 
 WEIGHTS = "weights."  # before the source's names, in the module and in the file
-CODES, SCALES, INPUTS = ".codes", ".scales", ".inputs"  # after the name of a tensor with codes
+INPUTS = ".inputs"  # after the name of a tensor with codes
 
 
 @dataclass(frozen=True)

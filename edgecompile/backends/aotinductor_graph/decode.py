@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecompile.backends import Decoded, Extent, ReadWhenAsked, packing
-from edgecompile.backends.aotinductor_graph.coded import CODES, INPUTS, SCALES, WEIGHTS
+from edgecompile.backends.aotinductor_graph.coded import INPUTS, WEIGHTS
+from edgecompile.backends.joining import CODES, SCALES
 from edgecompile.errors import BadInputError
 from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme
 from edgecompile.runtime import tensor_file

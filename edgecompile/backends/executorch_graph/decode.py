@@ -28,9 +28,10 @@ from edgecompile.backends.executorch_graph.distances import BUCKETS, PLACES
 from edgecompile.backends.executorch_graph.layers import GELU, SCALE, SQUARES, TURN, ZERO
 from edgecompile.backends.executorch_graph.pte_read import PteReader
 from edgecompile.backends.executorch_graph.scope import DEVICES, FILE, XNNPACK
-from edgecompile.backends.executorch_graph.sheet import CODES, EPSILON, JOIN, MEAN, SCALES
+from edgecompile.backends.executorch_graph.sheet import EPSILON, MEAN
 from edgecompile.backends.executorch_graph.t5 import HEAD_SCALE
 from edgecompile.backends.executorch_graph.towers import MASK
+from edgecompile.backends.joining import CODES, JOIN, SCALES
 from edgecompile.errors import BadInputError
 from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme
 

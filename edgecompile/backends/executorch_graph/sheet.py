@@ -10,12 +10,10 @@ from numpy.typing import NDArray
 from edgecompile.backends.executorch_graph import encode
 from edgecompile.backends.executorch_graph.delegate import NONE, Delegate
 from edgecompile.backends.executorch_graph.pte import PteFile, Stored
-from edgecompile.backends.joining import joinable
+from edgecompile.backends.joining import CODES, JOIN, SCALES, joinable
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme
 
-JOIN = "|"  # between source names whose rows one product has
-CODES, SCALES = ".codes", ".scales"
 MEAN, EPSILON = "mean", "epsilon"  # constants that are not the source's
 
 

@@ -17,7 +17,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from edgecompile.backends.onnx_graph.encode import CODES, DOMAIN, JOIN, SCALES, Site
+from edgecompile.backends.joining import CODES, JOIN, SCALES
+from edgecompile.backends.onnx_graph.encode import DOMAIN, Site
 from edgecompile.numerics.ranges import Range
 from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme
 

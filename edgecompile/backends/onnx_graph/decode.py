@@ -1,7 +1,7 @@
 """Read codes, scales, floats and hyperparameters back from a sealed graph."""
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgecompile.backends import Decoded, Extent, ReadWhenAsked, packing
+from edgecompile.backends import Decoded, Extent, ReadWhenAsked, joining, packing
 from edgecompile.backends.halves import joined
+from edgecompile.backends.joining import CODES, JOIN, SCALES, Rows
 from edgecompile.backends.onnx_graph import activations, kernels, ort_format, storage
-from edgecompile.backends.onnx_graph.encode import CODES, JOIN, SCALES
 from edgecompile.backends.onnx_graph.weights import initializer_array
 from edgecompile.errors import BadInputError
 from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme
@@ -40,7 +40,7 @@ def _decoded(graph: onnx.GraphProto, folder: Path, manifest: Mapping[str, Any]) 
     tensors = {entry["name"]: entry for entry in manifest["tensors"]}
     floats = {entry["name"]: entry for entry in manifest["floats"]}
     rows = {n: entry["shape"][0] for n, entry in (tensors | floats).items() if entry["shape"]}
-    places, bits = _places(stored.headers, rows), _bits(graph)
+    places, bits = joining.rows_in(stored.headers, rows), _bits(graph)
     shared = manifest["engine"]["options"].get("shared", {})
 
     ranges = manifest["engine"]["options"].get("ranges", {})
@@ -51,11 +51,11 @@ def _decoded(graph: onnx.GraphProto, folder: Path, manifest: Mapping[str, Any]) 
         return _tensor(stored, place, tensors[name], bits.get(name, 0))
 
     def dense(name: str) -> Float32:
-        return _dense(stored, places, shared.get(name, name), floats[name])
+        return joining.dense(stored.array, places, shared.get(name, name), floats[name]["shape"])
 
     return Decoded(
         ReadWhenAsked((n for n in tensors if f"{n}.codes" in places), quantized),
-        ReadWhenAsked((n for n in floats if _held(places, shared.get(n, n))), dense),
+        ReadWhenAsked((n for n in floats if joining.has(places, shared.get(n, n))), dense),
         facts(graph),
     )
 
@@ -106,14 +106,6 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
 
 
 @dataclass(frozen=True)
-class _Place:
-    """A source tensor among the rows of an initializer, from row `start` on."""
-
-    initializer: str
-    start: int
-
-
-@dataclass(frozen=True)
 class _Stored:
     """A graph's initializers; `array` maps one from the file."""
 
@@ -125,18 +117,6 @@ class _Stored:
         if name not in self.headers:
             raise BadInputError(str(self.folder / storage.GRAPH), f"no initializer {name!r}")
         return initializer_array(self.headers[name], self.folder)
-
-
-def _places(names: Iterable[str], rows: Mapping[str, int]) -> dict[str, _Place]:
-    """Where each tensor is: `a|b.codes` holds the rows of a, then those of b."""
-    places: dict[str, _Place] = {}
-    for name in names:
-        sources, suffix = name.removesuffix(CODES), CODES * name.endswith(CODES)
-        start = 0
-        for source in sources.split(JOIN):
-            places[source + suffix] = _Place(name, start)
-            start += rows.get(source, 0)
-    return places
 
 
 def _bits(graph: onnx.GraphProto) -> dict[str, int]:
@@ -154,25 +134,25 @@ def _bits(graph: onnx.GraphProto) -> dict[str, int]:
 
 
 def _expect_range(
-    stored: _Stored, place: _Place, name: str, expected: Sequence[float] | None
+    stored: _Stored, place: Rows, name: str, expected: Sequence[float] | None
 ) -> None:
     """Raise where the scale and zero point of a product's input are not the manifest's."""
-    names = (place.initializer.removesuffix(CODES) + end for end in activations.RANGE)
+    names = (place.array.removesuffix(CODES) + end for end in activations.RANGE)
     found = [float(stored.array(n)) for n in names if n in stored.headers]
     if found != [float(np.float32(value)) for value in expected or ()]:
         raise BadInputError(f"{name}: range of its inputs", f"{found}", f"{expected}")
 
 
 def _tensor(
-    stored: _Stored, place: _Place, entry: Mapping[str, Any], bits: int
+    stored: _Stored, place: Rows, entry: Mapping[str, Any], bits: int
 ) -> QuantizedTensor:
-    joint = place.initializer.removesuffix(CODES)
+    joint = place.array.removesuffix(CODES)
     if len(entry["shape"]) > 2:
-        found = stored.array(place.initializer), stored.array(joint + SCALES)
+        found = stored.array(place.array), stored.array(joint + SCALES)
         return kernels.tensor(*found, entry)
     name, (rows, columns) = entry["name"], entry["shape"]
     part = slice(place.start, place.start + rows)
-    packed, scales = stored.array(place.initializer), stored.array(joint + SCALES)[part]
+    packed, scales = stored.array(place.array), stored.array(joint + SCALES)[part]
     factors = joint + activations.FACTORS
     if packed.ndim == 2 and packed.dtype == np.int8:
         given = stored.array(factors) if factors in stored.headers else None
@@ -188,23 +168,6 @@ def _tensor(
     group = 0 if by_row else packed.shape[2] * 8 // bits
     scales = scales[:, :1] if by_row else scales
     return QuantizedTensor(Scheme(bits, group), codes, np.array(scales, np.float32))
-
-
-def _held(places: Mapping[str, _Place], name: str) -> bool:
-    return name in places or f"{name}.transposed" in places
-
-
-def _dense(
-    stored: _Stored, places: Mapping[str, _Place], name: str, entry: Mapping[str, Any]
-) -> Float32:
-    place, shape = places.get(name), entry["shape"]
-    if place is None:
-        found = stored.array(f"{name}.transposed").T
-    elif JOIN in place.initializer:
-        found = stored.array(place.initializer)[place.start : place.start + shape[0]]
-    else:
-        found = stored.array(place.initializer)
-    return np.array(found, np.float32)
 
 
 def facts(graph: onnx.GraphProto) -> dict[str, float]:

@@ -25,7 +25,7 @@ from edgecompile.backends.decoders import (
     DecoderPlan,
     plan,
 )
-from edgecompile.backends.joining import joinable
+from edgecompile.backends.joining import JOIN, joinable
 from edgecompile.backends.onnx_graph import encode, probe, storage
 from edgecompile.backends.onnx_graph.canvas import Canvas as _Canvas
 from edgecompile.backends.onnx_graph.form import (
@@ -248,7 +248,7 @@ def _products(canvas: _Canvas, names: Sequence[str], value: str) -> list[str]:
         if len(group) == 1:
             results.append(_product(canvas, group, value, group[0]))
         else:
-            joined = _product(canvas, group, value, encode.JOIN.join(group))
+            joined = _product(canvas, group, value, JOIN.join(group))
             results += _cut(canvas, group, joined)
     return results
 
@@ -265,7 +265,7 @@ def _cut(canvas: _Canvas, names: Sequence[str], joined: str) -> list[str]:
 def _product(canvas: _Canvas, names: Sequence[str], value: str, output: str) -> str:
     sources = [canvas.source(f"{name}.weight") for name in names]
     biases = [source for name in names if (source := canvas.source(f"{name}.bias"))]
-    bias = encode.JOIN.join(biases)
+    bias = JOIN.join(biases)
     if bias:
         canvas.constant(bias, *(canvas.form.cast(canvas.model.dense(name)) for name in biases))
     if sources[0] in canvas.schemes:
@@ -300,7 +300,7 @@ def _coded(
 
 def _codes(canvas: _Canvas, sources: Sequence[str]) -> tuple[str, str]:
     """Names of the codes and scales of tensors that one product reads, rows below rows."""
-    name = encode.JOIN.join(sources)
+    name = JOIN.join(sources)
     codes, scales = f"{name}.codes", f"{name}.scales"
     if codes not in canvas.tensors:
         stored = [encode.stored(canvas.model.quantized[source], source) for source in sources]

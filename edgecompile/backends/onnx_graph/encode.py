@@ -18,8 +18,6 @@ from edgecompile.errors import UnsupportedError
 from edgecompile.numerics.schemes import Float32, QuantizedTensor, Scheme
 
 DOMAIN = "com.microsoft"
-CODES, SCALES = ".codes", ".scales"  # of an initializer's name, after the source's
-JOIN = "|"  # between source names whose rows one initializer holds
 LARGEST_BLOCK = 128  # columns a scale of the file covers when a whole row shares one scale
 
 

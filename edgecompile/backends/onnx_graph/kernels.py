@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from edgecompile.backends.onnx_graph.encode import CODES, SCALES
+from edgecompile.backends.joining import CODES, SCALES
 from edgecompile.errors import BadInputError
 from edgecompile.numerics.schemes import QuantizedTensor, Scheme
 

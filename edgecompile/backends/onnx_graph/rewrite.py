@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx
 from onnx import numpy_helper
 
+from edgecompile.backends.joining import TRANSPOSED
 from edgecompile.backends.onnx_graph import encode, kernels, whole_rows
 from edgecompile.backends.onnx_graph.activations import Form
 from edgecompile.backends.onnx_graph.encode import Site
@@ -180,10 +181,10 @@ def _refuse_leftovers(result: onnx.ModelProto, model: Model) -> None:
     """A quantized tensor that still stands as floats would ship other numbers than were chosen."""
     names = {tensor.name for tensor in result.graph.initializer}
     for name in model.quantized:
-        if name in names or f"{name}.transposed" in names:
+        if name in names or name + TRANSPOSED in names:
             readers = [
                 node.op_type for node in result.graph.node
-                if name in node.input or f"{name}.transposed" in node.input
+                if name in node.input or name + TRANSPOSED in node.input
             ]  # fmt: skip
             raise EdgecompileError(
                 "onnxruntime backend", f"{name} is quantized but {readers} reads it as floats",

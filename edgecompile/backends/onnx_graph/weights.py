@@ -16,6 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from edgecompile.backends.joining import TRANSPOSED
 from edgecompile.model import Model
 
 SMALLEST_MATCHED = 8  # elements: shorter constants (axes, scalars) are the graph's own
@@ -31,7 +32,7 @@ class Match:
 
 def stored_name(found: Match) -> str:
     """The initializer's name in the file."""
-    return found.names[0] + (".transposed" if found.transposed else "")
+    return found.names[0] + TRANSPOSED * found.transposed
 
 
 def initializer_array(tensor: onnx.TensorProto, folder: Path) -> NDArray[Any]:

@@ -10,9 +10,9 @@ import openvino as ov
 from openvino import opset13 as ops
 
 from edgecompile.backends.decoders import DecoderPlan
-from edgecompile.backends.joining import joinable
+from edgecompile.backends.joining import JOIN, joinable
 from edgecompile.backends.openvino_graph import compressed
-from edgecompile.backends.openvino_graph.compressed import JOIN, Constants, constant, named
+from edgecompile.backends.openvino_graph.compressed import Constants, constant, named
 from edgecompile.model import Model
 from edgecompile.numerics.schemes import Scheme
 

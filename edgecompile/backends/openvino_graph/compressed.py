@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 from openvino import opset13 as ops
 
 from edgecompile.backends import packing
+from edgecompile.backends.joining import CODES, JOIN, SCALES
 from edgecompile.errors import UnsupportedError
 from edgecompile.numerics.schemes import QuantizedTensor, Scheme
 
-CODES, SCALES = ".codes", ".scales"  # of a constant's name, after the source's
-JOIN = "|"  # between source names whose rows one constant holds
 SMALLEST_MAPPED = 1 << 16  # bytes
 SIGNS = 0x88  # of both nibbles: turns code + 8 into two's complement
 

@@ -2,19 +2,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecompile.backends import Decoded, Extent, ReadWhenAsked
+from edgecompile.backends import Decoded, Extent, ReadWhenAsked, joining
 from edgecompile.backends.decoders import QKV
 from edgecompile.backends.halves import joined
+from edgecompile.backends.joining import CODES, SCALES, Rows
 from edgecompile.backends.openvino_graph import compressed, ir, rewrite
-from edgecompile.backends.openvino_graph.compressed import CODES, JOIN, SCALES
 from edgecompile.backends.openvino_graph.decoder_graph import FREQUENCIES, SPLIT
 from edgecompile.backends.openvino_graph.storage import DATA
 from edgecompile.errors import BadInputError
@@ -37,7 +36,7 @@ def _decoded(graph: ir.Graph, manifest: Mapping[str, Any]) -> Decoded:
     tensors = {entry["name"]: entry for entry in manifest["tensors"]}
     floats = {entry["name"]: entry for entry in manifest["floats"]}
     rows = {n: entry["shape"][0] for n, entry in (tensors | floats).items() if entry["shape"]}
-    places = _places(graph.constants, rows)
+    places = joining.rows_in(graph.constants, rows)
     options = manifest["engine"]["options"]
     shared, ranges = options.get("shared", {}), options.get("ranges", {})
 
@@ -47,11 +46,11 @@ def _decoded(graph: ir.Graph, manifest: Mapping[str, Any]) -> Decoded:
         return _with_inputs(graph, place, found, ranges.get(name))
 
     def dense(name: str) -> Float32:
-        return _dense(graph, places, shared.get(name, name), floats[name])
+        return joining.dense(graph.array, places, shared.get(name, name), floats[name]["shape"])
 
     return Decoded(
         ReadWhenAsked((n for n in tensors if n + CODES in places), quantized),
-        ReadWhenAsked((n for n in floats if _held(places, shared.get(n, n))), dense),
+        ReadWhenAsked((n for n in floats if joining.has(places, shared.get(n, n))), dense),
         facts(graph),
     )
 
@@ -65,31 +64,11 @@ def extents(folder: Path) -> Iterator[Extent]:
             yield Extent(layer.name, (DATA, offset), data)
 
 
-@dataclass(frozen=True)
-class _Place:
-    """A source tensor among the rows of a constant, from row `start` on."""
-
-    constant: str
-    start: int
-
-
-def _places(names: Iterable[str], rows: Mapping[str, int]) -> dict[str, _Place]:
-    """Where each tensor is: `a|b.codes` holds the rows of a, then those of b."""
-    places: dict[str, _Place] = {}
-    for name in names:
-        sources, suffix = name.removesuffix(CODES), CODES * name.endswith(CODES)
-        start = 0
-        for source in sources.split(JOIN):
-            places[source + suffix] = _Place(name, start)
-            start += rows.get(source, 0)
-    return places
-
-
-def _tensor(graph: ir.Graph, place: _Place, entry: Mapping[str, Any]) -> QuantizedTensor:
+def _tensor(graph: ir.Graph, place: Rows, entry: Mapping[str, Any]) -> QuantizedTensor:
     """The codes and scales of one tensor, as the nodes that read them use them."""
-    joint, rows = place.constant.removesuffix(CODES), entry["shape"][0]
+    joint, rows = place.array.removesuffix(CODES), entry["shape"][0]
     part = slice(place.start, place.start + rows)
-    layer = graph.constants[place.constant]
+    layer = graph.constants[place.array]
     bits, shape = BITS.get(layer.attributes.get("element_type", ""), 0), graph.shape(layer)
     kernels = len(entry["shape"]) > 2  # a convolution's, in the source's own shape
     grouped = len(shape) == 3 and not kernels
@@ -101,10 +80,10 @@ def _tensor(graph: ir.Graph, place: _Place, entry: Mapping[str, Any]) -> Quantiz
         whole, expected = len(shape) in (2, 3) and part.stop <= shape[0], (*shape[:-1], 1)
     if not (bits and whole) or scales.shape != expected:
         raise BadInputError(
-            place.constant, f"{bits} bits, shape {shape}, scales {scales.shape}",
+            place.array, f"{bits} bits, shape {shape}, scales {scales.shape}",
             "4 or 8 bits, a scale for each group or row",
         )  # fmt: skip
-    stored = graph.array(place.constant)[part].reshape(rows, -1)
+    stored = graph.array(place.array)[part].reshape(rows, -1)
     codes = compressed.unpacked(stored) if bits == 4 else np.array(stored)
     kept = np.array(scales[part], np.float32).reshape(rows, -1)
     return QuantizedTensor(Scheme(bits, shape[2] if grouped else 0), codes, kept)
@@ -127,22 +106,22 @@ def _expect_dequantized(graph: ir.Graph, codes: ir.Layer, joint: str, grouped: b
 
 
 def _with_inputs(
-    graph: ir.Graph, place: _Place, tensor: QuantizedTensor, expected: Sequence[float] | None
+    graph: ir.Graph, place: Rows, tensor: QuantizedTensor, expected: Sequence[float] | None
 ) -> QuantizedTensor:
     """With the factors that its product's input takes; raise where the range is another."""
     wanted = _bounds(expected) * 2 if expected else []
     factors = set()
-    for value in _inputs(graph, place.constant.removesuffix(CODES)):
+    for value in _inputs(graph, place.array.removesuffix(CODES)):
         found: list[float] = []
         if value.kind == "FakeQuantize":
             found = [float(graph.array(end.name)) for end in graph.sources(value)[1:]]
             value = graph.source(value)
         if found != wanted:
-            raise BadInputError(f"{place.constant}: range of its inputs", f"{found}", f"{wanted}")
+            raise BadInputError(f"{place.array}: range of its inputs", f"{found}", f"{wanted}")
         scaled = graph.sources(value) if value.name.endswith(rewrite.SCALED) else []
         factors.add(next((n.name for n in scaled if n.name.endswith(rewrite.FACTORS)), ""))
     if len(factors) > 1:
-        raise BadInputError(place.constant, f"factors {sorted(factors)}", "the same everywhere")
+        raise BadInputError(place.array, f"factors {sorted(factors)}", "the same everywhere")
     name = "".join(factors)
     inputs = np.array(graph.array(name), np.float32) if name else None
     return QuantizedTensor(tensor.scheme, tensor.codes, tensor.scales, inputs)
@@ -161,23 +140,6 @@ def _inputs(graph: ir.Graph, name: str) -> Iterator[ir.Layer]:
 def _bounds(stated: Sequence[float]) -> list[float]:
     scale, zero = stated
     return [float(end) for end in rewrite.bounds(Range(scale, int(zero)))]
-
-
-def _held(places: Mapping[str, _Place], name: str) -> bool:
-    return name in places or name + rewrite.TRANSPOSED in places
-
-
-def _dense(
-    graph: ir.Graph, places: Mapping[str, _Place], name: str, entry: Mapping[str, Any]
-) -> Float32:
-    place, shape = places.get(name), entry["shape"]
-    if place is None:
-        found = graph.array(name + rewrite.TRANSPOSED).T
-    elif JOIN in place.constant:
-        found = graph.array(place.constant)[place.start : place.start + shape[0]]
-    else:
-        found = graph.array(place.constant)
-    return np.array(found, np.float32)
 
 
 def facts(graph: ir.Graph) -> dict[str, float]:

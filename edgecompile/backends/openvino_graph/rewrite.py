@@ -9,6 +9,7 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as ops
 
+from edgecompile.backends.joining import TRANSPOSED
 from edgecompile.backends.openvino_graph import compressed, places
 from edgecompile.backends.openvino_graph.compressed import constant, named
 from edgecompile.backends.openvino_graph.places import Place
@@ -18,7 +19,7 @@ from edgecompile.numerics.ranges import LEVELS, Range
 from edgecompile.numerics.schemes import Float32
 
 FACTORS, ENDS = ".inputs", (".low", ".high")  # of constants at a product's input
-SCALED, TRANSPOSED = ".scaled", ".transposed"
+SCALED = ".scaled"
 
 
 @dataclass(frozen=True)
